@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+#
+# build.sh
+#	  Build the extension in a copy of the tree and install it; to be sourced.
+#
+# The copy keeps the tree free of objects, of test output and of what another
+# PostgreSQL's headers or other flags left behind.
+
+# build_copy folder: copy what belongs to the sources.
+build_copy() {
+	local top
+	top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+	mkdir -p "$1"
+	tar -C "$top" -cf - --exclude=.git --exclude='*.o' --exclude='*.bc' --exclude='*.so' \
+		--exclude='./regression.*' --exclude=./results --exclude=./output_iso \
+		--exclude=./tmp_check --exclude=./tmp_check_iso --exclude=./log . |
+		tar -C "$1" --no-same-owner -xf -
+}
+
+# build_make folder pg_config [make's arguments]: silent unless it fails.
+build_make() {
+	local folder=$1 pg_config=$2
+
+	shift 2
+	if ! make -C "$folder" --no-print-directory -j"$(nproc)" PG_CONFIG="$pg_config" "$@" \
+		>"$folder/make.log" 2>&1; then
+		cat "$folder/make.log" >&2
+		return 1
+	fi
+}
+
+# build_install folder pg_config: into the system's PostgreSQL.
+build_install() {
+	local folder=$1 pg_config=$2 library
+	local sudo=()
+
+	library=$("$pg_config" --pkglibdir)
+	if [ ! -w "$library" ] || [ ! -w "$("$pg_config" --sharedir)/extension" ]; then
+		if ! sudo -n true 2>/dev/null; then
+			echo "cannot write to $library: run this as root, or where sudo asks for no password" >&2
+			return 1
+		fi
+		sudo=(sudo -n)
+	fi
+	if ! "${sudo[@]}" make -C "$folder" --no-print-directory PG_CONFIG="$pg_config" install \
+		>"$folder/install.log" 2>&1; then
+		cat "$folder/install.log" >&2
+		return 1
+	fi
+}
