@@ -22,6 +22,7 @@
 cluster_dir=
 cluster_bin=
 cluster_user=
+cluster_drop=()					# what to put before a command of the server's user
 
 # The unprivileged user who runs the server; empty: the caller.
 cluster_find_user() {
@@ -36,12 +37,7 @@ cluster_find_user() {
 
 # Run a command as the server's user, at home in the cluster's folder.
 cluster_run() {
-	if [ -n "$cluster_user" ]; then
-		setpriv --reuid="$cluster_user" --regid="$(id -g "$cluster_user")" --clear-groups \
-			env HOME="$cluster_dir" USER="$cluster_user" LOGNAME="$cluster_user" "$@"
-	else
-		"$@"
-	fi
+	"${cluster_drop[@]}" "$@"
 }
 
 # A folder of the server's user; socket names have a limit of about 100 bytes.
@@ -57,6 +53,8 @@ cluster_make_dir() {
 	trap 'exit 143' TERM
 	if [ -n "$cluster_user" ]; then
 		chown "$cluster_user:" "$cluster_dir"
+		cluster_drop=(setpriv --reuid="$cluster_user" --regid="$(id -g "$cluster_user")"
+			--clear-groups env HOME="$cluster_dir" USER="$cluster_user" LOGNAME="$cluster_user")
 	fi
 }
 

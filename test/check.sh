@@ -1,0 +1,215 @@
+#!/usr/bin/env bash
+#
+# check.sh
+#	  Everything that must pass, in one go.
+#
+# Installs what is missing, builds with warnings as errors (once as shipped and
+# once with fault points), installs the shipped build, and runs all suites
+# against it: pg_regress and the isolation tester through "make installcheck",
+# pgTAP and TAP.  The last line reads "N passed, N failed"; the exit status is 0
+# only when nothing failed.  A build that fails, a suite or a file that runs no
+# test, one that dies, and one that runs into the time limit count as failed
+# tests.  What failed is printed with its differences and logs.
+#
+# Environment: PG_CONFIG, and CHECK_MINUTES for the limit (40).
+#
+# TAP tests find:
+#	ES_FAULTS_LIB	the module built with fault points, not installed; a test
+#					has it loaded instead of the installed one
+#	ES_FAULTS_LIBDIR	its folder
+#	TESTDIR, TESTDATADIR, TESTLOGDIR, PG_REGRESS, PATH	as PostgreSQL sets them
+
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=test/cluster.sh
+. "$here/cluster.sh"
+# shellcheck source=test/build.sh
+. "$here/build.sh"
+
+# the server's own headers trip the last two
+warnings='-Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare'
+
+passed=0
+failed=0
+running=
+
+say() {
+	printf '\n=== %s\n' "$*"
+}
+
+# Suites run under timeout, which makes a process group of its own: so a signal
+# to this script is handled at once, and handed on to all of the suite.
+# shellcheck disable=SC2317 # called by cluster_stop
+cluster_before_stop() {
+	if [ -n "$running" ]; then
+		kill -TERM "$running" 2>/dev/null || true
+		wait "$running" 2>/dev/null || true
+	fi
+}
+
+# limited command...: within what is left of the time; 124 at its end.
+limited() {
+	local left=$((deadline - SECONDS)) status=0
+
+	if [ $left -le 0 ]; then
+		return 124
+	fi
+	timeout --kill-after=30 "$left" "$@" </dev/null &
+	running=$!
+	wait $running || status=$?
+	running=
+	return $status
+}
+
+# count suite passed failed status: add up what a suite reports.  A status that
+# its failed tests do not explain is a failure of its own.
+count() {
+	local suite=$1 suite_passed=$2 suite_failed=$3 status=$4
+
+	if [ "$status" -eq 124 ]; then
+		echo "$suite: stopped at the limit of ${CHECK_MINUTES:-40} minutes"
+		suite_failed=$((suite_failed + 1))
+	elif [ "$status" -ne 0 ] && [ "$suite_failed" -eq 0 ]; then
+		echo "$suite: ended with status $status"
+		suite_failed=$((suite_failed + 1))
+	elif [ $((suite_passed + suite_failed)) -eq 0 ]; then
+		echo "$suite: ran no tests"
+		suite_failed=1
+	fi
+	passed=$((passed + suite_passed))
+	failed=$((failed + suite_failed))
+	echo "$suite: $suite_passed passed, $suite_failed failed, $((SECONDS - suite_started)) s"
+}
+
+finish() {
+	say "all suites, $SECONDS s, $("$pg_config" --version)"
+	echo "$passed passed, $failed failed"
+	[ "$failed" -eq 0 ]
+	exit
+}
+
+# --- build ------------------------------------------------------------------
+
+build() {
+	say "build"
+	suite_started=$SECONDS
+	build_copy "$work/normal"
+	build_copy "$work/faults"
+	if build_make "$work/normal" "$pg_config" COPT="$warnings" &&
+		build_make "$work/faults" "$pg_config" COPT="$warnings" FAULTS=1 with_llvm=no all &&
+		build_install "$work/normal" "$pg_config"; then
+		count "build, without warnings" 2 0 0
+	else
+		count "build" 0 1 1
+		finish
+	fi
+}
+
+# The version stands in three places.
+check_versions() {
+	local version
+
+	say "versions"
+	suite_started=$SECONDS
+	version=$(sed -n "s/^default_version *= *'\(.*\)'.*/\1/p" "$work/normal/event_store.control")
+	if [ -n "$version" ] && [ -f "$work/normal/sql/event_store--$version.sql" ] &&
+		grep -q "\"version\": \"$version\.[0-9]*\"" "$work/normal/META.json"; then
+		count "versions" 1 0 0
+	else
+		echo "event_store.control says '$version', META.json or sql/ something else"
+		count "versions" 0 1 0
+	fi
+}
+
+# --- pg_regress and isolation -----------------------------------------------
+
+# pg_regress's lines, in the shape before and from PostgreSQL 16 on.
+regress_count() {
+	sed -nE \
+		-e 's/^(test|    ) *[^ ]+ +\.\.\. (ok|FAILED).*/\2/p' \
+		-e 's/^(ok|not ok) +[0-9]+ +[-+] .*/\1/p' "$2" |
+		sed -e 's/^not ok/FAILED/' | grep -cx "$1" || true
+}
+
+# run_regress suite other-suite's-variable=
+run_regress() {
+	local suite=$1 other=$2 log=$work/$1.log status=0
+
+	say "$suite"
+	suite_started=$SECONDS
+	limited make -C "$work/normal" --no-print-directory PG_CONFIG="$pg_config" "$other" \
+		installcheck >"$log" 2>&1 || status=$?
+	grep -E '^(test |     |ok|not ok)' "$log" || true
+	if [ $status -ne 0 ]; then
+		grep -vE '^(test |     |ok|not ok)' "$log" || true
+		find "$work/normal" -name regression.diffs -size +0 -exec head -n 400 {} +
+	fi
+	count "$suite" "$(regress_count ok "$log")" "$(regress_count FAILED "$log")" $status
+}
+
+# --- pgTAP and TAP ----------------------------------------------------------
+
+# run_tap suite command...: a command with prove.pl and its tally.
+run_tap() {
+	local suite=$1 tally status=0
+
+	shift
+	say "$suite"
+	suite_started=$SECONDS
+	limited "$@" 2>&1 || status=$?
+	tally=$(cat "$work/tap/$suite" 2>/dev/null) || tally='0 0'
+	# shellcheck disable=SC2086 # two numbers
+	count "$suite" $tally $status
+}
+
+run_pgtap() {
+	cd "$work/normal"
+	psql -X -q -c 'CREATE DATABASE pgtap'
+	psql -X -q -d pgtap -c 'CREATE EXTENSION event_store' -c 'CREATE EXTENSION pgtap'
+	run_tap pgTAP perl test/prove.pl --tally "$work/tap/pgTAP" \
+		--psql "$cluster_bin/psql" --dbname pgtap test/pgtap/*.sql
+}
+
+# These start servers of their own, as the server's user.
+run_perl_tap() {
+	local tests
+	tests=$(cd "$(dirname "$("$pg_config" --pgxs)")/../test" && pwd)
+
+	cd "$work/normal"
+	run_tap TAP "${cluster_drop[@]}" \
+		env -u PGHOST -u PGPORT -u PGUSER -u PGDATABASE \
+		HOME="$work/tap" TESTDIR="$work/tap" \
+		TESTDATADIR="$work/tap/tmp_check" TESTLOGDIR="$work/tap/tmp_check/log" \
+		PG_CONFIG="$pg_config" PG_REGRESS="$tests/regress/pg_regress" \
+		ES_FAULTS_LIB="$work/faults/event_store.so" ES_FAULTS_LIBDIR="$work/faults" \
+		perl test/prove.pl --tally "$work/tap/TAP" \
+		--include "$tests/perl" --include "$work/normal/test/perl" \
+		--logs "$work/tap/tmp_check/log" test/t/*.pl
+}
+
+# --- main -------------------------------------------------------------------
+
+deadline=$((${CHECK_MINUTES:-40} * 60))
+pg_config=$("$here/setup.sh" check)
+cluster_make_dir
+work=$cluster_dir/work
+mkdir "$work" "$work/tap"
+shopt -s nullglob
+
+build
+check_versions
+
+# nothing here has to survive a power failure
+cluster_start "$pg_config" 'fsync = off'
+PATH=$cluster_bin:$PATH
+# the suites run as different users, and leave their output in the copies
+if [ -n "$cluster_user" ]; then
+	chown -R "$cluster_user:" "$work"
+fi
+
+run_regress regress ISOLATION=
+run_regress isolation REGRESS=
+run_pgtap
+run_perl_tap
+finish

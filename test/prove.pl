@@ -1,0 +1,96 @@
+#!/usr/bin/perl
+#
+# prove.pl --tally FILE [--include FOLDER]... [--logs FOLDER]
+#		[--psql PROGRAM --dbname NAME] test file...
+#	  Run TAP test files, as prove and pg_prove do, and count.
+#
+# After each file "passed failed" so far is written to the tally's file.  A file
+# that passes all of its tests and yet ends badly, or against its plan, counts as
+# one failed test, and so does one that runs no test at all: what is skipped as a
+# whole has not been tested.  Of a failed file's logs the ends are shown.
+
+use strict;
+use warnings;
+
+use File::Basename qw(fileparse);
+use Getopt::Long qw(GetOptions);
+use TAP::Harness;
+
+my ($tally_file, $logs, $psql, $dbname);
+my @include;
+
+GetOptions(
+	'tally=s' => \$tally_file,
+	'include=s' => \@include,
+	'logs=s' => \$logs,
+	'psql=s' => \$psql,
+	'dbname=s' => \$dbname) && defined $tally_file
+  or die "usage: $0 --tally FILE [option]... test file...\n";
+
+my ($passed, $failed, $skipped) = (0, 0, 0);
+
+sub write_tally
+{
+	open my $tally, '>', $tally_file or die "cannot write $tally_file: $!\n";
+	print $tally "$passed $failed\n";
+	close $tally or die "cannot write $tally_file: $!\n";
+	return;
+}
+
+# The end of each log of a test file: its own and its servers'.
+sub show_logs
+{
+	my ($name) = fileparse(shift, qr/\.[^.]*/);
+
+	for my $file (glob "$logs/regress_log_$name $logs/${name}_*.log")
+	{
+		open my $log, '<', $file or next;
+		my @lines = <$log>;
+		my $first = @lines > 80 ? @lines - 80 : 0;
+
+		print "--- $file, the last lines\n", @lines[ $first .. $#lines ];
+	}
+	return;
+}
+
+sub after_test
+{
+	my ($job, $parser) = @_;
+	my $file = ref $job ? $job->[0] : $job;
+	my $file_failed = () = $parser->failed;
+
+	$passed += () = $parser->passed;
+	$skipped += () = $parser->skipped;
+	if ($parser->tests_run == 0)
+	{
+		print "$file: ran no tests", $parser->skip_all ? ': ' . $parser->skip_all : '', "\n";
+		$file_failed = 1;
+	}
+	elsif ($parser->has_problems && $file_failed == 0)
+	{
+		print "$file: ended with status ", $parser->exit // '?', "\n";
+		print "$file: $_\n" for $parser->parse_errors;
+		$file_failed = 1;
+	}
+	$failed += $file_failed;
+	write_tally();
+	show_logs($file) if $file_failed && defined $logs;
+	return;
+}
+
+my %arguments = (lib => \@include, timer => 1);
+
+if (defined $dbname)
+{
+	require TAP::Parser::SourceHandler::pgTAP;
+	$arguments{sources} =
+	  { pgTAP => { dbname => $dbname, psql => $psql, suffix => ['.sql'] } };
+}
+
+write_tally();
+exit 0 unless @ARGV;
+my $harness = TAP::Harness->new(\%arguments);
+
+$harness->callback(after_test => \&after_test);
+$harness->runtests(@ARGV);
+print "$skipped tests were skipped\n" if $skipped;
