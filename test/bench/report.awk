@@ -1,0 +1,123 @@
+# Medians of the results as a Markdown table.  Input: item, contestant,
+# repetition, value, per cent lost.  Of a repetition given twice the later counts.
+
+function median(list,    a, n, i, j, t)
+{
+	n = split(list, a, " ")
+	for (i = 2; i <= n; i++)
+		for (j = i; j > 1 && a[j] + 0 < a[j - 1] + 0; j--) {
+			t = a[j]; a[j] = a[j - 1]; a[j - 1] = t
+		}
+	return n % 2 ? a[(n + 1) / 2] : (a[n / 2] + a[n / 2 + 1]) / 2
+}
+
+function values(item, c,    r, s)
+{
+	s = ""
+	for (r = 1; r <= reps; r++)
+		if ((item, c, r) in value)
+			s = s " " value[item, c, r]
+	return s
+}
+
+function ratios(item, c, base_item, base,    r, s)
+{
+	s = ""
+	for (r = 1; r <= reps; r++)
+		if ((item, c, r) in value && (base_item, base, r) in value && value[base_item, base, r] > 0)
+			s = s " " value[item, c, r] / value[base_item, base, r]
+	return s
+}
+
+function losses(item, c,    r, s)
+{
+	s = ""
+	for (r = 1; r <= reps; r++)
+		if ((item, c, r) in value)
+			s = s " " lost[item, c, r]
+	return s
+}
+
+function row(item, label, base, op, target,    i, c, cell, ratio, v, l, line, verdict)
+{
+	if (!(item in seen))
+		return
+	line = "| " label
+	verdict = "not run"
+	for (i = 1; i <= n_contestants; i++) {
+		c = contestant[i]
+		v = values(item, c)
+		if (v == "")
+			cell = (c in note) ? "not run" : "–"
+		else {
+			cell = sprintf("%.0f", median(v))
+			ratio = ratios(item, c, item, "raw")
+			if (c != "raw" && ratio != "")
+				cell = cell sprintf(" (%.2f)", median(ratio))
+			l = median(losses(item, c))
+			if (l >= 0.1)
+				cell = cell sprintf(", %.1f %% lost", l)
+		}
+		line = line " | " cell
+	}
+	ratio = ratios(item, "event_store", item, base)
+	if (ratio != "") {
+		ratio = sprintf("%.2f", median(ratio))
+		verdict = (op == ">=" ? ratio + 0 >= target : ratio + 0 <= target) ? "met" : "missed"
+		if (item == "hot" && median(losses(item, "event_store")) > 0)
+			verdict = "missed"
+		verdict = ratio " " verdict
+	}
+	print line " | " (op == ">=" ? "≥ " : "≤ ") target " × " base " | " verdict " |"
+}
+
+BEGIN { FS = "\t" }
+{
+	value[$1, $2, $3] = $4
+	lost[$1, $2, $3] = $5
+	seen[$1] = 1
+	if ($3 > reps)
+		reps = $3
+}
+END {
+	n_contestants = split(wanted, contestant, " ")
+	n = split(notes, a, ";")
+	for (i = 1; i <= n; i++)
+		if (split(a[i], b, "=") == 2)
+			note[b[1]] = b[2]
+	line = "| work"
+	rule = "|---"
+	for (i = 1; i <= n_contestants; i++) {
+		line = line " | " contestant[i]
+		rule = rule "|---:"
+	}
+	print line " | target | event_store |"
+	print rule "|---|---|"
+	row("append1", "append 1 event, 1 client, events/s", "raw", ">=", 1.0)
+	row("append4", "append 1 event, 4 clients", "raw", ">=", 1.0)
+	row("append16", "append 1 event, 16 clients", "raw", ">=", 1.0)
+	row("exact16", "append 1 event, exact version, 16 clients", "raw", ">=", 0.95)
+	row("batch", "batches of 100, 4 clients", "raw", ">=", 1.4)
+	row("hot", "one hot stream, 16 clients", "message_db", ">=", 1.5)
+	row("stream50", "read a stream of 50, 4 clients", "raw", ">=", 1.0)
+	row("stream1000", "read a stream of 1000, 4 clients", "raw", ">=", 1.0)
+	row("all", "read all, pages of 1000, 4 clients", "raw", ">=", 1.0)
+	row("category", "read a category, pages of 1000, 4 clients", "raw", ">=", 1.0)
+	row("size", "bytes per event, tables and indexes", "raw", "<=", 0.95)
+	row("size_indexes", "of which indexes", "raw", "<=", 0.95)
+	row("wal_steady", "WAL bytes per event, steady", "raw", "<=", 1.0)
+	row("wal_first", "WAL bytes per event, first 8000 after a checkpoint", "raw", "<=", 0.5)
+	if ("big_big" in seen) {
+		print ""
+		print "| append 1 event, 16 clients | small store | large store | large : small |"
+		print "|---|---:|---:|---:|"
+		for (i = 1; i <= n_contestants; i++) {
+			c = contestant[i]
+			if (values("big_big", c) != "")
+				printf "| %s | %.0f | %.0f | %.2f |\n", c, median(values("big_bench", c)), \
+					median(values("big_big", c)), median(ratios("big_big", c, "big_bench", c))
+		}
+	}
+	for (c in note)
+		print "\nNot run: " c " (" note[c] ")."
+}
