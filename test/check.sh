@@ -132,7 +132,7 @@ regress_count() {
 		sed -e 's/^not ok/FAILED/' | grep -cx "$1" || true
 }
 
-# run_regress suite other-suite's-variable=
+# run_regress suite other-suite's-variable= output-folder
 run_regress() {
 	local suite=$1 other=$2 log=$work/$1.log status=0
 
@@ -143,7 +143,7 @@ run_regress() {
 	grep -E '^(test |     |ok|not ok)' "$log" || true
 	if [ $status -ne 0 ]; then
 		grep -vE '^(test |     |ok|not ok)' "$log" || true
-		find "$work/normal" -name regression.diffs -size +0 -exec head -n 400 {} +
+		head -n 400 "$work/normal/$3/regression.diffs" 2>/dev/null || true
 	fi
 	count "$suite" "$(regress_count ok "$log")" "$(regress_count FAILED "$log")" $status
 }
@@ -179,7 +179,7 @@ run_perl_tap() {
 	cd "$work/normal"
 	run_tap TAP "${cluster_drop[@]}" \
 		env -u PGHOST -u PGPORT -u PGUSER -u PGDATABASE \
-		HOME="$work/tap" TESTDIR="$work/tap" \
+		HOME="$work/tap" TMPDIR="$work/tap/tmp" TESTDIR="$work/tap" \
 		TESTDATADIR="$work/tap/tmp_check" TESTLOGDIR="$work/tap/tmp_check/log" \
 		PG_CONFIG="$pg_config" PG_REGRESS="$tests/regress/pg_regress" \
 		ES_FAULTS_LIB="$work/faults/event_store.so" ES_FAULTS_LIBDIR="$work/faults" \
@@ -194,7 +194,7 @@ deadline=$((${CHECK_MINUTES:-40} * 60))
 pg_config=$("$here/setup.sh" check)
 cluster_make_dir
 work=$cluster_dir/work
-mkdir "$work" "$work/tap"
+mkdir -p "$work/tap/tmp"
 shopt -s nullglob
 
 build
@@ -208,8 +208,8 @@ if [ -n "$cluster_user" ]; then
 	chown -R "$cluster_user:" "$work"
 fi
 
-run_regress regress ISOLATION=
-run_regress isolation REGRESS=
+run_regress regress ISOLATION= .
+run_regress isolation REGRESS= output_iso
 run_pgtap
 run_perl_tap
 finish
