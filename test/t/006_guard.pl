@@ -1,0 +1,529 @@
+# Events are facts: no role changes, removes or forges one, by no statement and
+# not through replication.  Only a superuser who switches the guard off on
+# purpose can; that is the control which shows that a change would be noticed.
+#
+# Also: who may call what, row-level security in every read, and callers whose
+# search_path is full of traps.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::Bin/../perl";
+use EventStoreTest;
+use Test::More;
+
+seed_random();
+my $node = store_cluster('guard', streaming => 'logical');
+my $major = pg_major($node);
+my $admin = connect_store($node, plain => 1);
+my @kinds = qw(reader writer admin);
+
+run_sql($admin, map { "CREATE ROLE es_$_ LOGIN" } @kinds, 'nobody', 'owner', 'tenant');
+
+append_only();
+replication_is_refused();
+role_matrix();
+row_level_security();
+hostile_search_path();
+
+$admin->disconnect;
+$node->stop;
+done_testing();
+
+# ---------------------------------------------------------------------------
+
+sub fill
+{
+	my ($db) = @_;
+	create_store($node, $db);
+	my $dbh = connect_store($node, db => $db);
+	append_batch($dbh, "Order-$_", 0, 'Placed', [ map { random_uuid() } 1 .. 5 ])
+	  for 1 .. 4;
+	$dbh->do(q{SELECT es_snapshot('Order-1', 5, '{"sum": 5}')});
+	$dbh->do("SELECT es_grant('es_$_', '$_')") for @kinds;
+	return $dbh;
+}
+
+# Statement name => SQL, for each table of facts.
+sub attacks_on
+{
+	my ($table, $column) = @_;
+	my $name = "event_store.$table";
+	my %attack = (
+		'update' => "UPDATE $name SET $column = $column",
+		'update nothing' => "UPDATE $name SET $column = $column WHERE false",
+		'update from' => "UPDATE $name t SET $column = o.$column FROM $name o WHERE t.$column = o.$column",
+		'delete' => "DELETE FROM $name",
+		'delete nothing' => "DELETE FROM $name WHERE false",
+		'delete only' => "DELETE FROM ONLY $name",
+		'delete in with' => "WITH d AS (DELETE FROM $name RETURNING 1) SELECT count(*) FROM d",
+		'truncate' => "TRUNCATE $name",
+		'truncate cascade' => "TRUNCATE ONLY $name RESTART IDENTITY CASCADE",
+		'truncate all' => 'TRUNCATE event_store.event, event_store.stream',
+		'insert' => "INSERT INTO $name SELECT * FROM $name LIMIT 1",
+		'insert nothing' => "INSERT INTO $name SELECT * FROM $name WHERE false",
+		'insert on conflict' => "INSERT INTO $name SELECT * FROM $name ON CONFLICT DO NOTHING",
+		'insert in with' => "WITH i AS (INSERT INTO $name SELECT * FROM $name RETURNING 1) SELECT count(*) FROM i",
+		'copy' => "COPY $name FROM STDIN");
+	$attack{'insert or update'} =
+	  "INSERT INTO $name SELECT * FROM $name ON CONFLICT ($column) DO UPDATE SET $column = excluded.$column"
+	  unless $table eq 'event_type' || $table eq 'stream';
+	if ($major >= 15)
+	{
+		my $merge = "MERGE INTO $name t USING $name o ON t.$column = o.$column";
+		$attack{'merge update'} = "$merge WHEN MATCHED THEN UPDATE SET $column = t.$column";
+		$attack{'merge delete'} = "$merge WHEN MATCHED THEN DELETE";
+		$attack{'merge nothing'} = "$merge AND false WHEN MATCHED THEN DELETE";
+		$attack{'merge insert'} =
+		  "MERGE INTO $name t USING (SELECT 1 WHERE false) o ON false WHEN NOT MATCHED THEN INSERT DEFAULT VALUES";
+	}
+	return %attack;
+}
+
+# SQLSTATE of an attack; what it managed to do is rolled back.
+sub attack
+{
+	my ($dbh, $sql, @before) = @_;
+	my $state;
+	$dbh->do('BEGIN');
+	foreach my $setting (@before)
+	{
+		$state = sqlstate($dbh, $setting);
+		last if $state ne '00000';
+	}
+	if (defined $state && $state ne '00000')
+	{
+		# the preparation itself was refused
+	}
+	elsif ($sql =~ /^COPY/)
+	{
+		# an empty COPY is an attack too: statement triggers must refuse it
+		$state = eval {
+			$dbh->do($sql);
+			$dbh->pg_putcopyend;
+			'00000';
+		} || $dbh->state;
+	}
+	else
+	{
+		$state = sqlstate($dbh, $sql);
+	}
+	$dbh->do('ROLLBACK');
+	return $state;
+}
+
+sub append_only
+{
+	my $super = fill('guard');
+	my $before = fingerprint($super);
+	my %column = (
+		event => 'global_position',
+		stream => 'stream_no',
+		event_type => 'type_no',
+		mark => 'global_position');
+	# the restore of a dump looks like this; it must not be a way in for others
+	my @restore = ('SET LOCAL check_function_bodies = off', 'SET LOCAL row_security = off');
+	my @replica = ('SET LOCAL session_replication_role = replica');
+
+	foreach my $who (qw(superuser owner reader writer admin nobody))
+	{
+		my $dbh =
+		  $who eq 'superuser'
+		  ? $super
+		  : connect_store($node, db => 'guard', user => "es_$who");
+		if ($who eq 'owner')
+		{
+			$super->do("ALTER TABLE event_store.$_ OWNER TO es_owner") for keys %column;
+			$super->do('GRANT ALL ON SCHEMA event_store TO es_owner');
+		}
+		my $tried = 0;
+		my @let_in;
+		foreach my $table (sort keys %column)
+		{
+			my %attack = attacks_on($table, $column{$table});
+			foreach my $name (sort keys %attack)
+			{
+				my %state = (plain => attack($dbh, $attack{$name}),
+					replica => attack($dbh, $attack{$name}, @replica));
+				# a superuser's restore may insert, and do nothing else
+				$state{restore} = attack($dbh, $attack{$name}, @restore)
+				  unless $who eq 'superuser' && $name =~ /insert|copy/;
+				foreach my $how (sort keys %state)
+				{
+					$tried++;
+					push @let_in, "$table, $name, $how: $state{$how}"
+					  unless $state{$how} =~ /^(?:VE003|42501)$/;
+				}
+			}
+		}
+		is(join("\n", @let_in), '', "$who: $tried attacks are refused with VE003 or 42501");
+		is(sql_value($super, 'SELECT count(*) FROM event_store.events'),
+			20, "$who: all events are there");
+		if ($who eq 'owner')
+		{
+			$super->do("ALTER TABLE event_store.$_ OWNER TO CURRENT_USER")
+			  for keys %column;
+		}
+		$dbh->disconnect unless $who eq 'superuser';
+	}
+	is(fingerprint($super), $before, 'nothing has changed');
+
+	# The others cannot reach the sequences, the snapshots or the guard either.
+	foreach my $who (qw(reader writer nobody))
+	{
+		my $dbh = connect_store($node, db => 'guard', user => "es_$who");
+		foreach my $sql (
+			q{SELECT setval('event_store.event_global_position_seq', 1)},
+			q{SELECT nextval('event_store.event_global_position_seq')},
+			'DELETE FROM event_store.snapshot',
+			'INSERT INTO event_store.snapshot SELECT * FROM event_store.snapshot',
+			'ALTER TABLE event_store.event DISABLE TRIGGER ALL',
+			'CREATE INDEX ON event_store.event (version)',
+			'CREATE TABLE event_store.mine ()',
+			'LOCK TABLE event_store.event IN ACCESS EXCLUSIVE MODE',
+			'DROP TABLE event_store.event')
+		{
+			is(attack($dbh, $sql), '42501', "$who: $sql: 42501");
+		}
+		$dbh->disconnect;
+	}
+
+	# The views do not lead around the guard.
+	foreach my $sql ('UPDATE event_store.events SET version = 0',
+		'DELETE FROM event_store.events', 'INSERT INTO event_store.events SELECT * FROM event_store.events')
+	{
+		like(attack($super, $sql), qr/^(?:VE003|42501|55000)$/, "view: $sql is refused");
+	}
+
+	# Control: a superuser who means it.
+	$super->do('BEGIN');
+	$super->do('ALTER TABLE event_store.event DISABLE TRIGGER USER');
+	is(sqlstate($super, q{UPDATE event_store.event SET data = '"forged"' WHERE version = 1}),
+		'00000', 'control: with the guard switched off an event can be forged');
+	isnt(fingerprint($super), $before, 'control: and the change is noticed');
+	$super->do('ROLLBACK');
+	is(fingerprint($super), $before, 'control: rolled back');
+	my $next = append($super, 'Order-1', 5, 'Placed', undef);
+	is($next->{version}, 6, 'appending still works');
+	$super->disconnect;
+	return;
+}
+
+# ---------------------------------------------------------------------------
+
+sub log_count
+{
+	my ($pattern) = @_;
+	my $log = PostgreSQL::Test::Utils::slurp_file($node->logfile);
+	return scalar(() = $log =~ /$pattern/g);
+}
+
+# The initial copy and the apply of a subscription are writers that skip
+# ordinary triggers.
+sub replication_is_refused
+{
+	my $source = fill('source');
+	my $target = fill('target');
+	my $before = fingerprint($target);
+	my $dsn = $node->connstr('source');
+	$dsn =~ s/'/''/g;
+
+	$source->do('CREATE PUBLICATION facts FOR TABLE event_store.event');
+	foreach my $copy ('true', 'false')
+	{
+		my $slot = "slot_$copy";
+		my $refused = log_count('(?:VE003|42501)');
+		$source->do("SELECT pg_create_logical_replication_slot('$slot', 'pgoutput')");
+		$target->do("CREATE SUBSCRIPTION facts CONNECTION '$dsn' PUBLICATION facts "
+			  . "WITH (create_slot = false, slot_name = $slot, copy_data = $copy)");
+		append($source, 'Replicated-1', -1, 'T', undef);
+		ok( poll_until(sub { log_count('(?:VE003|42501)') > $refused }, 60),
+			$copy eq 'true'
+			? 'the copy of a subscription is refused'
+			: 'the apply of a subscription is refused');
+		$target->do('ALTER SUBSCRIPTION facts DISABLE');
+		$target->do('ALTER SUBSCRIPTION facts SET (slot_name = NONE)');
+		$target->do('DROP SUBSCRIPTION facts');
+		ok( poll_until(
+				sub {
+					sql_value($source,
+						"SELECT count(*) FROM pg_catalog.pg_replication_slots WHERE active") == 0;
+				},
+				30),
+			'its worker is gone');
+		$source->do("SELECT pg_drop_replication_slot('$slot')");
+	}
+	is(fingerprint($target), $before, 'nothing has arrived');
+	$_->disconnect for $source, $target;
+	return;
+}
+
+# ---------------------------------------------------------------------------
+
+# Every function, called so that it works for whoever may call it.
+sub calls
+{
+	return (
+		read => {
+			es_read_stream => q{SELECT * FROM public.es_read_stream('Order-1')},
+			es_read_all => q{SELECT * FROM public.es_read_all()},
+			es_read_category => q{SELECT * FROM public.es_read_category('Order')},
+			es_stream_version => q{SELECT public.es_stream_version('Order-1')},
+			es_head => q{SELECT public.es_head()},
+			es_read_event => q{SELECT public.es_read_event('00000000-0000-0000-0000-000000000001')},
+			es_envelope => q{SELECT public.es_envelope(e) FROM public.es_read_all() e},
+			es_load => q{SELECT * FROM public.es_load('Order-1')},
+			es_read_snapshot => q{SELECT * FROM public.es_read_snapshot('Order-1')},
+			events => q{SELECT * FROM event_store.events}
+		},
+		write => {
+			es_append => q{SELECT public.es_append('Order-1', -1, 'T', '{}')},
+			es_append_json => q{SELECT public.es_append('Order-1', -1, '[{"event_type": "T", "data": 1}]'::jsonb)},
+			es_append_batch => q{SELECT public.es_append_batch('Order-1', -1, '{T}', '{"1"}')},
+			es_snapshot => q{SELECT public.es_snapshot('Order-1', 1, '{}')}
+		},
+		grant => {
+			es_grant => q{SELECT public.es_grant('es_nobody', 'reader')},
+			es_revoke => q{SELECT public.es_revoke('es_nobody', 'reader')}
+		});
+}
+
+sub role_matrix
+{
+	my $super = fill('roles');
+	my %call = calls();
+	my %allowed = (
+		nobody => {},
+		reader => { read => 1 },
+		writer => { read => 1, write => 1 },
+		admin => { read => 1, write => 1, grant => 1 });
+
+	foreach my $who (sort keys %allowed)
+	{
+		check_role($who, \%call, $allowed{$who}, "es_$who");
+	}
+	# what is granted can be taken back
+	$super->do("SELECT es_revoke('es_$_', '$_')") for @kinds;
+	check_role("$_ after es_revoke", \%call, {}, "es_$_") for @kinds;
+
+	is(sqlstate($super, q{SELECT es_grant('es_reader', 'king')}),
+		'22023', 'es_grant: an unknown kind is 22023');
+	is(sqlstate($super, q{SELECT es_grant('no_such_role', 'reader')}),
+		'42704', 'es_grant: an unknown role is 42704');
+	is(sqlstate($super, q{SELECT es_grant(NULL, 'reader')}),
+		'22004', 'es_grant: NULL is 22004');
+
+	is( sql_value(
+			$super, q{
+			SELECT coalesce(string_agg(p.oid::regprocedure::text, ', '), '')
+			FROM pg_catalog.pg_proc p
+			JOIN pg_catalog.pg_depend d ON d.objid = p.oid
+				AND d.classid = 'pg_catalog.pg_proc'::regclass AND d.deptype = 'e'
+			JOIN pg_catalog.pg_extension x ON x.oid = d.refobjid AND x.extname = 'event_store'
+			WHERE has_function_privilege('es_nobody', p.oid, 'EXECUTE')}),
+		'', 'PUBLIC may call no function');
+	is( sql_value(
+			$super, q{
+			SELECT coalesce(string_agg(c.relname, ', '), '') FROM pg_catalog.pg_class c
+			WHERE c.relnamespace = 'event_store'::regnamespace
+			  AND c.relkind IN ('r', 'v', 'm', 'p')
+			  AND has_table_privilege('es_nobody', c.oid,
+				'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER')}),
+		'', 'PUBLIC has no right on any table');
+	ok(!sql_value($super, q{SELECT has_schema_privilege('es_nobody', 'event_store', 'CREATE')}),
+		'PUBLIC may create nothing in the schema');
+	$super->disconnect;
+	return;
+}
+
+sub check_role
+{
+	my ($title, $call, $allowed, $user) = @_;
+	my $dbh = connect_store($node, db => 'roles', user => $user);
+	foreach my $group (sort keys %$call)
+	{
+		foreach my $name (sort keys %{ $call->{$group} })
+		{
+			my $state = attack($dbh, $call->{$group}{$name});
+			is($state, $allowed->{$group} ? '00000' : '42501',
+				"$title: $name is " . ($allowed->{$group} ? 'allowed' : 'refused'));
+		}
+	}
+	$dbh->disconnect;
+	return;
+}
+
+# ---------------------------------------------------------------------------
+
+# Events of two tenants in the same streams; a policy shows one tenant.
+sub row_level_security
+{
+	create_store($node, 'rls');
+	my $super = connect_store($node, db => 'rls');
+	my @ids = map { random_uuid() } 1 .. 12;
+	append($super, 'Mixed-' . (1 + $_ % 2), -1, 'T' . $_ % 3, $ids[ $_ - 1 ],
+		sprintf '{"tenant": %d}', 1 + int($_ / 2) % 2)
+	  for 1 .. 12;
+	$super->do("SELECT es_grant('es_$_', 'reader')") for 'reader', 'tenant';
+	run_sql($super,
+		'ALTER TABLE event_store.event ENABLE ROW LEVEL SECURITY',
+		q{CREATE POLICY one ON event_store.event FOR SELECT TO es_reader
+		  USING ((data->>'tenant')::int = 1)},
+		q{CREATE POLICY two ON event_store.event FOR SELECT TO es_tenant
+		  USING ((data->>'tenant')::int = 2)});
+
+	my %tenant = (es_reader => 1, es_tenant => 2);
+	foreach my $user (sort keys %tenant)
+	{
+		my $dbh = connect_store($node, db => 'rls', user => $user);
+		sees_only($dbh, "row security, $user", $tenant{$user}, \@ids);
+		$dbh->disconnect;
+	}
+
+	# One session that changes its role: nothing kept from before may leak.
+	foreach my $round (1 .. 2)
+	{
+		foreach my $user (sort keys %tenant)
+		{
+			$super->do("SET ROLE $user");
+			sees_only($super, "row security, SET ROLE $user, round $round",
+				$tenant{$user}, \@ids);
+			$super->do('RESET ROLE');
+			is(sql_value($super, 'SELECT count(*) FROM es_read_all()'),
+				12, "row security, round $round: the superuser sees everything");
+		}
+	}
+
+	# A change of policy counts at once, in a session that has read before.
+	my $dbh = connect_store($node, db => 'rls', user => 'es_reader');
+	my $count = $dbh->prepare('SELECT count(*) FROM es_read_all()');
+	my $counted = sub { $count->execute; return $count->fetchrow_arrayref->[0] };
+	$counted->() for 1 .. 8;
+	$super->do('ALTER POLICY one ON event_store.event USING (false)');
+	is($counted->(), 0, 'row security: a policy that hides everything');
+	is(sqlstate($dbh, 'SELECT es_head(), es_stream_version(\'Mixed-1\')'),
+		'00000', 'row security: nothing stalls or fails');
+	$super->do('ALTER POLICY one ON event_store.event USING (true)');
+	is($counted->(), 12, 'row security: a policy that hides nothing');
+	$super->do('DROP POLICY one ON event_store.event');
+	is($counted->(), 0, 'row security: without a policy nothing is shown');
+	$super->do('ALTER TABLE event_store.event DISABLE ROW LEVEL SECURITY');
+	is($counted->(), 12, 'row security: switched off');
+	$_->disconnect for $dbh, $super;
+	return;
+}
+
+sub sees_only
+{
+	my ($dbh, $title, $tenant, $ids) = @_;
+	my $per_stream = q{FROM (VALUES ('Mixed-1'), ('Mixed-2')) s(id)};
+	my %read = (
+		es_read_all => q{SELECT data FROM public.es_read_all()},
+		'es_read_all backward' => q{SELECT data FROM public.es_read_all(backward => true)},
+		'es_read_all without limit' => q{SELECT data FROM public.es_read_all(0, NULL)},
+		'es_read_all by category' => q{SELECT data FROM public.es_read_all(categories => '{Mixed}')},
+		'es_read_all by type' => q{SELECT data FROM public.es_read_all(event_types => '{T0,T1,T2}')},
+		es_read_category => q{SELECT data FROM public.es_read_category('Mixed')},
+		es_read_stream => "SELECT e.data $per_stream, public.es_read_stream(s.id) e",
+		'es_read_stream backward' =>
+		  "SELECT e.data $per_stream, public.es_read_stream(s.id, backward => true) e",
+		es_load => "SELECT e.data $per_stream, public.es_load(s.id) l, unnest(l.events) e",
+		es_read_event => 'SELECT (public.es_read_event(i::uuid)).data FROM unnest('
+		  . join(',', 'ARRAY[' . join(',', map { "'$_'" } @$ids) . ']') . ') i',
+		'events view' => 'SELECT data FROM event_store.events');
+	foreach my $name (sort keys %read)
+	{
+		my $rows = eval { $dbh->selectcol_arrayref($read{$name}) };
+		my %seen;
+		$seen{ /(\d+)/ ? $1 : 'none' }++ for grep { defined } @{ $rows || [] };
+		is_deeply(\%seen, { $tenant => 6 }, "$title: $name shows its own events")
+		  or diag $@;
+	}
+	is(sqlstate($dbh, 'SET row_security = off'), '00000', "$title: row_security = off");
+	is(sqlstate($dbh, 'SELECT count(*) FROM public.es_read_all()'),
+		'42501', "$title: does not help");
+	$dbh->do('RESET row_security');
+	return;
+}
+
+# ---------------------------------------------------------------------------
+
+# Names that shadow the catalog's and the store's, first in the search path:
+# nothing of them may ever be used.
+sub hostile_search_path
+{
+	my $dbh = fill('path');
+	my %call = calls();
+	run_sql(
+		$dbh,
+		'CREATE SCHEMA evil',
+		'CREATE TABLE evil.trapped (what text)',
+		q{CREATE FUNCTION evil.trap(what text) RETURNS void LANGUAGE plpgsql AS $$
+		  BEGIN
+			RAISE EXCEPTION 'trapped by %', what USING ERRCODE = 'ZZ001';
+		  END $$});
+	foreach my $type (qw(bigint text uuid integer jsonb))
+	{
+		run_sql(
+			$dbh,
+			qq{CREATE FUNCTION evil.same(a $type, b $type) RETURNS boolean
+			   LANGUAGE plpgsql AS \$\$
+			   BEGIN PERFORM evil.trap('operator'); RETURN true; END \$\$},
+			map {
+				qq{CREATE OPERATOR evil.$_ (LEFTARG = $type, RIGHTARG = $type, PROCEDURE = evil.same)}
+			} '=', '<', '<=', '>', '>=', '<>');
+	}
+	foreach my $function (
+		'now() RETURNS timestamptz', 'clock_timestamp() RETURNS timestamptz',
+		'nextval(regclass) RETURNS bigint', 'jsonb_typeof(jsonb) RETURNS text',
+		'jsonb_build_object(variadic "any") RETURNS jsonb', 'to_jsonb(anyelement) RETURNS jsonb',
+		'es_head() RETURNS bigint', 'es_any() RETURNS bigint',
+		'es_stream_version(text) RETURNS bigint', 'coalesce(text, text) RETURNS text',
+		'max(bigint) RETURNS bigint', 'format(text, variadic "any") RETURNS text',
+		'lower(text) RETURNS text', 'gen_random_uuid() RETURNS uuid',
+		'unnest(anyarray) RETURNS anyelement', 'to_char(timestamptz, text) RETURNS text',
+		'to_jsonb(timestamptz) RETURNS jsonb', 'quote_ident(text) RETURNS text',
+		'array_agg(anyelement) RETURNS anyarray', 'jsonb_exists(jsonb, text) RETURNS boolean')
+	{
+		# what cannot be made is no trap
+		$function =~ s/^coalesce/"coalesce"/;
+		next if $function =~ /variadic "any"/;
+		my $body = $function =~ /RETURNS (any\w+)/ ? 'RETURN NULL;' : 'RETURN NULL;';
+		$dbh->do("CREATE FUNCTION evil.$function LANGUAGE plpgsql AS "
+			  . "\$\$ BEGIN PERFORM evil.trap('function'); $body END \$\$");
+	}
+	run_sql($dbh,
+		(map { "CREATE TABLE evil.$_ (trap int)" }
+			qw(event stream event_type mark snapshot events pg_class pg_proc)),
+		'CREATE DOMAIN evil.es_event AS int',
+		'CREATE DOMAIN evil.jsonb AS text',
+		'CREATE TEMP TABLE event (trap int)',
+		'CREATE TEMP TABLE stream (trap int)');
+
+	foreach my $path (q{''}, 'evil, pg_temp, pg_catalog, public', 'pg_temp, evil, pg_catalog')
+	{
+		my $user_dbh = connect_store($node, db => 'path');
+		$user_dbh->do("SET search_path = $path");
+		foreach my $group (sort keys %call)
+		{
+			foreach my $name (sort keys %{ $call{$group} })
+			{
+				my $sql = $call{$group}{$name};
+				# the caller's own literals have to find their type
+				$sql =~ s/::jsonb/::pg_catalog.jsonb/g;
+				is(attack($user_dbh, $sql), '00000', "search_path $path: $name");
+			}
+		}
+		foreach my $attack ('UPDATE event_store.event SET version = version',
+			'DELETE FROM event_store.event', 'TRUNCATE event_store.event')
+		{
+			is(attack($user_dbh, $attack), 'VE003', "search_path $path: $attack is refused");
+		}
+		$user_dbh->disconnect;
+	}
+	is(sqlstate($dbh, q{SET search_path = evil, pg_catalog; SELECT 1 = 1}),
+		'ZZ001', 'control: the traps are set');
+	$dbh->disconnect;
+	return;
+}
