@@ -67,15 +67,40 @@ make_chroot()
 	printf '#!/bin/sh\nexit 101\n' > "$root.part/usr/sbin/policy-rc.d"
 	chmod +x "$root.part/usr/sbin/policy-rc.d"
 
+	cp test/matrix.sh "$root.part/matrix.sh"
 	unshare --mount --pid --fork --kill-child sh -euc '
 		mount -t proc proc "$1/proc"
-		chroot "$1" env DEBIAN_FRONTEND=noninteractive sh -euc "
-			apt-get -q update
-			apt-get -q -y --no-install-recommends install make gcc libc6-dev \
-				postgresql-$2 postgresql-server-dev-$2 postgresql-$2-pgtap \
-				libtap-parser-sourcehandler-pgtap-perl libipc-run-perl libdbd-pg-perl
-			apt-get clean"' sh "$root.part" "$1"
+		chroot "$1" env DEBIAN_FRONTEND=noninteractive sh /matrix.sh --install "$2"
+		' sh "$root.part" "$1"
+	rm "$root.part/matrix.sh"
 	mv "$root.part" "$root"
+}
+
+# Install what is needed.  Runs within the new chroot.
+install_here()
+{
+	apt-get -q update
+	apt-get -q -y --no-install-recommends install make gcc libc6-dev \
+		"postgresql-$1" "postgresql-server-dev-$1" "postgresql-$1-pgtap" \
+		libtap-parser-sourcehandler-pgtap-perl libipc-run-perl libdbd-pg-perl
+
+	# Debian's package of 13 lacks the isolation tester: make it from the source.
+	tester=/usr/lib/postgresql/$1/lib/pgxs/src/test/isolation
+	if test ! -d "$tester"; then
+		sed -n 's/^deb /deb-src /p' /etc/apt/sources.list > /etc/apt/sources.list.d/source.list
+		apt-get -q update
+		apt-get -q -y --no-install-recommends install dpkg-dev
+		mkdir /root/source
+		cd /root/source
+		apt-get -q -o APT::Sandbox::User=root source "postgresql-$1"
+		cd "postgresql-$1"*/
+		./configure --without-readline --without-zlib > /dev/null
+		make -s -C src/test/isolation all
+		mkdir "$tester"
+		cp src/test/isolation/isolationtester src/test/isolation/pg_isolation_regress "$tester"
+		rm -rf /root/source
+	fi
+	apt-get clean
 }
 
 # Build, install and test.  Runs within the overlay, in the copy of the source
@@ -150,13 +175,14 @@ test_major()
 		tar -xf - -C "$new/root/tmp/source" --no-same-owner
 		chroot "$new/root" env -i PATH="$PATH" LC_ALL=C \
 			EVENT_STORE_MATRIX_TARGET="$4" \
-			sh -c "cd /tmp/source && exec sh test/matrix.sh --here \$0 \$1" "$2" "$3"
+			sh -c "cd /tmp/source && exec sh test/matrix.sh --test \$0 \$1" "$2" "$3"
 		' sh "$root" "$1" "$there" "$target"
 }
 
-if test "${1:-}" = --here; then
-	test_here "$2" "$3"
-fi
+case ${1:-} in
+	--install) install_here "$2"; exit ;;
+	--test) test_here "$2" "$3" ;;
+esac
 
 test "$(id -u)" -eq 0 || { echo "$0: must be run as root" >&2; exit 1; }
 cd "$(dirname "$0")/.."
