@@ -6,6 +6,9 @@
 # The copy keeps the tree free of objects, of test output and of what another
 # PostgreSQL's headers or other flags left behind.
 
+# what "make check" was called with is not for the makes below
+unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES
+
 # build_copy folder: copy what belongs to the sources.
 build_copy() {
 	local top
