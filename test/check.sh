@@ -14,10 +14,10 @@
 # Environment: PG_CONFIG, and CHECK_MINUTES for the limit (40).
 #
 # TAP tests find:
-#	ES_FAULTS_LIB	the module built with fault points, not installed; a test
-#					has it loaded instead of the installed one
-#	ES_FAULTS_LIBDIR	its folder
-#	TESTDIR, TESTDATADIR, TESTLOGDIR, PG_REGRESS, PATH	as PostgreSQL sets them
+#	ES_FAULTS_LIBDIR	where the module with fault points is; it is not installed,
+#						a test has it loaded instead of the installed one
+#	PG_CONFIG, PATH		of the PostgreSQL under test
+#	PG_REGRESS, TESTDIR, TESTDATADIR, TESTLOGDIR	as PostgreSQL's makefiles set them
 
 set -euo pipefail
 
@@ -182,7 +182,7 @@ run_perl_tap() {
 		HOME="$work/tap" TMPDIR="$work/tap/tmp" TESTDIR="$work/tap" \
 		TESTDATADIR="$work/tap/tmp_check" TESTLOGDIR="$work/tap/tmp_check/log" \
 		PG_CONFIG="$pg_config" PG_REGRESS="$tests/regress/pg_regress" \
-		ES_FAULTS_LIB="$work/faults/event_store.so" ES_FAULTS_LIBDIR="$work/faults" \
+		ES_FAULTS_LIBDIR="$work/faults" \
 		perl test/prove.pl --tally "$work/tap/TAP" \
 		--include "$tests/perl" --include "$work/normal/test/perl" \
 		--logs "$work/tap/tmp_check/log" test/t/*.pl
