@@ -111,8 +111,8 @@ test_here()
 	PGHOST=/tmp PGUSER=postgres PGDATA=/tmp/data
 	export PGHOST PGUSER PGDATA
 
-	make with_llvm=no PG_CONFIG="$2" COPT="$strict"
-	make with_llvm=no PG_CONFIG="$2" COPT="$strict" install
+	make -s with_llvm=no PG_CONFIG="$2" COPT="$strict" all
+	make -s with_llvm=no PG_CONFIG="$2" COPT="$strict" install
 
 	cat > /tmp/settings.conf <<-EOF
 		listen_addresses = ''
@@ -135,7 +135,7 @@ test_here()
 			{ cat /tmp/server.log; exit 1; }
 		status=0
 		for what in $target; do
-			make with_llvm=no PG_CONFIG="$pg_config" $what || status=1
+			make -s with_llvm=no PG_CONFIG="$pg_config" $what || status=1
 		done
 		if test $status -ne 0; then
 			find . -name regression.diffs -exec cat {} +
