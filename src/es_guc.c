@@ -1,0 +1,51 @@
+/*-------------------------------------------------------------------------
+ * es_guc.c
+ *	  Define the settings event_store.* and hold their variables.
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "es_compat.h"
+#include "es_fault.h"
+#include "es_guc.h"
+
+int			es_max_event_size_kb = 1024;
+int			es_max_batch_size = 10000;
+bool		es_force_sync_commit = true;
+
+/*
+ * Called once per process, from _PG_init.
+ */
+void
+es_guc_init(void)
+{
+	DefineCustomIntVariable("event_store.max_event_size",
+							"Largest size of one event, data and metadata together.",
+							"Measured on the stored jsonb. Store large objects elsewhere and refer to them.",
+							&es_max_event_size_kb,
+							1024,	/* 1 MB */
+							1, 256 * 1024,	/* jsonb itself ends at 256 MB */
+							PGC_SUSET, GUC_UNIT_KB,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("event_store.max_batch_size",
+							"Most events that one append may contain.",
+							NULL,
+							&es_max_batch_size,
+							10000,
+							1, 1000000,
+							PGC_SUSET, 0,
+							NULL, NULL, NULL);
+
+	DefineCustomBoolVariable("event_store.force_sync_commit",
+							 "Makes every append durable before it is acknowledged.",
+							 "Overrules synchronous_commit = off: otherwise a consumer can act on "
+							 "an event that a crash then removes.",
+							 &es_force_sync_commit,
+							 true,
+							 PGC_USERSET, 0,
+							 NULL, NULL, NULL);
+
+	es_fault_init();
+	es_reserve_guc_prefix("event_store");
+}

@@ -1,0 +1,215 @@
+/*-------------------------------------------------------------------------
+ * es_head.c
+ *	  The settled head of the global order, and the marks that make it cheap.
+ *
+ * The head for a snapshot is the highest visible position with nothing
+ * unsettled before it.  To find it one has to walk from a position up to
+ * which everything is known to be settled.  Such knowledge is kept in
+ * event_store.mark: a row with position P says "everything up to P is
+ * settled for whoever sees this row".
+ *
+ * Proof: the transaction that wrote the row found all inserters of positions
+ * up to P finished in a snapshot that it took (or to be itself).  Whoever
+ * sees the row has a snapshot taken after that transaction committed, thus
+ * after those inserters finished.  That holds on a standby (their commit
+ * records come first in the WAL), after a crash, and for a logical
+ * subscriber, which applies transactions in commit order.
+ *
+ * Appenders write a mark each time the order passes a multiple of
+ * ES_MARK_INTERVAL, so the walk is short and its cost spread.
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/indexing.h"
+#include "catalog/pg_subscription_rel.h"
+#include "utils/fmgroids.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "es_compat.h"
+#include "es_errors.h"
+#include "es_head.h"
+#include "es_order.h"
+#include "es_table.h"
+
+/*
+ * An append that finds the marks far behind, because somebody held the order
+ * up for long, walks this many positions at the most.
+ */
+#define ES_MARK_MAX_WALK	(64 * ES_MARK_INTERVAL)
+
+/*
+ * The newest mark visible in the snapshot; 0 if there is none.
+ */
+static int64
+es_mark_newest(const EsStore *store, Snapshot snapshot)
+{
+	Relation	rel = table_open(store->mark, AccessShareLock);
+	Relation	index = index_open(store->mark_by_position, AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	IndexScanDesc desc = es_index_beginscan(rel, index, snapshot, 0);
+	int64		result = 0;
+	bool		isnull;
+
+	index_rescan(desc, NULL, 0, NULL, 0);
+	if (index_getnext_slot(desc, BackwardScanDirection, slot))
+		result = DatumGetInt64(slot_getattr(slot, Anum_es_mark_global_position, &isnull));
+	index_endscan(desc);
+	ExecDropSingleTupleTableSlot(slot);
+	index_close(index, AccessShareLock);
+	table_close(rel, NoLock);
+	return result;
+}
+
+/*
+ * Does a subscription write a table?  *ready tells whether its initial copy
+ * is over, so that changes arrive in commit order.
+ */
+static bool
+es_table_is_subscribed(Oid relid, bool *ready)
+{
+	Relation	rel = table_open(SubscriptionRelRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		found = false;
+
+	ScanKeyInit(&key, Anum_pg_subscription_rel_srrelid, BTEqualStrategyNumber,
+				F_OIDEQ, ObjectIdGetDatum(relid));
+	scan = systable_beginscan(rel, SubscriptionRelSrrelidSrsubidIndexId, true,
+							  NULL, 1, &key);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		found = true;
+		if (((Form_pg_subscription_rel) GETSTRUCT(tuple))->srsubstate != SUBREL_STATE_READY)
+			*ready = false;
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return found;
+}
+
+/*
+ * The position up to which the given snapshot may walk: every lower position
+ * has been inserted physically, or never will be.  0 for an empty store.
+ *
+ * On a logical subscriber rows arrive in commit order and unsettled events
+ * cannot be seen, so the newest mark is the bound there.
+ * Errors: VE005 when a subscriber has no mark (yet).
+ */
+int64
+es_head_bound(Relation event, const EsStore *store, Snapshot snapshot)
+{
+	bool		ready = true;
+	int64		mark;
+
+	/* our own uncommitted events have not passed the barrier yet */
+	es_order_barrier_own();
+
+	if (likely(!es_table_is_subscribed(store->event, &ready)))
+		return es_scan_highest(event, store, snapshot, PG_INT64_MAX);
+
+	mark = 0;
+	if (es_table_is_subscribed(store->mark, &ready) &&
+		es_table_is_subscribed(store->stream, &ready) &&
+		es_table_is_subscribed(store->event_type, &ready) &&
+		ready)
+		mark = es_mark_newest(store, snapshot);
+	if (mark == 0)
+		ereport(ERROR,
+				errcode(ERRCODE_ES_ORDER_UNAVAILABLE),
+				errmsg("the global order is not available on this logical subscriber"),
+				errdetail("Events arrive here in the order of commits, and no mark has arrived yet."),
+				errhint("Publish all tables of schema event_store together, and wait for the initial copy and the next mark."));
+	return mark;
+}
+
+/*
+ * The settled head for a snapshot.
+ *
+ * proven		everything up to here is known to be settled for the snapshot,
+ *				0 = use the newest mark
+ * blocked		result, may be NULL: what holds the head back
+ *
+ * Result: a visible position, 0 when there is none.
+ */
+int64
+es_head_settled(Relation event, const EsStore *store, Snapshot snapshot,
+				int64 proven, EsBlocked *blocked)
+{
+	int64		bound = es_head_bound(event, store, snapshot);
+	int64		head = 0;
+	EsBlocked	stop = {0, InvalidTransactionId};
+
+	if (bound > 0)
+	{
+		EsScan	   *scan;
+
+		if (proven == 0)
+			proven = es_mark_newest(store, snapshot);
+		scan = es_scan_begin(event, store, snapshot, ES_SCAN_VISIBLE,
+							 ForwardScanDirection, proven, bound, NULL, 0,
+							 ES_MARK_INTERVAL);
+		while (es_scan_next(scan))
+			head = es_scan_position(scan);
+		stop = es_scan_blocked(scan);
+		es_scan_end(scan);
+
+		/* nothing since: the last visible event before that */
+		if (head == 0)
+			head = es_scan_highest(event, store, snapshot, Min(proven, bound));
+	}
+	if (blocked != NULL)
+		*blocked = stop;
+	return head;
+}
+
+/*
+ * Write a mark if enough has been settled since the last one.
+ *
+ * Called by an append, outside the insertion lock.  Waits for nobody.
+ */
+void
+es_head_mark(Relation event, const EsStore *store)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	int64		last = es_mark_newest(store, snapshot);
+	int64		mark = last;
+	int64		bound;
+	EsScan	   *scan;
+
+	es_order_barrier_own();
+	bound = es_scan_highest(event, store, snapshot, PG_INT64_MAX);
+	bound = Min(bound, last + ES_MARK_MAX_WALK);
+	if (bound >= last + ES_MARK_INTERVAL)
+	{
+		scan = es_scan_begin(event, store, snapshot, ES_SCAN_SETTLED,
+							 ForwardScanDirection, last, bound, NULL, 0,
+							 ES_MARK_INTERVAL);
+		while (es_scan_next(scan))
+			mark = es_scan_position(scan);
+		if (es_scan_blocked(scan).position == 0)
+			mark = bound;
+		es_scan_end(scan);
+	}
+	UnregisterSnapshot(snapshot);
+
+	if (mark >= last + ES_MARK_INTERVAL)
+	{
+		Relation	rel = table_open(store->mark, RowExclusiveLock);
+		Datum	   *values = palloc0(RelationGetDescr(rel)->natts * sizeof(Datum));
+		bool	   *isnull = palloc(RelationGetDescr(rel)->natts * sizeof(bool));
+
+		memset(isnull, true, RelationGetDescr(rel)->natts);
+		values[Anum_es_mark_global_position - 1] = Int64GetDatum(mark);
+		isnull[Anum_es_mark_global_position - 1] = false;
+		es_table_insert(rel, values, isnull);
+		table_close(rel, NoLock);
+	}
+}

@@ -1,0 +1,19 @@
+/*-------------------------------------------------------------------------
+ * es_head.h
+ *	  The settled head of the global order, and the marks that make it cheap.
+ *-------------------------------------------------------------------------
+ */
+#ifndef ES_HEAD_H
+#define ES_HEAD_H
+
+#include "es_scan.h"
+
+/* positions between two marks, about */
+#define ES_MARK_INTERVAL	1024
+
+extern int64 es_head_bound(Relation event, const EsStore *store, Snapshot snapshot);
+extern int64 es_head_settled(Relation event, const EsStore *store, Snapshot snapshot,
+							 int64 proven, EsBlocked *blocked);
+extern void es_head_mark(Relation event, const EsStore *store);
+
+#endif							/* ES_HEAD_H */

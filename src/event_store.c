@@ -1,0 +1,37 @@
+/*-------------------------------------------------------------------------
+ * event_store.c
+ *	  Entry point of the module.
+ *
+ * Words used throughout:
+ *	  stream		the events of one thing, named {Type}-{id}
+ *	  category		the part of the stream's name before the first '-'
+ *	  version		place of an event in its stream: 1, 2, 3 ... without holes
+ *	  position		place of an event in the global order; ascending, with gaps
+ *	  settled		committed or aborted for the snapshot that looks
+ *	  head			highest position with nothing unsettled before it
+ *	  mark			stored proof that everything up to a position is settled
+ *	  snapshot		(of a stream) its state at a version; a cache
+ *
+ * Everything works without shared_preload_libraries.
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "es_compat.h"
+#include "es_guc.h"
+#include "es_order.h"
+#include "es_store.h"
+#include "es_stream.h"
+
+ES_MODULE_MAGIC;
+
+PGDLLEXPORT void _PG_init(void);
+
+void
+_PG_init(void)
+{
+	es_guc_init();
+	es_order_init();
+	es_store_init();
+	es_stream_init();
+}
