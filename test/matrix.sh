@@ -13,7 +13,7 @@
 # installation nor the chroots, needs no free port, and leaves no process.
 #
 # EVENT_STORE_MATRIX_DIR	where the chroots are (${TMPDIR:-/tmp}/event_store-matrix)
-# EVENT_STORE_MATRIX_TARGET	what to make ("installcheck")
+# EVENT_STORE_MATRIX_TARGET	what to make (installcheck)
 # PG_CONFIG					this machine's PostgreSQL (pg_config)
 #
 # The mirror is the one that this machine's apt uses for Debian.
@@ -134,9 +134,7 @@ test_here()
 		"$bindir/pg_ctl" start -w -l /tmp/server.log >/dev/null ||
 			{ cat /tmp/server.log; exit 1; }
 		status=0
-		for what in $target; do
-			make -s with_llvm=no PG_CONFIG="$pg_config" $what || status=1
-		done
+		make -s with_llvm=no PG_CONFIG="$pg_config" $target || status=1
 		if test $status -ne 0; then
 			find . -name regression.diffs -exec cat {} +
 			echo "--- the last of the server log"
