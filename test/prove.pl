@@ -37,18 +37,20 @@ sub write_tally
 	return;
 }
 
-# The end of each log of a test file: its own and its servers'.
+# The end of each log of a test file: its own, without what went well, and its
+# servers'.
 sub show_logs
 {
 	my ($name) = fileparse(shift, qr/\.[^.]*/);
 
 	for my $file (glob "$logs/regress_log_$name $logs/${name}_*.log")
 	{
-		open my $log, '<', $file or next;
-		my @lines = <$log>;
-		my $first = @lines > 80 ? @lines - 80 : 0;
+		my $most = $file =~ /regress_log/ ? 80 : 20;
 
-		print "--- $file, the last lines\n", @lines[ $first .. $#lines ];
+		open my $log, '<', $file or next;
+		my @lines = grep { !/^(?:\[[\d:.()s]+\] )?ok \d+/ } <$log>;
+		@lines = @lines[ -$most .. -1 ] if @lines > $most;
+		print "--- $file, the last lines\n", @lines;
 	}
 	return;
 }
