@@ -270,6 +270,36 @@ END
 $$;
 
 --
+-- Waiting and status
+--
+
+CREATE FUNCTION @extschema@.es_wait(after_position bigint, timeout interval DEFAULT '30 s') RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_wait';
+COMMENT ON FUNCTION @extschema@.es_wait(bigint, interval) IS
+    'sleeps in the server until the settled head is beyond the position or the time is up; the head';
+
+CREATE FUNCTION event_store.es_head_status(OUT settled_head bigint, OUT last_position bigint,
+        OUT blocking_position bigint, OUT blocking_xid xid)
+    RETURNS record
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'es_head_status';
+COMMENT ON FUNCTION event_store.es_head_status() IS 'the settled head and what holds it back; see view event_store.status';
+REVOKE ALL ON FUNCTION event_store.es_head_status() FROM PUBLIC;
+
+CREATE VIEW event_store.status AS
+    SELECT h.settled_head, h.last_position, h.blocking_position, h.blocking_xid,
+           a.pid AS blocking_pid, p.gid AS blocking_gid,
+           pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) COALESCE(a.xact_start, p.prepared) AS blocking_age,
+           w.pid AS worker_pid
+      FROM event_store.es_head_status() h
+      LEFT JOIN pg_catalog.pg_stat_activity a ON a.backend_xid OPERATOR(pg_catalog.=) h.blocking_xid
+      LEFT JOIN pg_catalog.pg_prepared_xacts p ON p.transaction OPERATOR(pg_catalog.=) h.blocking_xid
+      LEFT JOIN pg_catalog.pg_stat_activity w
+             ON w.backend_type OPERATOR(pg_catalog.=) 'event_store worker'
+            AND w.datname OPERATOR(pg_catalog.=) pg_catalog.current_database();
+COMMENT ON VIEW event_store.status IS
+    'settled head, last position, and the transaction that holds the head back, if any';
+
+--
 -- Snapshots
 --
 
@@ -316,6 +346,8 @@ CREATE FUNCTION event_store.es_role_functions(kind text) RETURNS SETOF regproced
         ('both', '@extschema@.es_read_stream(text, bigint, bigint, boolean)'),
         ('both', '@extschema@.es_stream_version(text)'),
         ('both', '@extschema@.es_head()'),
+        ('both', '@extschema@.es_wait(bigint, interval)'),
+        ('both', 'event_store.es_head_status()'),
         ('both', '@extschema@.es_read_event(uuid)'),
         ('both', '@extschema@.es_envelope(@extschema@.es_event)'),
         ('both', '@extschema@.es_read_snapshot(text, int)'),
@@ -337,7 +369,7 @@ CREATE FUNCTION event_store.es_change_grants(role text, kind text, is_grant bool
 DECLARE
     grantee text;
     action text := CASE WHEN is_grant THEN 'GRANT %s TO %s' ELSE 'REVOKE %s FROM %s' END;
-    tables text := 'event_store.event, event_store.stream, event_store.event_type, event_store.mark, event_store.events';
+    tables text := 'event_store.event, event_store.stream, event_store.event_type, event_store.mark, event_store.events, event_store.status';
     function_name regprocedure;
 BEGIN
     IF role IS NULL OR kind IS NULL THEN
@@ -392,6 +424,7 @@ REVOKE ALL ON FUNCTION @extschema@.es_read_all(bigint, bigint, text[], text[], b
 REVOKE ALL ON FUNCTION @extschema@.es_read_category(text, bigint, bigint, boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION @extschema@.es_stream_version(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION @extschema@.es_head() FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.es_wait(bigint, interval) FROM PUBLIC;
 REVOKE ALL ON FUNCTION @extschema@.es_read_event(uuid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION @extschema@.es_envelope(@extschema@.es_event) FROM PUBLIC;
 REVOKE ALL ON FUNCTION @extschema@.es_snapshot(text, bigint, jsonb, int) FROM PUBLIC;

@@ -42,6 +42,7 @@
 #include "es_store.h"
 #include "es_stream.h"
 #include "es_type.h"
+#include "es_wakeup.h"
 #include "es_write.h"
 
 /* an append on its way */
@@ -354,6 +355,7 @@ es_append_events(const char *function, const char *stream, int stream_len,
 		(events[0].position - 1) / ES_MARK_INTERVAL)
 		es_head_mark(append.event, append.store);
 
+	es_wakeup_after_commit(last_position);
 	table_close(append.event, NoLock);
 	return false;
 }

@@ -103,4 +103,26 @@ es_reserve_guc_prefix(const char *prefix)
 #endif
 }
 
+/* PG 17 gave every process one number, from 0.  Drop with 16. */
+#if PG_VERSION_NUM >= 170000
+#define es_proc_number()		((uint32) MyProcNumber)
+#else
+#define es_proc_number()		((uint32) MyProc->pgprocno)
+#endif
+
+/* PG 17 lets an extension name its wait events.  Drop with 16. */
+static inline uint32
+es_wait_event(void)
+{
+#if PG_VERSION_NUM >= 170000
+	static uint32 event = 0;
+
+	if (event == 0)
+		event = WaitEventExtensionNew("EventStore");
+	return event;
+#else
+	return PG_WAIT_EXTENSION;
+#endif
+}
+
 #endif							/* ES_COMPAT_H */

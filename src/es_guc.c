@@ -8,10 +8,20 @@
 #include "es_compat.h"
 #include "es_fault.h"
 #include "es_guc.h"
+#include "es_wakeup.h"
 
 int			es_max_event_size_kb = 1024;
 int			es_max_batch_size = 10000;
 bool		es_force_sync_commit = true;
+int			es_notify_mode = ES_NOTIFY_WORKER;
+int			es_worker_idle_timeout_ms = 60 * 1000;
+
+static const struct config_enum_entry es_notify_modes[] = {
+	{"off", ES_NOTIFY_OFF, false},
+	{"worker", ES_NOTIFY_WORKER, false},
+	{"transaction", ES_NOTIFY_TRANSACTION, false},
+	{NULL, 0, false}
+};
 
 /*
  * Called once per process, from _PG_init.
@@ -45,6 +55,25 @@ es_guc_init(void)
 							 true,
 							 PGC_USERSET, 0,
 							 NULL, NULL, NULL);
+
+	DefineCustomEnumVariable("event_store.notify",
+							 "How consumers are told of new events.",
+							 "worker: by a background worker after commit. transaction: by NOTIFY in the "
+							 "appending transaction, which makes commits queue up. off: not at all, consumers poll.",
+							 &es_notify_mode,
+							 ES_NOTIFY_WORKER,
+							 es_notify_modes,
+							 PGC_SUSET, 0,
+							 NULL, NULL, NULL);
+
+	DefineCustomIntVariable("event_store.worker_idle_timeout",
+							"Time without new events after which a database's worker ends.",
+							"The next append starts it again.",
+							&es_worker_idle_timeout_ms,
+							60 * 1000,
+							1000, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MS,
+							NULL, NULL, NULL);
 
 	es_fault_init();
 	es_reserve_guc_prefix("event_store");

@@ -26,6 +26,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "catalog/indexing.h"
 #include "catalog/pg_subscription_rel.h"
 #include "utils/fmgroids.h"
@@ -168,6 +169,60 @@ es_head_settled(Relation event, const EsStore *store, Snapshot snapshot,
 	if (blocked != NULL)
 		*blocked = stop;
 	return head;
+}
+
+/*
+ * Is there a position above the settled head that is not settled yet?
+ *
+ * Such a position may become visible, or free the way, without anybody being
+ * told: by an abort or by the end of a prepared transaction.
+ *
+ * blocked		result, may be NULL: that position
+ */
+bool
+es_head_pending(Relation event, const EsStore *store, Snapshot snapshot, int64 head,
+				EsBlocked *blocked)
+{
+	int64		inserted = es_scan_highest_inserted(event, store);
+	bool		pending;
+	EsScan	   *scan;
+
+	if (inserted <= head)
+		return false;
+	scan = es_scan_begin(event, store, snapshot, ES_SCAN_VISIBLE,
+						 ForwardScanDirection, head, inserted, NULL, 0,
+						 ES_MARK_INTERVAL);
+	while (es_scan_next(scan))
+		;
+	pending = es_scan_blocked(scan).position != 0;
+	if (blocked != NULL)
+		*blocked = es_scan_blocked(scan);
+	es_scan_end(scan);
+	return pending;
+}
+
+/*
+ * Refuse a cursor that this store has never reached (VE004): the store was
+ * restored to an earlier state or failed over to a standby that was behind,
+ * and an empty result would hide that events are being missed.
+ *
+ * A standby may just be late, so it does not judge.
+ */
+void
+es_head_check_cursor(Relation event, const EsStore *store, int64 cursor)
+{
+	int64		last;
+
+	if (cursor <= 0 || RecoveryInProgress())
+		return;
+	last = es_scan_highest_inserted(event, store);
+	if (cursor > last)
+		ereport(ERROR,
+				errcode(ERRCODE_ES_AHEAD_OF_HEAD),
+				errmsg("the cursor is ahead of the head"),
+				errdetail("The cursor is at position " INT64_FORMAT ", the last position of this store is " INT64_FORMAT ".",
+						  cursor, last),
+				errhint("The store may have been restored from a backup or failed over. Set the consumer back to a position that it shares with this store."));
 }
 
 /*

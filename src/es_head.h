@@ -14,6 +14,9 @@
 extern int64 es_head_bound(Relation event, const EsStore *store, Snapshot snapshot);
 extern int64 es_head_settled(Relation event, const EsStore *store, Snapshot snapshot,
 							 int64 proven, EsBlocked *blocked);
+extern bool es_head_pending(Relation event, const EsStore *store, Snapshot snapshot,
+							int64 head, EsBlocked *blocked);
+extern void es_head_check_cursor(Relation event, const EsStore *store, int64 cursor);
 extern void es_head_mark(Relation event, const EsStore *store);
 
 #endif							/* ES_HEAD_H */

@@ -182,6 +182,8 @@ es_read_order(FunctionCallInfo fcinfo, int64 after, int64 max_count, bool backwa
 	{
 		after = Max(after, 0);
 		upto = es_head_bound(event, store, snapshot);
+		if (unlikely(after > upto))
+			es_head_check_cursor(event, store, after);
 	}
 
 	/* the list must be younger than the bound: see es_type.c */

@@ -125,6 +125,26 @@ es_scan_highest(Relation event, const EsStore *store, Snapshot snapshot, int64 u
 	return result;
 }
 
+/*
+ * Highest position in the index, whoever inserted it; 0 if none.
+ */
+int64
+es_scan_highest_inserted(Relation event, const EsStore *store)
+{
+	Relation	index = index_open(store->read_index[ES_INDEX_POSITION], AccessShareLock);
+	IndexScanDesc scan = es_index_beginscan(event, index, SnapshotAny, 0);
+	int64		result = 0;
+	bool		isnull;
+
+	scan->xs_want_itup = true;
+	index_rescan(scan, NULL, 0, NULL, 0);
+	if (index_getnext_tid(scan, BackwardScanDirection) != NULL)
+		result = DatumGetInt64(index_getattr(scan->xs_itup, 1, scan->xs_itupdesc, &isnull));
+	index_endscan(scan);
+	index_close(index, AccessShareLock);
+	return result;
+}
+
 static inline bool
 es_scan_forward(EsScan *scan)
 {

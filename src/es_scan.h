@@ -32,6 +32,7 @@ typedef struct EsBlocked
 
 extern int64 es_scan_highest(Relation event, const EsStore *store,
 							 Snapshot snapshot, int64 upto);
+extern int64 es_scan_highest_inserted(Relation event, const EsStore *store);
 extern EsScan *es_scan_begin(Relation event, const EsStore *store,
 							 Snapshot snapshot, EsScanMode mode,
 							 ScanDirection direction, int64 after, int64 upto,

@@ -40,6 +40,7 @@
 #include "es_errors.h"
 #include "es_fault.h"
 #include "es_order.h"
+#include "es_scan.h"
 #include "es_stream.h"
 #include "es_table.h"
 #include "es_write.h"
@@ -53,26 +54,6 @@
 
 /* the sequence that this session has found in order */
 static Oid	es_checked_seq = InvalidOid;
-
-/*
- * Highest position in the index, whoever inserted it; 0 if none.
- */
-static int64
-es_highest_inserted(Relation event, const EsStore *store)
-{
-	Relation	index = index_open(store->read_index[ES_INDEX_POSITION], AccessShareLock);
-	IndexScanDesc scan = es_index_beginscan(event, index, SnapshotAny, 0);
-	int64		result = 0;
-	bool		isnull;
-
-	scan->xs_want_itup = true;
-	index_rescan(scan, NULL, 0, NULL, 0);
-	if (index_getnext_tid(scan, BackwardScanDirection) != NULL)
-		result = DatumGetInt64(index_getattr(scan->xs_itup, 1, scan->xs_itupdesc, &isnull));
-	index_endscan(scan);
-	index_close(index, AccessShareLock);
-	return result;
-}
 
 static int64
 es_sequence_last(Oid seq)
@@ -104,13 +85,13 @@ es_repair_sequence(Relation event, const EsStore *store)
 	SetUserIdAndSecContext(event->rd_rel->relowner,
 						   context | SECURITY_LOCAL_USERID_CHANGE);
 
-	highest = es_highest_inserted(event, store);
+	highest = es_scan_highest_inserted(event, store);
 	if (es_sequence_last(store->position_seq) < highest)
 	{
 		SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, store->position_seq, 0,
 							 ES_LOCK_CLASS_SEQUENCE);
 		(void) LockAcquire(&tag, ExclusiveLock, false, false);
-		highest = es_highest_inserted(event, store);
+		highest = es_scan_highest_inserted(event, store);
 		last = es_sequence_last(store->position_seq);
 		if (last < highest)
 		{

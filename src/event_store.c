@@ -22,6 +22,8 @@
 #include "es_order.h"
 #include "es_store.h"
 #include "es_stream.h"
+#include "es_wakeup.h"
+#include "es_worker.h"
 
 ES_MODULE_MAGIC;
 
@@ -34,4 +36,6 @@ _PG_init(void)
 	es_order_init();
 	es_store_init();
 	es_stream_init();
+	es_wakeup_init();
+	es_worker_init();
 }

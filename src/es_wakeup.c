@@ -1,0 +1,431 @@
+/*-------------------------------------------------------------------------
+ * es_wakeup.c
+ *	  Wake consumers after commit, outside the commit.
+ *
+ * NOTIFY inside an appending transaction would take a lock of the whole
+ * server until after its fsync and end group commit.  So an appender only
+ * sets the latch of its database's worker (es_worker.c) once its transaction
+ * has become visible.  The worker finds the settled head, publishes it here,
+ * wakes the sessions that sleep in es_wait and the like, and sends one
+ * coalesced NOTIFY.
+ *
+ * Shared memory: one entry for each database, taken at first use and kept
+ * while the server runs.  dboid is set under AddinShmemInitLock and then
+ * constant; worker, head and attempted_at are atomics, written by the worker
+ * (attempted_at: by whoever tries to start it).  A latch that is set for a
+ * process that took over a dead worker's slot wakes it for nothing, no more.
+ * When there is no entry left, or no room for the table, waiters poll: all of
+ * this is about latency, nothing here is needed to be correct.
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "commands/async.h"
+#include "postmaster/bgworker.h"
+#include "storage/condition_variable.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/lock.h"
+#include "storage/shmem.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "es_compat.h"
+#include "es_guc.h"
+#include "es_head.h"
+#include "es_store.h"
+#include "es_wakeup.h"
+
+#define ES_WAKEUP_DATABASES		64
+
+/* fourth field of the advisory lock tag that a database's worker holds */
+#define ES_LOCK_CLASS_WORKER	6
+
+/* pause between two attempts to start the worker */
+#define ES_WORKER_RETRY_MS		2000
+
+/* how often waiters look for themselves, without and with a worker */
+#define ES_POLL_MS				20
+#define ES_FALLBACK_MS			5000
+
+typedef struct EsWakeupEntry
+{
+	Oid			dboid;			/* InvalidOid = free */
+	pg_atomic_uint32 worker;	/* PGPROC number of the worker + 1; 0 = none */
+	pg_atomic_uint64 head;		/* settled head that the worker saw last */
+	pg_atomic_uint64 attempted_at;	/* last attempt to start the worker */
+	ConditionVariable settled;	/* broadcast when head has moved */
+} EsWakeupEntry;
+
+typedef struct EsWakeupShared
+{
+	EsWakeupEntry entries[ES_WAKEUP_DATABASES];
+} EsWakeupShared;
+
+static EsWakeupShared *es_wakeup_shared = NULL;
+static EsWakeupEntry *es_wakeup_entry = NULL;
+static bool es_wakeup_tried = false;
+
+/* whether this transaction has appended */
+static bool es_wakeup_pending = false;
+
+static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
+#ifdef ES_HAVE_SHMEM_REQUEST_HOOK
+static shmem_request_hook_type prev_shmem_request_hook = NULL;
+#endif
+
+static void
+es_wakeup_request(void)
+{
+#ifdef ES_HAVE_SHMEM_REQUEST_HOOK
+	if (prev_shmem_request_hook)
+		prev_shmem_request_hook();
+#endif
+	RequestAddinShmemSpace(sizeof(EsWakeupShared) + PG_CACHE_LINE_SIZE);
+}
+
+static void
+es_wakeup_create(void)
+{
+	bool		found;
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	es_wakeup_shared = ShmemInitStruct("event_store wake-ups",
+									   sizeof(EsWakeupShared), &found);
+	if (!found)
+	{
+		for (int i = 0; i < ES_WAKEUP_DATABASES; i++)
+		{
+			EsWakeupEntry *entry = &es_wakeup_shared->entries[i];
+
+			entry->dboid = InvalidOid;
+			pg_atomic_init_u32(&entry->worker, 0);
+			pg_atomic_init_u64(&entry->head, 0);
+			pg_atomic_init_u64(&entry->attempted_at, 0);
+			ConditionVariableInit(&entry->settled);
+		}
+	}
+	LWLockRelease(AddinShmemInitLock);
+}
+
+static void
+es_wakeup_startup(void)
+{
+	if (prev_shmem_startup_hook)
+		prev_shmem_startup_hook();
+	es_wakeup_create();
+}
+
+/*
+ * This database's entry; NULL when there is none to be had.
+ */
+static EsWakeupEntry *
+es_wakeup_get(void)
+{
+	if (likely(es_wakeup_entry != NULL) || es_wakeup_tried)
+		return es_wakeup_entry;
+
+	es_wakeup_tried = true;
+	if (es_wakeup_shared == NULL)
+	{
+		MemoryContext context = CurrentMemoryContext;
+
+		PG_TRY();
+		{
+			es_wakeup_create();
+		}
+		PG_CATCH();
+		{
+			/* out of shared memory, the only error here: do without */
+			MemoryContextSwitchTo(context);
+			FlushErrorState();
+			LWLockRelease(AddinShmemInitLock);
+			es_wakeup_shared = NULL;
+		}
+		PG_END_TRY();
+		if (es_wakeup_shared == NULL)
+			return NULL;
+	}
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	for (int i = 0; i < ES_WAKEUP_DATABASES; i++)
+	{
+		EsWakeupEntry *entry = &es_wakeup_shared->entries[i];
+
+		if (!OidIsValid(entry->dboid))
+			entry->dboid = MyDatabaseId;
+		if (entry->dboid == MyDatabaseId)
+		{
+			es_wakeup_entry = entry;
+			break;
+		}
+	}
+	LWLockRelease(AddinShmemInitLock);
+	return es_wakeup_entry;
+}
+
+/*
+ * Start the database's worker unless it runs.
+ *
+ * Nothing that goes wrong here matters to the caller: a later call tries
+ * again.
+ */
+void
+es_worker_ensure(void)
+{
+	EsWakeupEntry *entry;
+	BackgroundWorker worker;
+	uint64		now;
+	uint64		attempted_at;
+
+	if (es_notify_mode != ES_NOTIFY_WORKER || RecoveryInProgress() || IsBinaryUpgrade ||
+		!IsUnderPostmaster)
+		return;
+	entry = es_wakeup_get();
+	if (entry == NULL || likely(pg_atomic_read_u32(&entry->worker) != 0))
+		return;
+
+	now = (uint64) GetCurrentTimestamp();
+	attempted_at = pg_atomic_read_u64(&entry->attempted_at);
+	if (now - attempted_at < ES_WORKER_RETRY_MS * UINT64CONST(1000) ||
+		!pg_atomic_compare_exchange_u64(&entry->attempted_at, &attempted_at, now))
+		return;
+
+	memset(&worker, 0, sizeof(worker));
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;	/* the next call starts it */
+	worker.bgw_main_arg = ObjectIdGetDatum(MyDatabaseId);
+	strlcpy(worker.bgw_library_name, "event_store", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "es_worker_main", BGW_MAXLEN);
+	snprintf(worker.bgw_name, BGW_MAXLEN, "event_store worker for database %u", MyDatabaseId);
+	strlcpy(worker.bgw_type, "event_store worker", BGW_MAXLEN);
+	(void) RegisterDynamicBackgroundWorker(&worker, NULL);
+}
+
+/*
+ * Called by an append: tell the world once its transaction has committed.
+ *
+ * position		the highest appended one
+ */
+void
+es_wakeup_after_commit(int64 position)
+{
+	if (es_notify_mode == ES_NOTIFY_WORKER)
+	{
+		es_worker_ensure();
+		es_wakeup_pending = true;
+	}
+	else if (es_notify_mode == ES_NOTIFY_TRANSACTION)
+	{
+		char		payload[32];
+
+		snprintf(payload, sizeof(payload), INT64_FORMAT, position);
+		Async_Notify("event_store", payload);
+	}
+}
+
+static void
+es_wakeup_xact_callback(XactEvent event, void *arg)
+{
+	uint32		worker;
+
+	switch (event)
+	{
+		case XACT_EVENT_COMMIT:
+			if (!es_wakeup_pending)
+				return;
+			es_wakeup_pending = false;
+			worker = es_wakeup_entry == NULL ? 0 :
+				pg_atomic_read_u32(&es_wakeup_entry->worker);
+			if (worker != 0)
+				SetLatch(&GetPGProcByNumber(worker - 1)->procLatch);
+			break;
+
+			/*
+			 * An abort too can settle a position that held others back.  The
+			 * worker looks often enough while something does.
+			 */
+		case XACT_EVENT_ABORT:
+		case XACT_EVENT_PREPARE:
+			es_wakeup_pending = false;
+			break;
+		default:
+			break;
+	}
+}
+
+/*
+ * Get ready to sleep until the next broadcast.  Call, look whether there is
+ * something to do, then sleep: a broadcast in between is not lost.
+ */
+void
+es_wakeup_prepare(void)
+{
+	EsWakeupEntry *entry = es_wakeup_get();
+
+	if (entry != NULL)
+		ConditionVariablePrepareToSleep(&entry->settled);
+}
+
+/*
+ * Sleep until the next broadcast, at most max_ms.  Obeys interrupts.
+ *
+ * Result: false when the time was up.
+ */
+bool
+es_wakeup_sleep(long max_ms)
+{
+	EsWakeupEntry *entry = es_wakeup_get();
+
+	if (entry != NULL)
+		return !ConditionVariableTimedSleep(&entry->settled, max_ms, es_wait_event());
+
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 Min(max_ms, ES_POLL_MS), es_wait_event());
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+	return false;
+}
+
+void
+es_wakeup_cancel(void)
+{
+	ConditionVariableCancelSleep();
+}
+
+/*
+ * Wake everybody who sleeps in this database.
+ */
+void
+es_wakeup_broadcast(void)
+{
+	EsWakeupEntry *entry = es_wakeup_get();
+
+	if (entry != NULL)
+		ConditionVariableBroadcast(&entry->settled);
+}
+
+/*
+ * The settled head as of now, whatever the transaction's snapshot.
+ */
+static int64
+es_wakeup_current_head(void)
+{
+	const EsStore *store;
+	Relation	event = es_store_open_event(&store, AccessShareLock);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	int64		head = es_head_settled(event, store, snapshot, 0, NULL);
+
+	UnregisterSnapshot(snapshot);
+	table_close(event, AccessShareLock);
+	return head;
+}
+
+/*
+ * Sleep until the settled head is beyond a position.
+ *
+ * after		the position
+ * deadline		when to give up
+ *
+ * Result: the head, at the deadline maybe not beyond the position.
+ * Errors: those of an interrupt; VE005.
+ */
+int64
+es_wakeup_await(int64 after, TimestampTz deadline)
+{
+	EsWakeupEntry *entry = es_wakeup_get();
+	int64		head = es_wakeup_current_head();
+	bool		signalled = true;
+
+	while (head <= after)
+	{
+		long		remaining = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+		bool		has_worker;
+
+		if (remaining <= 0)
+			break;
+		es_worker_ensure();
+		es_wakeup_prepare();
+		has_worker = entry != NULL && pg_atomic_read_u32(&entry->worker) != 0;
+
+		/* what the worker has seen settled, every later snapshot sees */
+		if (has_worker)
+			head = (int64) pg_atomic_read_u64(&entry->head);
+		if (head > after)
+			break;
+		if (!signalled || !has_worker)
+		{
+			head = es_wakeup_current_head();
+			if (head > after)
+				break;
+		}
+		signalled = es_wakeup_sleep(Min(remaining, has_worker ? ES_FALLBACK_MS : ES_POLL_MS));
+	}
+	es_wakeup_cancel();
+	return head;
+}
+
+static void
+es_wakeup_release(int code, Datum arg)
+{
+	if (es_wakeup_entry != NULL)
+		pg_atomic_write_u32(&es_wakeup_entry->worker, 0);
+}
+
+/*
+ * Become this database's worker.
+ *
+ * Result: false if there is one already.
+ */
+bool
+es_wakeup_claim(void)
+{
+	EsWakeupEntry *entry = es_wakeup_get();
+	LOCKTAG		tag;
+
+	if (entry == NULL)
+		return false;
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, 0, ES_LOCK_CLASS_WORKER);
+	if (LockAcquire(&tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
+		return false;
+	before_shmem_exit(es_wakeup_release, (Datum) 0);
+	pg_atomic_write_u32(&entry->worker, es_proc_number() + 1);
+	return true;
+}
+
+/*
+ * Tell everybody the settled head.
+ */
+void
+es_wakeup_publish(int64 head)
+{
+	if ((int64) pg_atomic_read_u64(&es_wakeup_entry->head) < head)
+		pg_atomic_write_u64(&es_wakeup_entry->head, (uint64) head);
+	es_wakeup_broadcast();
+}
+
+/*
+ * Called once per process, from _PG_init.
+ */
+void
+es_wakeup_init(void)
+{
+	RegisterXactCallback(es_wakeup_xact_callback, NULL);
+
+	if (!process_shared_preload_libraries_in_progress)
+		return;
+
+#ifdef ES_HAVE_SHMEM_REQUEST_HOOK
+	prev_shmem_request_hook = shmem_request_hook;
+	shmem_request_hook = es_wakeup_request;
+#else
+	es_wakeup_request();
+#endif
+	prev_shmem_startup_hook = shmem_startup_hook;
+	shmem_startup_hook = es_wakeup_startup;
+}

@@ -1,0 +1,269 @@
+/*-------------------------------------------------------------------------
+ * es_worker.c
+ *	  The worker of a database, and the launcher that starts them.
+ *
+ * Each database that uses the store has one worker.  An append's latch wakes
+ * it; it finds the settled head, publishes it (es_wakeup.c), sends one NOTIFY
+ * for all commits since the last, and sees to it that projections have
+ * workers of their own.  While something unsettled holds the order back it
+ * looks again every ES_BLOCKED_MS, because an abort, or the end of a prepared
+ * transaction, tells nobody.
+ *
+ * It starts when it is first needed, by es_worker_ensure().  With
+ * shared_preload_libraries the launcher also starts it with the server, in
+ * every database that has the extension.  It ends by itself when the
+ * extension is gone or nothing has happened for a while, so that it does not
+ * stand in the way of DROP DATABASE for long; the next append starts it again.
+ *
+ * It runs as the bootstrap superuser and executes no user code.
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_database.h"
+#include "commands/async.h"
+#include "commands/extension.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "tcop/tcopprot.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "es_compat.h"
+#include "es_guc.h"
+#include "es_head.h"
+#include "es_store.h"
+#include "es_wakeup.h"
+#include "es_worker.h"
+
+/* next look while something holds the order back */
+#define ES_BLOCKED_MS	100
+
+/* next look at projections and settings without being woken */
+#define ES_IDLE_MS		1000
+
+/* restart of the launcher after a crash, s */
+#define ES_LAUNCHER_RESTART_S	5
+
+PGDLLEXPORT void es_worker_main(Datum main_arg);
+PGDLLEXPORT void es_launcher_main(Datum main_arg);
+
+/*
+ * Look once: publish the settled head and tell about it.
+ *
+ * head			in: published last; out: now
+ *
+ * Result: ms until the next look if nobody wakes us, -1 = the extension is
+ * not there.
+ */
+static long
+es_worker_round(int64 *head)
+{
+	const EsStore *store;
+	Relation	event;
+	int64		now;
+	bool		pending;
+
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	if (!OidIsValid(get_extension_oid("event_store", true)))
+	{
+		PopActiveSnapshot();
+		CommitTransactionCommand();
+		return -1;
+	}
+
+	event = es_store_open_event(&store, AccessShareLock);
+	now = es_head_settled(event, store, GetActiveSnapshot(), *head, NULL);
+	pending = es_head_pending(event, store, GetActiveSnapshot(), now, NULL);
+	table_close(event, AccessShareLock);
+	if (now > *head && es_notify_mode == ES_NOTIFY_WORKER)
+	{
+		char		payload[32];
+
+		snprintf(payload, sizeof(payload), INT64_FORMAT, now);
+		Async_Notify("event_store", payload);
+	}
+	PopActiveSnapshot();
+
+	/* those who sleep need no NOTIFY, so they need not wait for it */
+	if (now > *head)
+		es_wakeup_publish(now);
+	CommitTransactionCommand();
+	*head = Max(*head, now);
+	return pending ? ES_BLOCKED_MS : ES_IDLE_MS;
+}
+
+/*
+ * Main function of a database's worker.
+ */
+void
+es_worker_main(Datum main_arg)
+{
+	int64		head = 0;
+	TimestampTz busy_at;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(main_arg), InvalidOid, 0);
+
+	/* losing a notification in a crash is harmless, waiting for disk is not */
+	SetConfigOption("synchronous_commit", "off", PGC_USERSET, PGC_S_OVERRIDE);
+
+	if (!es_wakeup_claim())
+		proc_exit(0);
+
+	busy_at = GetCurrentTimestamp();
+	for (;;)
+	{
+		int64		before = head;
+		long		timeout;
+
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+
+		pgstat_report_activity(STATE_RUNNING, "event_store: looking for the settled head");
+		timeout = es_worker_round(&head);
+		pgstat_report_stat(false);
+		pgstat_report_activity(STATE_IDLE, NULL);
+		if (timeout < 0)
+			proc_exit(0);
+
+		if (head != before || timeout == ES_BLOCKED_MS)
+			busy_at = GetCurrentTimestamp();
+		else if (TimestampDifferenceExceeds(busy_at, GetCurrentTimestamp(),
+											es_worker_idle_timeout_ms))
+			proc_exit(0);
+
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 timeout, es_wait_event());
+		ResetLatch(MyLatch);
+	}
+}
+
+/*
+ * Start a worker in one database.  Waits until it has started, so that the
+ * launcher uses one slot beyond its own at a time.
+ */
+static void
+es_launcher_start(Oid database)
+{
+	BackgroundWorker worker;
+	BackgroundWorkerHandle *handle;
+	pid_t		pid;
+
+	memset(&worker, 0, sizeof(worker));
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	worker.bgw_main_arg = ObjectIdGetDatum(database);
+	worker.bgw_notify_pid = MyProcPid;
+	strlcpy(worker.bgw_library_name, "event_store", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "es_worker_main", BGW_MAXLEN);
+	snprintf(worker.bgw_name, BGW_MAXLEN, "event_store worker for database %u", database);
+	strlcpy(worker.bgw_type, "event_store worker", BGW_MAXLEN);
+	if (!RegisterDynamicBackgroundWorker(&worker, &handle))
+	{
+		ereport(LOG,
+				errmsg("could not start the event store's worker for database %u", database),
+				errhint("Raise \"max_worker_processes\"; the next append tries again."));
+		return;
+	}
+	(void) WaitForBackgroundWorkerStartup(handle, &pid);
+	pfree(handle);
+}
+
+/*
+ * Main function of the launcher: start a worker in every database at server
+ * start.  It stays, connected to no database, so that the postmaster starts
+ * it again after a crash.
+ */
+void
+es_launcher_main(Datum main_arg)
+{
+	List	   *databases = NIL;
+	ListCell   *lc;
+	Relation	rel;
+	TableScanDesc scan;
+	HeapTuple	tuple;
+	MemoryContext context = CurrentMemoryContext;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+
+	StartTransactionCommand();
+	(void) GetTransactionSnapshot();
+	rel = table_open(DatabaseRelationId, AccessShareLock);
+	scan = table_beginscan_catalog(rel, 0, NULL);
+	while (HeapTupleIsValid(tuple = heap_getnext(scan, ForwardScanDirection)))
+	{
+		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
+
+		if (database->datallowconn && !database->datistemplate)
+		{
+			MemoryContext old_context = MemoryContextSwitchTo(context);
+
+			databases = lappend_oid(databases, database->oid);
+			MemoryContextSwitchTo(old_context);
+		}
+	}
+	table_endscan(scan);
+	table_close(rel, AccessShareLock);
+	CommitTransactionCommand();
+
+	foreach(lc, databases)
+	{
+		CHECK_FOR_INTERRUPTS();
+		es_launcher_start(lfirst_oid(lc));
+	}
+
+	pgstat_report_activity(STATE_IDLE, NULL);
+	for (;;)
+	{
+		CHECK_FOR_INTERRUPTS();
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH, -1, es_wait_event());
+		ResetLatch(MyLatch);
+	}
+}
+
+/*
+ * Called once per process, from _PG_init: register the launcher.
+ */
+void
+es_worker_init(void)
+{
+	BackgroundWorker worker;
+
+	if (!process_shared_preload_libraries_in_progress || IsBinaryUpgrade)
+		return;
+
+	memset(&worker, 0, sizeof(worker));
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = ES_LAUNCHER_RESTART_S;
+	strlcpy(worker.bgw_library_name, "event_store", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "es_launcher_main", BGW_MAXLEN);
+	strlcpy(worker.bgw_name, "event_store launcher", BGW_MAXLEN);
+	strlcpy(worker.bgw_type, "event_store launcher", BGW_MAXLEN);
+	RegisterBackgroundWorker(&worker);
+}

@@ -1,0 +1,11 @@
+/*-------------------------------------------------------------------------
+ * es_worker.h
+ *	  The worker of a database, and the launcher that starts them.
+ *-------------------------------------------------------------------------
+ */
+#ifndef ES_WORKER_H
+#define ES_WORKER_H
+
+extern void es_worker_init(void);
+
+#endif							/* ES_WORKER_H */
