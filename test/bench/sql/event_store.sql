@@ -8,9 +8,9 @@ DO $$
 DECLARE
 	last_event bigint := (SELECT c.last_event FROM bench.config c);
 BEGIN
-	FOR first IN 0 .. last_event BY 1000 LOOP
+	FOR begins IN 0 .. last_event BY 1000 LOOP
 		PERFORM es_append(e.stream_id, es_any(), e.event_type, e.data, e.metadata)
-		FROM bench.events(first, least(first + 999, last_event)) AS e;
+		FROM bench.events(begins, least(begins + 999, last_event)) AS e;
 		COMMIT;
 	END LOOP;
 END
