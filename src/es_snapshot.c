@@ -119,6 +119,20 @@ es_snapshot_find(Relation rel, const EsStore *store, int64 stream_no,
 }
 
 /*
+ * Argument "schema_version" of the functions that read: NULL = 0 = any.
+ */
+static int32
+es_arg_any_schema_version(FunctionCallInfo fcinfo, int n)
+{
+	if (PG_ARGISNULL(n))
+		return 0;
+	if (PG_GETARG_INT32(n) < 1)
+		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, "schema_version", 0,
+					 "It must be at least 1, not %d.", PG_GETARG_INT32(n));
+	return PG_GETARG_INT32(n);
+}
+
+/*
  * May the current user see snapshots at all?
  */
 bool
@@ -184,7 +198,7 @@ es_read_snapshot(PG_FUNCTION_ARGS)
 	TupleTableSlot *slot;
 	int			len;
 	const char *stream = es_arg_name(fcinfo, 0, "stream_id", &len);
-	int32		schema_version = PG_ARGISNULL(1) ? 0 : PG_GETARG_INT32(1);
+	int32		schema_version = es_arg_any_schema_version(fcinfo, 1);
 	int64		stream_no;
 	Datum		result = (Datum) 0;
 
@@ -253,7 +267,7 @@ es_load(PG_FUNCTION_ARGS)
 	EsEventArray array;
 	int			len;
 	const char *stream = es_arg_name(fcinfo, 0, "stream_id", &len);
-	int32		schema_version = PG_ARGISNULL(1) ? 0 : PG_GETARG_INT32(1);
+	int32		schema_version = es_arg_any_schema_version(fcinfo, 1);
 	int64		stream_no;
 	Oid			element;
 	Datum		values[4];
