@@ -1,0 +1,255 @@
+-- Who may do what: nothing for PUBLIC, and what es_grant gives and es_revoke takes
+\set SHOW_CONTEXT never
+
+SET client_min_messages = warning;
+DROP ROLE IF EXISTS regress_es_none, regress_es_reader, regress_es_writer, regress_es_admin, regress_es_tenant, "regress es ""odd""";
+RESET client_min_messages;
+CREATE ROLE regress_es_none;
+CREATE ROLE regress_es_reader;
+CREATE ROLE regress_es_writer;
+CREATE ROLE regress_es_admin;
+
+SELECT version FROM es_append('Priv-1', 0, 'A', '{}', '{"tenant": "a"}', '00000000-0000-4000-8000-0000009b0001');
+SELECT version FROM es_append('Priv-1', 1, 'B', '{}', '{"tenant": "b"}', '00000000-0000-4000-8000-0000009b0002');
+SELECT version FROM es_append('Priv-1', 2, 'C', '{}', '{"tenant": "a"}', '00000000-0000-4000-8000-0000009b0003');
+SELECT es_snapshot('Priv-1', 1, '{}');
+
+CREATE FUNCTION pg_temp.try(statement text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE statement;
+    RAISE EXCEPTION USING ERRCODE = 'ZZ999';
+EXCEPTION
+    WHEN SQLSTATE 'ZZ999' THEN RETURN 'ok';
+    WHEN OTHERS THEN RETURN sqlstate;
+END
+$$;
+CREATE FUNCTION pg_temp.error(statement text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    detail text;
+BEGIN
+    EXECUTE statement;
+    RETURN 'no error';
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
+    RETURN concat_ws(' / ', sqlstate || ': ' || sqlerrm, nullif(detail, ''));
+END
+$$;
+
+-- the result of every call for a role; what it writes is undone
+CREATE TEMP TABLE call (n serial, sql text);
+INSERT INTO call (sql) VALUES
+    ($$SELECT es_append('Priv-1', es_any(), 'T', '{}')$$),
+    ($$SELECT es_append_batch('Priv-1', -1, '{T}', '{1}')$$),
+    ($$SELECT es_append('Priv-1', -1, '{"event_type": "T", "data": 1}')$$),
+    ($$SELECT es_snapshot('Priv-1', 2, '{}')$$),
+    ($$SELECT es_any()$$),
+    ($$SELECT es_exists()$$),
+    ($$SELECT es_read_stream('Priv-1')$$),
+    ($$SELECT es_stream_version('Priv-1')$$),
+    ($$SELECT es_head()$$),
+    ($$SELECT es_wait(0, '0 s')$$),
+    ($$SELECT es_read_event('00000000-0000-4000-8000-0000009b0001')$$),
+    ($$SELECT es_envelope(ROW(1, 'S', 1, '00000000-0000-4000-8000-0000009b0001', 'T', 1, '{}', '{}', now())::es_event)$$),
+    ($$SELECT es_read_snapshot('Priv-1')$$),
+    ($$SELECT es_load('Priv-1')$$),
+    ($$SELECT es_read_all(0)$$),
+    ($$SELECT es_read_category('Priv')$$),
+    ($$SELECT es_grant('regress_es_none', 'reader')$$),
+    ($$SELECT es_revoke('regress_es_none', 'reader')$$),
+    ($$SELECT event_store.es_change_grants('regress_es_none', 'reader', true)$$),
+    ($$SELECT event_store.es_role_functions('reader')$$),
+    ($$SELECT FROM event_store.events$$),
+    ($$SELECT FROM event_store.status$$),
+    ($$SELECT FROM event_store.event$$),
+    ($$SELECT FROM event_store.stream$$),
+    ($$SELECT FROM event_store.event_type$$),
+    ($$SELECT FROM event_store.mark$$),
+    ($$SELECT FROM event_store.snapshot$$),
+    ($$INSERT INTO event_store.event SELECT * FROM event_store.event WHERE false$$),
+    ($$INSERT INTO event_store.mark VALUES (1)$$),
+    ($$UPDATE event_store.event SET version = 1 WHERE false$$),
+    ($$DELETE FROM event_store.event WHERE false$$),
+    ($$TRUNCATE event_store.event$$),
+    ($$DELETE FROM event_store.snapshot WHERE false$$),
+    ($$SELECT nextval('event_store.event_global_position_seq')$$),
+    ($$SELECT setval('event_store.event_global_position_seq', 1)$$),
+    ($$SET LOCAL event_store.max_event_size = '1MB'$$),
+    ($$SET LOCAL event_store.max_batch_size = 10$$),
+    ($$SET LOCAL event_store.notify = off$$),
+    ($$SET LOCAL event_store.force_sync_commit = off$$);
+CREATE TEMP TABLE result (role text, n int, result text);
+GRANT SELECT ON call TO PUBLIC;
+GRANT INSERT ON result TO PUBLIC;
+
+SELECT es_grant('regress_es_reader', 'reader');
+SELECT es_grant('regress_es_writer', 'writer');
+SELECT es_grant('regress_es_admin', 'admin');
+
+SET ROLE regress_es_none;
+INSERT INTO result SELECT 'none', n, pg_temp.try(sql) FROM call;
+SET ROLE regress_es_reader;
+INSERT INTO result SELECT 'reader', n, pg_temp.try(sql) FROM call;
+SET ROLE regress_es_writer;
+INSERT INTO result SELECT 'writer', n, pg_temp.try(sql) FROM call;
+SET ROLE regress_es_admin;
+INSERT INTO result SELECT 'admin', n, pg_temp.try(sql) FROM call;
+RESET ROLE;
+SELECT c.sql, max(result) FILTER (WHERE role = 'none') AS none, max(result) FILTER (WHERE role = 'reader') AS reader,
+       max(result) FILTER (WHERE role = 'writer') AS writer, max(result) FILTER (WHERE role = 'admin') AS admin
+  FROM call AS c JOIN result USING (n) GROUP BY n, c.sql ORDER BY n;
+
+-- what the messages say
+SET ROLE regress_es_reader;
+SELECT * FROM es_append('Priv-1', es_any(), 'T', '{}');
+SELECT * FROM es_append_batch('Priv-1', es_any(), '{T}', '{1}');
+SELECT es_snapshot('Priv-1', 1, '{}');
+UPDATE event_store.event SET version = 0;
+SELECT es_grant('regress_es_reader', 'writer');
+SET event_store.max_event_size = '2MB';
+SET ROLE regress_es_writer;
+SELECT version FROM es_read_all(0);
+SELECT count(*) FROM event_store.events;
+SELECT version, cardinality(events) FROM es_load('Priv-1', 1);
+RESET ROLE;
+
+--
+-- Nothing for PUBLIC, whatever the extension consists of
+--
+
+SELECT p.oid::regprocedure AS function_for_public
+  FROM pg_proc AS p JOIN pg_depend AS d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+  JOIN pg_extension AS x ON x.oid = d.refobjid AND d.refclassid = 'pg_extension'::regclass
+ WHERE x.extname = 'event_store' AND (p.proacl IS NULL OR EXISTS (SELECT FROM aclexplode(p.proacl) AS a WHERE a.grantee = 0));
+SELECT c.oid::regclass AS relation_for_public
+  FROM pg_class AS c WHERE c.relnamespace = 'event_store'::regnamespace
+   AND EXISTS (SELECT FROM aclexplode(c.relacl) AS a WHERE a.grantee = 0);
+SELECT nspname AS schema_for_public FROM pg_namespace
+ WHERE nspname = 'event_store' AND (nspacl IS NULL OR EXISTS (SELECT FROM aclexplode(nspacl) AS a WHERE a.grantee = 0));
+
+--
+-- es_grant and es_revoke
+--
+
+SELECT pg_temp.error($$SELECT es_grant('regress_es_nobody', 'reader')$$);
+SELECT pg_temp.error($$SELECT es_grant('public', 'reader')$$);
+SELECT pg_temp.error($$SELECT es_grant('regress_es_none', 'owner')$$);
+SELECT pg_temp.error($$SELECT es_grant('regress_es_none', 'Reader')$$);
+SELECT pg_temp.error($$SELECT es_grant('regress_es_none', '')$$);
+SELECT pg_temp.error($$SELECT es_grant(NULL, 'reader')$$);
+SELECT pg_temp.error($$SELECT es_grant('regress_es_none', NULL)$$);
+SELECT pg_temp.error($$SELECT es_grant('regress_es_none; DROP TABLE call', 'reader')$$);
+SELECT pg_temp.error($$SELECT es_revoke('regress_es_nobody', 'reader')$$);
+SELECT pg_temp.error($$SELECT es_revoke('regress_es_none', 'owner')$$);
+SELECT pg_temp.error($$SELECT es_revoke(NULL, 'reader')$$);
+SELECT pg_temp.error($$SELECT es_revoke('regress_es_none', NULL)$$);
+-- what was never granted can be revoked, what is granted twice is granted once
+SELECT es_revoke('regress_es_none', 'admin');
+SELECT es_grant('regress_es_reader', 'reader');
+-- an odd name
+CREATE ROLE "regress es ""odd""";
+SELECT es_grant('regress es "odd"', 'reader');
+SET ROLE "regress es ""odd""";
+SELECT count(*) FROM es_read_stream('Priv-1');
+RESET ROLE;
+SELECT es_revoke('regress es "odd"', 'reader');
+DROP ROLE "regress es ""odd""";
+-- membership works as with any privilege
+GRANT regress_es_writer TO regress_es_none;
+SET ROLE regress_es_none;
+SELECT version FROM es_append('Priv-2', 0, 'A', '{}');
+RESET ROLE;
+REVOKE regress_es_writer FROM regress_es_none;
+-- an application's own function on behalf of a role that has no rights
+CREATE FUNCTION public.regress_es_place(id text) RETURNS bigint LANGUAGE sql SECURITY DEFINER
+    AS $$ SELECT version FROM es_append(id, es_any(), 'Placed', '{}') $$;
+SET ROLE regress_es_none;
+SELECT pg_temp.try($$SELECT es_append('Priv-3', 0, 'A', '{}')$$), regress_es_place('Priv-3');
+RESET ROLE;
+DROP FUNCTION public.regress_es_place(text);
+
+--
+-- Row-level security on the event table
+--
+
+CREATE ROLE regress_es_tenant;
+SELECT es_grant('regress_es_tenant', 'reader');
+SELECT es_head() AS head \gset
+CREATE POLICY tenant ON event_store.event FOR SELECT TO regress_es_tenant USING (metadata->>'tenant' = current_setting('regress.tenant'));
+ALTER TABLE event_store.event ENABLE ROW LEVEL SECURITY;
+
+SET regress.tenant = 'a';
+SET ROLE regress_es_tenant;
+SELECT version, event_type FROM es_read_stream('Priv-1');
+SELECT version, event_type FROM es_read_stream('Priv-1', backward => true);
+SELECT version, event_type FROM es_read_stream('Priv-1', max_count => 2);
+SELECT version, event_type FROM es_read_stream('Priv-1', 2);
+SELECT version, event_type FROM es_read_all(0, NULL);
+SELECT version, event_type FROM es_read_all(0, 1);
+SELECT version, event_type FROM es_read_all(max_count => 1, backward => true);
+SELECT version, event_type FROM es_read_all(0, event_types => '{A,B}', categories => '{Priv}');
+SELECT version, event_type FROM es_read_category('Priv');
+SELECT version, event_type FROM es_read_category('Priv', backward => true);
+SELECT version FROM es_read_event('00000000-0000-4000-8000-0000009b0001');
+SELECT es_read_event('00000000-0000-4000-8000-0000009b0002') IS NULL AS hidden;
+-- a snapshot may tell of hidden events: there is none
+SELECT es_read_snapshot('Priv-1') IS NULL AS hidden;
+SELECT snapshot_version, snapshot, (SELECT string_agg(e.event_type, ' ' ORDER BY e.version) FROM unnest(events) AS e) AS events FROM es_load('Priv-1');
+-- the order itself is the same for everybody
+SELECT es_head() = :head AS same_head, es_stream_version('Priv-1');
+SET regress.tenant = 'b';
+SELECT version, event_type FROM es_read_stream('Priv-1');
+SELECT version, event_type FROM es_read_all(0, NULL);
+SELECT es_read_event('00000000-0000-4000-8000-0000009b0001') IS NULL AS hidden, (es_read_event('00000000-0000-4000-8000-0000009b0002')).version;
+-- the view shows no more: from 15 on what the policies let pass, before nothing
+SELECT count(*) FROM event_store.events WHERE metadata->>'tenant' IS DISTINCT FROM 'b';
+SELECT count(*) FROM event_store.event WHERE metadata->>'tenant' IS DISTINCT FROM 'b';
+-- asked not to filter, everything is refused
+SET row_security = off;
+SELECT pg_temp.error($$SELECT es_read_stream('Priv-1')$$);
+SELECT pg_temp.error($$SELECT es_read_all(0)$$);
+SELECT pg_temp.error($$SELECT es_read_category('Priv')$$);
+SELECT pg_temp.error($$SELECT es_read_event('00000000-0000-4000-8000-0000009b0002')$$);
+SELECT pg_temp.error($$SELECT es_load('Priv-1')$$);
+SELECT pg_temp.error($$SELECT es_read_snapshot('Priv-1')$$);
+RESET row_security;
+RESET ROLE;
+-- to whom no policy applies nothing is shown; writers need not see to append
+SET ROLE regress_es_reader;
+SELECT count(*) FROM es_read_stream('Priv-1');
+SELECT count(*) FROM es_read_all(0);
+SELECT count(*) FROM es_read_category('Priv');
+SELECT count(*) FROM event_store.events;
+SET ROLE regress_es_writer;
+SELECT version FROM es_append('Priv-1', 3, 'D', '{}', '{"tenant": "a"}', '00000000-0000-4000-8000-0000009b0004');
+SELECT version, is_duplicate FROM es_append('Priv-1', 3, 'D', '{}', '{"tenant": "a"}', '00000000-0000-4000-8000-0000009b0004');
+-- and cannot, as the policies are asked with their own rights
+SELECT pg_temp.error($$SELECT es_read_stream('Priv-1')$$);
+RESET ROLE;
+-- the owner, a superuser: everything
+SELECT count(*) FROM es_read_stream('Priv-1');
+SELECT snapshot_version FROM es_load('Priv-1');
+SELECT count(*) FROM event_store.events WHERE stream_id = 'Priv-1';
+ALTER TABLE event_store.event DISABLE ROW LEVEL SECURITY;
+DROP POLICY tenant ON event_store.event;
+SET ROLE regress_es_tenant;
+SELECT count(*) FROM es_read_stream('Priv-1');
+RESET ROLE;
+
+--
+-- es_revoke leaves nothing: the roles can be dropped
+--
+
+SELECT es_revoke('regress_es_tenant', 'reader');
+SELECT es_revoke('regress_es_reader', 'reader');
+SELECT es_revoke('regress_es_writer', 'writer');
+SELECT es_revoke('regress_es_admin', 'admin');
+DELETE FROM result;
+SET ROLE regress_es_reader;
+INSERT INTO result SELECT 'reader', n, pg_temp.try(sql) FROM call;
+SET ROLE regress_es_writer;
+INSERT INTO result SELECT 'writer', n, pg_temp.try(sql) FROM call;
+SET ROLE regress_es_admin;
+INSERT INTO result SELECT 'admin', n, pg_temp.try(sql) FROM call;
+RESET ROLE;
+SELECT role, result, count(*) FROM result GROUP BY role, result ORDER BY role, result;
+DROP ROLE regress_es_none, regress_es_reader, regress_es_writer, regress_es_admin, regress_es_tenant;
