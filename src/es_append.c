@@ -250,12 +250,20 @@ es_check_batch_ids(EsAppend *append)
 	for (int i = 1; i < n; i++)
 	{
 		if (memcmp(ids[i - 1], ids[i], UUID_LEN) == 0)
+		{
+			EsNewEvent *first;
+
+			/* the version that the first of the two would have got */
+			first = (EsNewEvent *) ((char *) Min(ids[i - 1], ids[i]) -
+									offsetof(EsNewEvent, event_id));
 			ereport(ERROR,
 					errcode(ERRCODE_ES_EVENT_ID_CONFLICT),
 					errmsg("event id is used twice in one batch"),
-					errdetail("event_id=%s stream=%.*s",
+					errdetail("event_id=%s stream=%.*s version=" INT64_FORMAT,
 							  DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(ids[i]))),
-							  append->stream_len, append->stream));
+							  append->stream_len, append->stream,
+							  append->current + 1 + (int64) (first - append->events)));
+		}
 	}
 	pfree(ids);
 }

@@ -50,6 +50,7 @@
 
 /* how often waiters look for themselves, without and with a worker */
 #define ES_POLL_MS				20
+#define ES_STANDBY_POLL_MS		2
 #define ES_FALLBACK_MS			5000
 
 typedef struct EsWakeupEntry
@@ -311,15 +312,36 @@ es_wakeup_broadcast(void)
 }
 
 /*
+ * Has a standby replayed anything since?  If not, nothing can have become
+ * visible.  On a primary the answer is always yes: there a commit shows some
+ * time after its record.
+ */
+static bool
+es_wakeup_may_have_moved(XLogRecPtr *seen)
+{
+	XLogRecPtr	now;
+
+	if (!RecoveryInProgress())
+		return true;
+	now = GetXLogReplayRecPtr(NULL);
+	if (now == *seen)
+		return false;
+	*seen = now;
+	return true;
+}
+
+/*
  * The settled head as of now, whatever the transaction's snapshot.
+ *
+ * proven		a settled head found before, 0 = none
  */
 static int64
-es_wakeup_current_head(void)
+es_wakeup_current_head(int64 proven)
 {
 	const EsStore *store;
 	Relation	event = es_store_open_event(&store, AccessShareLock);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	int64		head = es_head_settled(event, store, snapshot, 0, NULL);
+	int64		head = es_head_settled(event, store, snapshot, proven, NULL);
 
 	UnregisterSnapshot(snapshot);
 	table_close(event, AccessShareLock);
@@ -339,7 +361,9 @@ int64
 es_wakeup_await(int64 after, TimestampTz deadline)
 {
 	EsWakeupEntry *entry = es_wakeup_get();
-	int64		head = es_wakeup_current_head();
+	XLogRecPtr	seen = InvalidXLogRecPtr;
+	int64		proven = es_wakeup_current_head(0);
+	int64		head = proven;
 	bool		signalled = true;
 
 	while (head <= after)
@@ -358,13 +382,17 @@ es_wakeup_await(int64 after, TimestampTz deadline)
 			head = (int64) pg_atomic_read_u64(&entry->head);
 		if (head > after)
 			break;
-		if (!signalled || !has_worker)
+
+		if ((!signalled || !has_worker) && es_wakeup_may_have_moved(&seen))
 		{
-			head = es_wakeup_current_head();
+			head = proven = es_wakeup_current_head(proven);
 			if (head > after)
 				break;
 		}
-		signalled = es_wakeup_sleep(Min(remaining, has_worker ? ES_FALLBACK_MS : ES_POLL_MS));
+		signalled = es_wakeup_sleep(Min(remaining,
+										has_worker ? ES_FALLBACK_MS :
+										RecoveryInProgress() ? ES_STANDBY_POLL_MS :
+										ES_POLL_MS));
 	}
 	es_wakeup_cancel();
 	return head;
