@@ -125,4 +125,20 @@ es_wait_event(void)
 #endif
 }
 
+/* PG 16 replaced the checks of each kind of object by one.  Drop with 15. */
+#if PG_VERSION_NUM >= 160000
+#define es_proc_aclcheck(function, role, mode) \
+	object_aclcheck(ProcedureRelationId, (function), (role), (mode))
+#else
+#define es_proc_aclcheck(function, role, mode) \
+	pg_proc_aclcheck((function), (role), (mode))
+#endif
+
+/* PG 17 lets a worker connect as a role that may not log in.  Drop with 16. */
+#if PG_VERSION_NUM >= 170000
+#define ES_BYPASS_ROLE_LOGIN	BGWORKER_BYPASS_ROLELOGINCHECK
+#else
+#define ES_BYPASS_ROLE_LOGIN	0
+#endif
+
 #endif							/* ES_COMPAT_H */

@@ -20,6 +20,7 @@
 #include "es_compat.h"
 #include "es_guc.h"
 #include "es_order.h"
+#include "es_projection.h"
 #include "es_store.h"
 #include "es_stream.h"
 #include "es_wakeup.h"
@@ -32,6 +33,7 @@ PGDLLEXPORT void _PG_init(void);
 void
 _PG_init(void)
 {
+	es_projection_init();
 	es_guc_init();
 	es_order_init();
 	es_store_init();

@@ -1,0 +1,151 @@
+/*-------------------------------------------------------------------------
+ * es_projection.h
+ *	  Projections: read models that the server keeps up to date.
+ *
+ *	  es_projection.c			SQL functions
+ *	  es_projection_rebuild.c	rebuild, shadow versions, parked events
+ *	  es_projection_table.c		rows of event_store.projection
+ *	  es_projection_handler.c	functions of the user: check and call
+ *	  es_projection_apply.c		the engine: one slice in one transaction
+ *	  es_projection_worker.c	background workers
+ *-------------------------------------------------------------------------
+ */
+#ifndef ES_PROJECTION_H
+#define ES_PROJECTION_H
+
+#include "datatype/timestamp.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "utils/snapshot.h"
+
+#include "es_store.h"
+
+/* a row of event_store.projection */
+typedef struct EsProjection
+{
+	char	   *name;
+	bool		is_shadow;		/* the next version, catching up beside it */
+	int64		generation;		/* changes when position is set back */
+	char	   *owner;			/* name of a role */
+	Oid			owner_oid;		/* InvalidOid = no such role */
+	char	   *handler;		/* signature */
+	char	   *reset_handler;	/* signature or NULL */
+	Datum	   *categories;		/* NULL = all */
+	int			ncategories;
+	Datum	   *event_types;	/* NULL = all */
+	int			nevent_types;
+	int			batch_size;
+	int			max_attempts;
+	char	   *policy;			/* stop, park, skip */
+	char	   *state;			/* running, paused, stopped */
+	int64		position;		/* everything up to here is in the read model */
+	int64		replay_until;	/* up to here events were applied once before */
+	int64		limit_position; /* a shadow stays behind its original */
+	int			attempts;
+	TimestampTz next_attempt_at;	/* 0 = at once */
+	double		rate;			/* events per second, of late */
+	TimestampTz rate_since;		/* start of the present window */
+	int64		rate_applied;	/* events in it */
+} EsProjection;
+
+/* how a projection is to be locked */
+typedef enum EsProjectionLock
+{
+	ES_PROJECTION_READ,			/* not */
+	ES_PROJECTION_LOCK,			/* FOR UPDATE */
+	ES_PROJECTION_TRY_LOCK		/* FOR UPDATE SKIP LOCKED */
+} EsProjectionLock;
+
+/* what the handler was given when it failed */
+typedef enum EsApplyPhase
+{
+	ES_APPLY_SETUP,				/* nothing yet: no event is to blame */
+	ES_APPLY_EVENT,				/* the event at fail_position */
+	ES_APPLY_SLICE				/* some event of the slice */
+} EsApplyPhase;
+
+/* result of one slice; meaningful up to the point of an error, too */
+typedef struct EsApplied
+{
+	EsApplyPhase phase;
+	int			events;			/* in the slice */
+	int			before;			/* of them before the failing one */
+	int64		fail_position;
+	int64		applied;		/* given to the handler */
+	int64		parked;			/* queued behind a parked event */
+	int64		position;		/* new checkpoint */
+	bool		moved;			/* the checkpoint was written */
+	bool		more;			/* the slice was full: there may be more */
+	bool		blocked;		/* something unsettled is in the way */
+} EsApplied;
+
+/* SPI with the rights of the extension's owner */
+typedef struct EsQuery
+{
+	const char *sql;
+	int			nargs;
+	Oid			argtypes[16];
+	SPIPlanPtr	plan;			/* made at first use, kept */
+} EsQuery;
+
+#define ES_QUERY(text, count, ...) \
+	{.sql = (text), .nargs = (count), .argtypes = {__VA_ARGS__}}
+
+/* settings */
+extern int	es_max_projection_workers;
+extern int	es_projection_timeout_ms;
+extern int	es_projection_retry_delay_ms;
+
+/* es_projection.c */
+extern void es_projection_init(void);
+extern EsProjection *es_projection_get_own(const char *name);
+extern void es_projection_wake(void);
+extern int64 es_projection_catch_up(EsProjection *projection, int64 upto);
+extern pg_attribute_noreturn() void es_projection_rethrow(EsProjection *projection,
+														  EsApplied *result,
+														  MemoryContext context);
+extern char *es_projection_arg_name(FunctionCallInfo fcinfo, int n);
+
+/* es_projection_table.c */
+extern uint64 es_query(EsQuery *query, Datum *values, const char *nulls,
+					   bool read_only, MemoryContext *caller);
+extern void es_query_end(void);
+extern uint64 es_query_once(EsQuery *query, Datum *values, const char *nulls);
+extern EsProjection *es_projection_load(const char *name, bool is_shadow,
+										EsProjectionLock lock);
+extern List *es_projection_list(Oid owner);
+extern void es_projection_checkpoint(EsProjection *projection, int64 position,
+									 int64 applied);
+extern void es_projection_park(EsProjection *projection, int64 position,
+							   const char *stream, int len,
+							   const char *disposition, ErrorData *error,
+							   int attempts);
+extern List *es_projection_parked_streams(EsProjection *projection);
+
+/* es_projection_handler.c */
+typedef struct EsHandler EsHandler;
+
+extern char *es_handler_check(Oid function, const char *argument, Oid owner,
+							  bool takes_events);
+extern EsHandler *es_handler_begin(EsProjection *projection);
+extern bool es_handler_takes_array(EsHandler *handler);
+extern Datum es_handler_event(EsHandler *handler, Datum *values);
+extern void es_handler_call(EsHandler *handler, Datum argument, bool replaying);
+extern Datum es_handler_array(EsHandler *handler, Datum *events, int nevents);
+extern void es_handler_end(EsHandler *handler);
+extern void es_handler_call_plain(EsProjection *projection, const char *signature);
+extern bool es_handler_active(void);
+
+/* es_projection_apply.c */
+extern bool es_projection_has_work(EsProjection *projection, int64 after, int64 upto,
+								   int64 *clear, bool *blocked);
+extern void es_projection_apply(EsProjection *projection, int limit, int64 upto,
+								bool lazy, EsApplied *result);
+extern char *es_projection_stream_at(int64 position);
+extern int64 es_projection_retry(EsProjection *projection, const char *stream,
+								 EsApplied *result);
+
+/* es_projection_worker.c */
+extern bool es_projection_reconcile(void);
+
+#endif							/* ES_PROJECTION_H */
