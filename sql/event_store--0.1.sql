@@ -247,9 +247,39 @@ CREATE FUNCTION @extschema@.es_envelope(event @extschema@.es_event) RETURNS json
 COMMENT ON FUNCTION @extschema@.es_envelope(@extschema@.es_event) IS
     'an event as one JSON document; metadata gets a timestamp when the writer gave none';
 
+-- An event's type, schema version and data in today's shape, for the view.
+-- While no upcaster is defined the planner puts the argument in their place.
+CREATE FUNCTION event_store.es_upcast_support(internal) RETURNS internal
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'es_upcast_support';
+COMMENT ON FUNCTION event_store.es_upcast_support(internal) IS 'planner support of es_upcast_type, es_upcast_schema_version and es_upcast_data';
+REVOKE ALL ON FUNCTION event_store.es_upcast_support(internal) FROM PUBLIC;
+
+CREATE FUNCTION event_store.es_upcast_type(event_type text, schema_version int) RETURNS text
+    LANGUAGE c STABLE STRICT PARALLEL RESTRICTED SUPPORT event_store.es_upcast_support
+    AS 'MODULE_PATHNAME', 'es_upcast_type';
+COMMENT ON FUNCTION event_store.es_upcast_type(text, int) IS 'the type as which stored events of this type and schema version are read';
+REVOKE ALL ON FUNCTION event_store.es_upcast_type(text, int) FROM PUBLIC;
+
+CREATE FUNCTION event_store.es_upcast_schema_version(event_type text, schema_version int) RETURNS int
+    LANGUAGE c STABLE STRICT PARALLEL RESTRICTED SUPPORT event_store.es_upcast_support
+    AS 'MODULE_PATHNAME', 'es_upcast_schema_version';
+COMMENT ON FUNCTION event_store.es_upcast_schema_version(text, int) IS 'the schema version as which stored events of this type and schema version are read';
+REVOKE ALL ON FUNCTION event_store.es_upcast_schema_version(text, int) FROM PUBLIC;
+
+CREATE FUNCTION event_store.es_upcast_data(event_type text, schema_version int, data jsonb,
+        event_id uuid, stream_id text, version bigint) RETURNS jsonb
+    LANGUAGE c STABLE STRICT PARALLEL RESTRICTED COST 10 SUPPORT event_store.es_upcast_support
+    AS 'MODULE_PATHNAME', 'es_upcast_data';
+COMMENT ON FUNCTION event_store.es_upcast_data(text, int, jsonb, uuid, text, bigint) IS 'data of a stored event as it is read; the last three arguments are for errors';
+REVOKE ALL ON FUNCTION event_store.es_upcast_data(text, int, jsonb, uuid, text, bigint) FROM PUBLIC;
+
 CREATE VIEW event_store.events AS
     SELECT e.global_position, s.stream_id::pg_catalog.text, e.version, e.event_id,
-           t.event_type::pg_catalog.text, e.schema_version, e.data, e.metadata, e.created_at,
+           event_store.es_upcast_type(t.event_type, e.schema_version) AS event_type,
+           event_store.es_upcast_schema_version(t.event_type, e.schema_version) AS schema_version,
+           event_store.es_upcast_data(t.event_type, e.schema_version, e.data,
+                                      e.event_id, s.stream_id, e.version) AS data,
+           e.metadata, e.created_at,
            t.category::pg_catalog.text
       FROM event_store.event e
       JOIN event_store.stream s ON s.stream_no OPERATOR(pg_catalog.=) e.stream_no
@@ -324,6 +354,108 @@ CREATE FUNCTION @extschema@.es_load(stream_id text, schema_version int DEFAULT N
     LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'es_load';
 COMMENT ON FUNCTION @extschema@.es_load(text, int) IS
     'newest snapshot of a stream and the events after it, in one call';
+
+--
+-- Schema evolution and aggregates.  Functions are remembered by name, because
+-- OIDs change with pg_dump and pg_upgrade.
+--
+
+CREATE TABLE event_store.upcaster (
+    event_type pg_catalog.text COLLATE pg_catalog."C" NOT NULL,
+    schema_version int NOT NULL,
+    upcaster pg_catalog.text NOT NULL,
+    to_event_type pg_catalog.text COLLATE pg_catalog."C" NOT NULL,
+    to_schema_version int NOT NULL,
+    PRIMARY KEY (event_type, schema_version)
+) USING heap;
+COMMENT ON TABLE event_store.upcaster IS 'upcasters: how events of an event type and schema version are read; see es_define_upcaster';
+COMMENT ON COLUMN event_store.upcaster.event_type IS 'type of the stored events, or of what another upcaster gives';
+COMMENT ON COLUMN event_store.upcaster.schema_version IS 'version of the shape of data';
+COMMENT ON COLUMN event_store.upcaster.upcaster IS 'the function f(data jsonb) RETURNS jsonb';
+COMMENT ON COLUMN event_store.upcaster.to_event_type IS 'type of the result';
+COMMENT ON COLUMN event_store.upcaster.to_schema_version IS 'schema version of the result';
+
+CREATE TABLE event_store.aggregate (
+    category pg_catalog.text COLLATE pg_catalog."C" NOT NULL,
+    reducer pg_catalog.text NOT NULL,
+    initial_state jsonb NOT NULL,
+    snapshot_every int NOT NULL,
+    schema_version int NOT NULL,
+    PRIMARY KEY (category)
+) USING heap;
+COMMENT ON TABLE event_store.aggregate IS 'aggregates: how the state of the streams of a category is computed; see es_define_aggregate';
+COMMENT ON COLUMN event_store.aggregate.category IS 'part of the stream''s name before the first "-"';
+COMMENT ON COLUMN event_store.aggregate.reducer IS 'the function f(state jsonb, event es_event) RETURNS jsonb';
+COMMENT ON COLUMN event_store.aggregate.initial_state IS 'state of a stream without events';
+COMMENT ON COLUMN event_store.aggregate.snapshot_every IS 'es_state saves a snapshot after folding so many events; 0 = never';
+COMMENT ON COLUMN event_store.aggregate.schema_version IS 'version of the shape of the state; snapshots of other versions are not used';
+
+SELECT pg_catalog.pg_extension_config_dump('event_store.upcaster', '');
+SELECT pg_catalog.pg_extension_config_dump('event_store.aggregate', '');
+
+CREATE FUNCTION event_store.es_definition_changed() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'es_definition_changed';
+COMMENT ON FUNCTION event_store.es_definition_changed() IS 'makes all sessions notice changed definitions';
+REVOKE ALL ON FUNCTION event_store.es_definition_changed() FROM PUBLIC;
+
+CREATE TRIGGER es_definition_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON event_store.upcaster
+    FOR EACH STATEMENT EXECUTE FUNCTION event_store.es_definition_changed();
+CREATE TRIGGER es_definition_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON event_store.aggregate
+    FOR EACH STATEMENT EXECUTE FUNCTION event_store.es_definition_changed();
+ALTER TABLE event_store.upcaster ENABLE ALWAYS TRIGGER es_definition_changed;
+ALTER TABLE event_store.aggregate ENABLE ALWAYS TRIGGER es_definition_changed;
+
+CREATE FUNCTION @extschema@.es_define_upcaster(event_type text, schema_version int, upcaster regprocedure,
+        to_event_type text DEFAULT NULL, to_schema_version int DEFAULT NULL) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_define_upcaster';
+COMMENT ON FUNCTION @extschema@.es_define_upcaster(text, int, regprocedure, text, int) IS
+    'events of this type and schema version are read through upcaster, f(data jsonb) RETURNS jsonb';
+
+CREATE FUNCTION @extschema@.es_drop_upcaster(event_type text, schema_version int) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_drop_upcaster';
+COMMENT ON FUNCTION @extschema@.es_drop_upcaster(text, int) IS 'removes an upcaster';
+
+CREATE FUNCTION @extschema@.es_check_upcasters(event_type text, max_count bigint DEFAULT 1000)
+    RETURNS TABLE (event_id uuid, stream_id text, version bigint, schema_version int, sqlstate text, message text)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 10 AS 'MODULE_PATHNAME', 'es_check_upcasters';
+COMMENT ON FUNCTION @extschema@.es_check_upcasters(text, bigint) IS
+    'takes every stored event of a type (NULL: of all) through its upcasters; the first max_count failures';
+
+CREATE FUNCTION @extschema@.es_define_aggregate(category text, reducer regprocedure, initial_state jsonb DEFAULT '{}',
+        snapshot_every int DEFAULT 50, schema_version int DEFAULT 1) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_define_aggregate';
+COMMENT ON FUNCTION @extschema@.es_define_aggregate(text, regprocedure, jsonb, int, int) IS
+    'the state of a category''s streams is their events folded by reducer, f(state jsonb, event es_event) RETURNS jsonb';
+
+CREATE FUNCTION @extschema@.es_drop_aggregate(category text) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_drop_aggregate';
+COMMENT ON FUNCTION @extschema@.es_drop_aggregate(text) IS 'removes an aggregate and its snapshots';
+
+CREATE FUNCTION @extschema@.es_state(stream_id text, at_version bigint DEFAULT NULL, at_time timestamptz DEFAULT NULL,
+        OUT version bigint, OUT state jsonb)
+    RETURNS record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_state';
+COMMENT ON FUNCTION @extschema@.es_state(text, bigint, timestamptz) IS
+    'state of a stream by its category''s reducer: now, at a version or at a time';
+
+CREATE FUNCTION @extschema@.es_drop_snapshots(stream_id text DEFAULT NULL) RETURNS bigint
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    removed bigint;
+BEGIN
+    IF stream_id IS NULL THEN
+        DELETE FROM event_store.snapshot;
+    ELSE
+        DELETE FROM event_store.snapshot n USING event_store.stream s
+         WHERE n.stream_no = s.stream_no AND s.stream_id = es_drop_snapshots.stream_id;
+    END IF;
+    GET DIAGNOSTICS removed = ROW_COUNT;
+    RETURN removed;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.es_drop_snapshots(text) IS 'throws away the snapshots of a stream, or all; how many';
 
 --
 -- Projections
@@ -576,6 +708,16 @@ CREATE FUNCTION event_store.es_role_functions(kind text) RETURNS SETOF regproced
         ('both', '@extschema@.es_envelope(@extschema@.es_event)'),
         ('both', '@extschema@.es_read_snapshot(text, int)'),
         ('both', '@extschema@.es_load(text, int)'),
+        ('both', '@extschema@.es_state(text, bigint, timestamptz)'),
+        ('reader', 'event_store.es_upcast_type(text, int)'),
+        ('reader', 'event_store.es_upcast_schema_version(text, int)'),
+        ('reader', 'event_store.es_upcast_data(text, int, jsonb, uuid, text, bigint)'),
+        ('admin', '@extschema@.es_define_upcaster(text, int, regprocedure, text, int)'),
+        ('admin', '@extschema@.es_drop_upcaster(text, int)'),
+        ('admin', '@extschema@.es_check_upcasters(text, bigint)'),
+        ('admin', '@extschema@.es_define_aggregate(text, regprocedure, jsonb, int, int)'),
+        ('admin', '@extschema@.es_drop_aggregate(text)'),
+        ('admin', '@extschema@.es_drop_snapshots(text)'),
         ('reader', '@extschema@.es_read_all(bigint, bigint, text[], text[], boolean)'),
         ('reader', '@extschema@.es_read_category(text, bigint, bigint, boolean)'),
         ('admin', '@extschema@.es_create_projection(text, regprocedure, text[], text[], int, bigint, text, regprocedure, int, boolean)'),
@@ -630,7 +772,7 @@ BEGIN
         EXECUTE format(action, 'SELECT ON ' || tables, grantee);
     END IF;
     IF kind = 'admin' THEN
-        EXECUTE format(action, 'SELECT ON event_store.snapshot', grantee);
+        EXECUTE format(action, 'SELECT ON event_store.snapshot, event_store.upcaster, event_store.aggregate', grantee);
         EXECUTE format(action, 'SELECT ON event_store.projections, event_store.projection_progress, event_store.projection_parked', grantee);
     END IF;
 END
@@ -668,6 +810,13 @@ REVOKE ALL ON FUNCTION @extschema@.es_envelope(@extschema@.es_event) FROM PUBLIC
 REVOKE ALL ON FUNCTION @extschema@.es_snapshot(text, bigint, jsonb, int) FROM PUBLIC;
 REVOKE ALL ON FUNCTION @extschema@.es_read_snapshot(text, int) FROM PUBLIC;
 REVOKE ALL ON FUNCTION @extschema@.es_load(text, int) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.es_define_upcaster(text, int, regprocedure, text, int) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.es_drop_upcaster(text, int) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.es_check_upcasters(text, bigint) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.es_define_aggregate(text, regprocedure, jsonb, int, int) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.es_drop_aggregate(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.es_state(text, bigint, timestamptz) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.es_drop_snapshots(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION @extschema@.es_create_projection(text, regprocedure, text[], text[], int, bigint, text, regprocedure, int, boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION @extschema@.es_drop_projection(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION @extschema@.es_pause_projection(text) FROM PUBLIC;

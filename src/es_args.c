@@ -172,6 +172,20 @@ es_arg_jsonb(FunctionCallInfo fcinfo, int n, const char *argument)
 }
 
 /*
+ * A required schema version.
+ */
+int32
+es_arg_schema_version(FunctionCallInfo fcinfo, int n, const char *argument)
+{
+	if (PG_ARGISNULL(n))
+		es_arg_null(argument);
+	if (PG_GETARG_INT32(n) < 1)
+		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, argument, 0,
+					 "It must be at least 1, not %d.", PG_GETARG_INT32(n));
+	return PG_GETARG_INT32(n);
+}
+
+/*
  * Elements of a one-dimensional array argument.
  *
  * elmlen, elmbyval, elmalign	storage of the element type

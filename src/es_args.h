@@ -26,6 +26,7 @@ extern int64 es_arg_int64(FunctionCallInfo fcinfo, int n, const char *argument,
 extern int64 es_arg_int64_default(FunctionCallInfo fcinfo, int n, const char *argument,
 								  int64 min, int64 max, int64 null_value);
 extern bool es_arg_bool(FunctionCallInfo fcinfo, int n, const char *argument);
+extern int32 es_arg_schema_version(FunctionCallInfo fcinfo, int n, const char *argument);
 extern Jsonb *es_arg_jsonb(FunctionCallInfo fcinfo, int n, const char *argument);
 extern int	es_arg_names(FunctionCallInfo fcinfo, int n, const char *argument,
 						 Datum **names);

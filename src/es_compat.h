@@ -11,6 +11,8 @@
 
 #include "access/genam.h"
 #include "access/toast_internals.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_proc.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -18,11 +20,19 @@
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
 #include "storage/proc.h"
+#include "utils/acl.h"
 #include "utils/guc.h"
 #include "utils/snapshot.h"
 
 #if PG_VERSION_NUM < 130000
 #error "event_store needs PostgreSQL 13 or newer"
+#endif
+
+/* PG 15 moved the recovery functions to a header of their own.  Drop with 14. */
+#if PG_VERSION_NUM >= 150000
+#include "access/xlogrecovery.h"
+#else
+#include "access/xlog.h"
 #endif
 
 /* PG 16 moved the varlena macros to a header of their own.  Drop with 15. */
@@ -85,6 +95,29 @@ es_index_beginscan(Relation heap, Relation index, Snapshot snapshot, int nkeys)
 	toast_compress_datum((value), (attr)->attcompression)
 #else
 #define es_toast_compress(value, attr) toast_compress_datum(value)
+#endif
+
+/* PG 16 replaced the checks for each kind of object by one.  Drop with 15. */
+static inline bool
+es_may_execute(Oid funcid)
+{
+#if PG_VERSION_NUM >= 160000
+	return object_aclcheck(ProcedureRelationId, funcid, GetUserId(),
+						   ACL_EXECUTE) == ACLCHECK_OK;
+#else
+	return pg_proc_aclcheck(funcid, GetUserId(), ACL_EXECUTE) == ACLCHECK_OK;
+#endif
+}
+
+/* PG 17 gave the remembered search_path a name of its own.  Drop with 16. */
+#if PG_VERSION_NUM >= 170000
+typedef SearchPathMatcher EsSearchPath;
+#define es_search_path_get(context) GetSearchPathMatcher(context)
+#define es_search_path_matches(path) SearchPathMatchesCurrentEnvironment(path)
+#else
+typedef OverrideSearchPath EsSearchPath;
+#define es_search_path_get(context) GetOverrideSearchPath(context)
+#define es_search_path_matches(path) OverrideSearchPathMatchesCurrent(path)
 #endif
 
 /* PG 15 moved requests for shared memory to a hook.  Drop with 14. */

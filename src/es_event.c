@@ -25,6 +25,7 @@
 #include "es_event.h"
 #include "es_stream.h"
 #include "es_type.h"
+#include "es_upcast.h"
 
 struct EsRowFilter
 {
@@ -91,15 +92,18 @@ es_row_filter_end(EsRowFilter *filter)
 }
 
 /*
- * The columns of es_event for a row of the event table.
+ * The columns of es_event for a row of the event table, as the event is
+ * stored.
  *
  * values		Natts_es_out results, none is null; by-reference ones point
  *				into the slot or into the current memory context
+ *
+ * Result: its type, good until the next call of a function of es_type.c.
  */
-void
-es_event_values(const EsStore *store, TupleTableSlot *slot, Datum *values)
+EsType *
+es_event_stored_values(const EsStore *store, TupleTableSlot *slot, Datum *values)
 {
-	const EsType *type;
+	EsType	   *type;
 	const char *stream;
 	int			len;
 
@@ -120,6 +124,19 @@ es_event_values(const EsStore *store, TupleTableSlot *slot, Datum *values)
 	values[Anum_es_out_data - 1] = slot->tts_values[Anum_es_event_data - 1];
 	values[Anum_es_out_metadata - 1] = slot->tts_values[Anum_es_event_metadata - 1];
 	values[Anum_es_out_created_at - 1] = slot->tts_values[Anum_es_event_created_at - 1];
+	return type;
+}
+
+/*
+ * The same in today's shape.  This runs users' functions.
+ */
+void
+es_event_values(const EsStore *store, TupleTableSlot *slot, Datum *values)
+{
+	EsType	   *type = es_event_stored_values(store, slot, values);
+
+	if (unlikely(es_upcast_possible) && es_upcast_enabled)
+		es_upcast_event(type, values);
 }
 
 /*

@@ -8,7 +8,7 @@
 
 #include "executor/tuptable.h"
 
-#include "es_store.h"
+#include "es_type.h"
 
 /* columns of type es_event */
 #define Anum_es_out_global_position		1
@@ -29,6 +29,8 @@ extern EsRowFilter *es_row_filter_begin(Relation event);
 extern bool es_row_filter_passes(EsRowFilter *filter, int64 position);
 extern void es_row_filter_end(EsRowFilter *filter);
 
+extern EsType *es_event_stored_values(const EsStore *store, TupleTableSlot *slot,
+									  Datum *values);
 extern void es_event_values(const EsStore *store, TupleTableSlot *slot, Datum *values);
 extern int64 es_event_version(Relation event, const EsStore *store, Snapshot snapshot,
 							  int64 stream_no);

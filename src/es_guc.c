@@ -8,6 +8,7 @@
 #include "es_compat.h"
 #include "es_fault.h"
 #include "es_guc.h"
+#include "es_upcast.h"
 #include "es_wakeup.h"
 
 int			es_max_event_size_kb = 1024;
@@ -74,6 +75,14 @@ es_guc_init(void)
 							1000, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_MS,
 							NULL, NULL, NULL);
+
+	DefineCustomBoolVariable("event_store.upcast",
+							 "Shows events in today's shape.",
+							 "Off shows them as they are stored.",
+							 &es_upcast_enabled,
+							 true,
+							 PGC_USERSET, 0,
+							 NULL, NULL, NULL);
 
 	es_fault_init();
 	es_reserve_guc_prefix("event_store");

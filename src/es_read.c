@@ -29,7 +29,7 @@
 #include "es_result.h"
 #include "es_scan.h"
 #include "es_stream.h"
-#include "es_type.h"
+#include "es_upcast.h"
 
 PG_FUNCTION_INFO_V1(es_read_stream);
 PG_FUNCTION_INFO_V1(es_read_all);
@@ -90,18 +90,19 @@ es_read_stream_events(Relation event, const EsStore *store, int64 stream_no,
 	{
 		Datum		values[Natts_es_out];
 		MemoryContext old_context;
+		bool		isnull;
 
 		CHECK_FOR_INTERRUPTS();
+		if (!es_row_filter_passes(filter,
+								  DatumGetInt64(slot_getattr(slot, Anum_es_event_global_position,
+															 &isnull))))
+			continue;
 		old_context = MemoryContextSwitchTo(row_context);
 		es_event_values(store, slot, values);
-		if (es_row_filter_passes(filter,
-								 DatumGetInt64(values[Anum_es_out_global_position - 1])))
-		{
-			callback(values, arg);
-			count++;
-		}
+		callback(values, arg);
 		MemoryContextSwitchTo(old_context);
 		MemoryContextReset(row_context);
+		count++;
 	}
 	index_endscan(scan);
 	es_row_filter_end(filter);
@@ -161,6 +162,7 @@ es_read_order(FunctionCallInfo fcinfo, int64 after, int64 max_count, bool backwa
 	Relation	event;
 	EsRowSink	sink;
 	EsRowFilter *filter;
+	EsTypeFilter *types = NULL;
 	EsScan	   *scan;
 	MemoryContext row_context;
 	int32	   *type_nos = NULL;
@@ -188,7 +190,8 @@ es_read_order(FunctionCallInfo fcinfo, int64 after, int64 max_count, bool backwa
 
 	/* the list must be younger than the bound: see es_type.c */
 	if (categories != NULL || names != NULL)
-		ntypes = es_type_list(store, categories, ncategories, names, nnames, &type_nos);
+		ntypes = es_upcast_type_list(store, categories, ncategories, names, nnames,
+									 &type_nos, &types);
 
 	filter = es_row_filter_begin(event);
 	row_context = AllocSetContextCreate(CurrentMemoryContext, "event_store row",
@@ -201,7 +204,8 @@ es_read_order(FunctionCallInfo fcinfo, int64 after, int64 max_count, bool backwa
 		Datum		values[Natts_es_out];
 		MemoryContext old_context;
 
-		if (!es_row_filter_passes(filter, es_scan_position(scan)))
+		if (!es_row_filter_passes(filter, es_scan_position(scan)) ||
+			!es_upcast_wanted(store, types, es_scan_slot(scan)))
 			continue;
 		old_context = MemoryContextSwitchTo(row_context);
 		es_event_values(store, es_scan_slot(scan), values);
@@ -300,10 +304,14 @@ es_read_event(PG_FUNCTION_ARGS)
 	index_rescan(scan, &key, 1, NULL, 0);
 	if (index_getnext_slot(scan, ForwardScanDirection, slot))
 	{
-		es_event_values(store, slot, values);
-		if (es_row_filter_passes(filter,
-								 DatumGetInt64(values[Anum_es_out_global_position - 1])))
+		int64		position = DatumGetInt64(slot_getattr(slot, Anum_es_event_global_position,
+														  &isnull[0]));
+
+		if (es_row_filter_passes(filter, position))
+		{
+			es_event_values(store, slot, values);
 			result = es_result_row(fcinfo, values, isnull);
+		}
 	}
 	index_endscan(scan);
 	es_row_filter_end(filter);

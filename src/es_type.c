@@ -124,6 +124,7 @@ es_type_remember(TupleTableSlot *slot)
 	{
 		type->category_len = VARSIZE_ANY_EXHDR(category);
 		type->name_len = VARSIZE_ANY_EXHDR(name);
+		type->upcast_generation = 0;
 		type->category = MemoryContextAlloc(es_type_context,
 											type->category_len + type->name_len + 1);
 		type->name = type->category + type->category_len;
@@ -215,7 +216,7 @@ es_type_get(const EsStore *store, const char *category, int category_len,
  *
  * Result: good until the next call of a function of this file.
  */
-const EsType *
+EsType *
 es_type_lookup(const EsStore *store, int32 type_no)
 {
 	EsType	   *type;

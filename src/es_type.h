@@ -15,12 +15,15 @@ typedef struct EsType
 	int			name_len;
 	char	   *category;		/* neither is zero-terminated */
 	char	   *name;
+	uint64		upcast_generation;	/* es_upcast.c: what follows is of that */
+	int			nupcasters;
+	struct EsUpcaster *upcasters;	/* for events of this type */
 } EsType;
 
 extern void es_type_forget(void);
 extern int32 es_type_get(const EsStore *store, const char *category, int category_len,
 						 const char *name, int name_len);
-extern const EsType *es_type_lookup(const EsStore *store, int32 type_no);
+extern EsType *es_type_lookup(const EsStore *store, int32 type_no);
 extern int	es_type_list(const EsStore *store, Datum *categories, int ncategories,
 						 Datum *names, int nnames, int32 **type_nos);
 

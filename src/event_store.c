@@ -18,11 +18,13 @@
 #include "postgres.h"
 
 #include "es_compat.h"
+#include "es_function.h"
 #include "es_guc.h"
 #include "es_order.h"
 #include "es_projection.h"
 #include "es_store.h"
 #include "es_stream.h"
+#include "es_upcast.h"
 #include "es_wakeup.h"
 #include "es_worker.h"
 
@@ -38,6 +40,8 @@ _PG_init(void)
 	es_order_init();
 	es_store_init();
 	es_stream_init();
+	es_function_init();
+	es_upcast_init();
 	es_wakeup_init();
 	es_worker_init();
 }

@@ -1,0 +1,32 @@
+/*-------------------------------------------------------------------------
+ * es_function.h
+ *	  Users' functions over events: upcasters and reducers.
+ *-------------------------------------------------------------------------
+ */
+#ifndef ES_FUNCTION_H
+#define ES_FUNCTION_H
+
+#include "fmgr.h"
+#include "lib/stringinfo.h"
+
+/* arguments that such a function has at the most */
+#define ES_FUNCTION_MAX_ARGS	2
+
+typedef struct EsFunction EsFunction;
+
+extern void es_function_init(void);
+extern void es_function_check(Oid funcid, const char *argument, int nargs,
+							  const Oid *argtypes, bool immutable);
+extern char *es_function_signature(Oid funcid);
+extern EsFunction *es_function_get(const char *what, const char *signature,
+								   int nargs, const Oid *argtypes);
+extern Datum es_function_call(EsFunction *function, const Datum *args,
+							  const Datum *event);
+extern void es_function_detail(StringInfo detail, const Datum *event);
+
+extern void es_table_owner_enter(Oid relid, Oid *userid, int *sec_context);
+extern void es_table_owner_leave(Oid userid, int sec_context);
+extern uint64 es_table_owner_execute(Oid relid, const char *sql, int nargs, Oid *types,
+							   Datum *args);
+
+#endif							/* ES_FUNCTION_H */
