@@ -62,6 +62,8 @@ struct EsFunction
 	ExprState  *expr;
 };
 
+int			es_function_cause = 0;
+
 /* never freed: there are only so many functions */
 static EsFunction *es_functions = NULL;
 
@@ -253,6 +255,7 @@ es_function_error(const EsFunction *function, const Datum *event,
 {
 	StringInfoData detail;
 
+	es_function_cause = sqlstate;
 	initStringInfo(&detail);
 	es_function_detail(&detail, event);
 	appendStringInfo(&detail, " sqlstate=%s cause=%s", unpack_sql_state(sqlstate), cause);
@@ -281,6 +284,7 @@ es_function_rethrow(const EsFunction *function, const Datum *event)
 	}
 
 	FlushErrorState();
+	es_function_cause = edata->sqlerrcode;
 	initStringInfo(&detail);
 	es_function_detail(&detail, event);
 	appendStringInfo(&detail, " sqlstate=%s cause=%s",

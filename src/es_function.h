@@ -14,6 +14,9 @@
 
 typedef struct EsFunction EsFunction;
 
+/* SQLSTATE below the last VE006 */
+extern int	es_function_cause;
+
 extern void es_function_init(void);
 extern void es_function_check(Oid funcid, const char *argument, int nargs,
 							  const Oid *argtypes, bool immutable);

@@ -227,7 +227,7 @@ es_definition_changed(PG_FUNCTION_ARGS)
 				errmsg("es_definition_changed() was not called by a trigger"));
 	CacheInvalidateRelcache(trigger->tg_relation);
 	CacheInvalidateRelcacheByRelid(es_store_get()->event_type);
-	PG_RETURN_NULL();
+	PG_RETURN_POINTER(NULL);
 }
 
 /*
@@ -242,6 +242,7 @@ es_upcaster_try(const EsUpcaster *upcaster, Datum *values)
 	ResourceOwner owner = CurrentResourceOwner;
 	ErrorData  *volatile error = NULL;
 
+	es_function_cause = 0;
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(context);
 	PG_TRY();
@@ -337,7 +338,9 @@ es_check_upcasters(PG_FUNCTION_ARGS)
 			row[1] = values[Anum_es_out_stream_id - 1];
 			row[2] = values[Anum_es_out_version - 1];
 			row[3] = Int32GetDatum(schema_version);
-			row[4] = CStringGetTextDatum(unpack_sql_state(error->sqlerrcode));
+			row[4] = CStringGetTextDatum(unpack_sql_state(es_function_cause != 0 ?
+														   es_function_cause :
+														   error->sqlerrcode));
 			row[5] = CStringGetTextDatum(error->message);
 			tuplestore_putvalues(rows, desc, row, isnull);
 			count++;
