@@ -22,7 +22,6 @@
 
 #include "access/table.h"
 #include "access/xact.h"
-#include "access/xlog.h"
 #include "commands/async.h"
 #include "postmaster/bgworker.h"
 #include "storage/condition_variable.h"

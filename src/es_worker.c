@@ -54,6 +54,15 @@
 /* next look at projections and settings without being woken */
 #define ES_IDLE_MS		1000
 
+/*
+ * After a round the worker rests for this many times its duration, within
+ * limits in us.  Its latch stays set meanwhile, so the appends of a busy
+ * store do not pay for waking it, and its share of a CPU is bounded.
+ */
+#define ES_REST_FACTOR	5
+#define ES_MIN_REST_US	200
+#define ES_MAX_REST_US	5000
+
 /* restart of the launcher after a crash, s */
 #define ES_LAUNCHER_RESTART_S	5
 
@@ -131,6 +140,7 @@ es_worker_main(Datum main_arg)
 	for (;;)
 	{
 		int64		before = head;
+		TimestampTz started_at;
 		long		timeout;
 
 		CHECK_FOR_INTERRUPTS();
@@ -141,6 +151,7 @@ es_worker_main(Datum main_arg)
 		}
 
 		pgstat_report_activity(STATE_RUNNING, "event_store: looking for the settled head");
+		started_at = GetCurrentTimestamp();
 		timeout = es_worker_round(&head);
 		pgstat_report_stat(false);
 		pgstat_report_activity(STATE_IDLE, NULL);
@@ -148,7 +159,13 @@ es_worker_main(Datum main_arg)
 			proc_exit(0);
 
 		if (head != before || timeout == ES_BLOCKED_MS)
+		{
 			busy_at = GetCurrentTimestamp();
+			if (head != before)
+				pg_usleep(Max(ES_MIN_REST_US,
+							  Min(ES_MAX_REST_US,
+								  ES_REST_FACTOR * (long) (busy_at - started_at))));
+		}
 		else if (TimestampDifferenceExceeds(busy_at, GetCurrentTimestamp(),
 											es_worker_idle_timeout_ms))
 			proc_exit(0);
