@@ -317,19 +317,20 @@ sub fingerprint
 	return join('; ', @parts);
 }
 
-# Locks that are left although nobody else is connected.
+# Locks that are left although nobody else is at work.  The store's own workers
+# may keep one each.
 sub lock_leftovers
 {
-	my ($dbh, $db) = @_;
+	my ($dbh) = @_;
 	return sql_value(
 		$dbh, q{
 		SELECT coalesce(string_agg(l.locktype || ' ' || l.mode || ' pid ' ||
 								   coalesce(l.pid::text, 'none'), ', '), '')
 		FROM pg_catalog.pg_locks l
 		WHERE l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()
-		  AND (l.locktype = 'advisory' OR l.pid IS NULL OR l.pid IN
-			   (SELECT a.pid FROM pg_catalog.pg_stat_activity a
-				WHERE a.backend_type = 'client backend'))});
+		  AND (l.pid IS NULL OR NOT EXISTS
+			   (SELECT 1 FROM pg_catalog.pg_stat_activity a
+				WHERE a.pid = l.pid AND a.backend_type <> 'client backend'))});
 }
 
 sub client_count

@@ -15,17 +15,17 @@ use lib "$FindBin::Bin/../perl";
 use EventStoreTest;
 use EventStoreTest::History
   qw(check_delivery check_commits verdict faultless_delivery);
+use EventStoreTest::Load qw(write_events total_of @categories);
 use Test::More;
 use Time::HiRes qw(time);
 
 my $seconds = setting('ES_STRESS_SECONDS', 12);
 my $writers = setting('ES_STRESS_WRITERS', 16);
-my @categories = qw(Order Item Account);
 
 seed_random();
 checker_finds_faults();
-stress('preloaded', 'event_store');
-stress('not preloaded', '');
+stress('preloaded', 'event_store', 0);
+stress('not preloaded, with maintenance', '', 1);
 done_testing();
 
 # ---------------------------------------------------------------------------
@@ -61,7 +61,7 @@ sub checker_finds_faults
 
 sub stress
 {
-	my ($title, $preload) = @_;
+	my ($title, $preload, $maintained) = @_;
 	my $primary = store_cluster(
 		$preload ? 'primary_preload' : 'primary_plain',
 		preload => $preload,
@@ -114,12 +114,14 @@ sub stress
 	{
 		start_client($name, sub { follow($reader{$name}) });
 	}
+	start_client('maintenance', sub { maintain($primary, $deadline) }) if $maintained;
 
 	my $written = wait_clients(
 		names => \@writer_names,
 		limit => $seconds + 90,
 		test => "$title: no writer failed");
 	my $dbh = connect_store($primary);
+	check_maintenance($title, $dbh) if $maintained;
 	is(sql_value($dbh, 'SELECT count(*) FROM pg_catalog.pg_prepared_xacts'),
 		0, "$title: every prepared transaction is resolved");
 	$primary->wait_for_catchup($standby, 'replay');
@@ -130,21 +132,15 @@ sub stress
 		test => "$title: no reader failed");
 
 	my $committed = store_rows($dbh);
-	my (%acknowledged, %undone, %total);
-	foreach my $result (values %$written)
-	{
-		@acknowledged{ keys %{ $result->{acknowledged} } } =
-		  values %{ $result->{acknowledged} };
-		@undone{ keys %{ $result->{undone} } } = ();
-		$total{$_} += $result->{count}{$_} for keys %{ $result->{count} };
-	}
-	note "$title: " . verdict(\%total);
-	my $commits = check_commits($committed, \%acknowledged, \%undone);
+	my ($acknowledged, $undone, $total) = total_of($written);
+	note "$title: " . verdict($total);
+	my $commits = check_commits($committed, $acknowledged, $undone);
 	is_deeply($commits, { map { $_ => 0 } keys %$commits },
 		"$title: committed events are exactly the acknowledged ones");
-	foreach my $kind (qw(commit rollback savepoint commit_prepared rollback_prepared))
+	foreach my $kind (
+		qw(commit rollback savepoint many_savepoints commit_prepared rollback_prepared))
 	{
-		ok($total{$kind} > 0, "$title: the load contains $kind");
+		ok($total->{$kind}, "$title: the load contains $kind");
 	}
 	is(sql_value($dbh, 'SELECT es_head()'),
 		$committed->[-1][0], "$title: at rest the head is the last event");
@@ -176,148 +172,66 @@ sub stress
 }
 
 # ---------------------------------------------------------------------------
-# Writers
+# What administrators do meanwhile
 
-sub write_events
+# Vacuum, rewrite and reindex the store's tables under the load.  New indexes
+# must get every entry while they are built, readers must find them afterwards.
+sub maintain
 {
-	my ($node, $name, $deadline) = @_;
-	my $dbh = connect_store($node, app => $name);
-	my (%acknowledged, %undone, %count);
-	my $number = 0;
-
-	while (time() < $deadline)
+	my ($node, $deadline) = @_;
+	my $dbh = connect_store($node, app => 'maintenance');
+	my @jobs = (
+		'VACUUM event_store.event',
+		'REINDEX TABLE CONCURRENTLY event_store.event',
+		'ANALYZE event_store.event',
+		'VACUUM (FREEZE) event_store.event, event_store.stream',
+		'REINDEX TABLE CONCURRENTLY event_store.stream',
+		'CREATE INDEX CONCURRENTLY extra ON event_store.event (created_at)',
+		'VACUUM FULL event_store.event',
+		'DROP INDEX CONCURRENTLY IF EXISTS event_store.extra',
+		'REINDEX TABLE CONCURRENTLY event_store.event_type');
+	my %count;
+	for (my $number = 0; time() < $deadline; $number++)
 	{
-		my @pending;
-		my $level = rand() < 0.1 ? 'REPEATABLE READ'
-		  : rand() < 0.05 ? 'SERIALIZABLE'
-		  : 'READ COMMITTED';
-		my $fate = rand();
-		my $done = eval {
-			$dbh->do("BEGIN ISOLATION LEVEL $level");
-			push @pending, append_somewhere($dbh, \%count);
-			random_pause(50) if rand() < 0.4;
-			if (rand() < 0.2)
-			{
-				$dbh->do('SAVEPOINT s');
-				my @lost = append_somewhere($dbh, \%count);
-				$dbh->do('ROLLBACK TO SAVEPOINT s');
-				$undone{ $_->[0] } = 1 for @lost;
-				$count{savepoint}++;
-				push @pending, append_somewhere($dbh, \%count) if rand() < 0.5;
-			}
-			random_pause(50) if rand() < 0.3;
-			1;
-		};
-		if (!$done)
-		{
-			# A deadlock, a serialization failure or a version conflict is
-			# what this load asks for; anything else is a fault.
-			my ($error, $state) = ($@, $dbh->state);
-			die $error unless $state =~ /^(?:40001|40P01|VE001)$/;
-			$dbh->do('ROLLBACK');
-			$count{$state}++;
-			$undone{ $_->[0] } = 1 for @pending;
-			next;
-		}
-		if ($fate < 0.15)
-		{
-			$dbh->do('ROLLBACK');
-			$count{rollback}++;
-			$undone{ $_->[0] } = 1 for @pending;
-		}
-		elsif ($fate < 0.25)
-		{
-			two_phase($dbh, $name, ++$number, \@pending,
-				\%acknowledged, \%undone, \%count);
-		}
-		elsif (eval { $dbh->do('COMMIT'); 1 })
-		{
-			$count{commit}++;
-			$acknowledged{ $_->[0] } = $_->[1] for @pending;
-		}
-		else
-		{
-			die $@ unless $dbh->state eq '40001';
-			$count{40001}++;
-			$undone{ $_->[0] } = 1 for @pending;
-		}
+		my $job = $jobs[ $number % @jobs ];
+		my ($kind) = $job =~ /^(\w+(?: FULL)?)/;
+		# What locks the table must not hold the writers up for long; the
+		# others may wait for the open transactions.
+		$dbh->do('SET lock_timeout = ' . ($kind eq 'VACUUM FULL' ? 1000 : 3000));
+		my $state = sqlstate($dbh, $job);
+		die "$job: $state " . $dbh->errstr . "\n" unless $state =~ /^(?:00000|55P03|40P01)$/;
+		$count{"$kind $state"}++;
+		# an interrupted CONCURRENTLY leaves its index, which is kept up
+		# until it is dropped
+		my $broken = $dbh->selectcol_arrayref(
+			q{SELECT c.oid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+			  WHERE NOT i.indisvalid AND c.relnamespace = 'event_store'::regnamespace});
+		sqlstate($dbh, "DROP INDEX CONCURRENTLY $_") for @$broken;
+		random_pause(50);
 	}
 	$dbh->disconnect;
-	return {
-		acknowledged => \%acknowledged,
-		undone => \%undone,
-		count => \%count
-	};
+	return { count => \%count };
 }
 
-# One to five events on one stream; sometimes with a version check, sometimes
-# under an event type that nobody has used before.
-sub append_somewhere
+sub check_maintenance
 {
-	my ($dbh, $count) = @_;
-	my $category = $categories[ random_int(0, $#categories) ];
-	my $stream = sprintf '%s-%d', $category, random_int(1, 120);
-	my $expected = -1;
-	my $type = 'Happened' . random_int(1, rand() < 0.1 ? 500 : 5);
-
-	$expected = sql_value($dbh, 'SELECT es_stream_version($1)', $stream)
-	  if rand() < 0.3;
-	return append_to($dbh, $stream, $expected, $type, $count);
-}
-
-sub append_to
-{
-	my ($dbh, $stream, $expected, $type, $count) = @_;
-	my $size = rand() < 0.6 ? 1 : random_int(2, 5);
-	my @ids = rand() < 0.5 ? map { random_uuid() } 1 .. $size : (undef) x $size;
-	my $events =
-	  $size == 1
-	  ? [ append($dbh, $stream, $expected, $type, $ids[0]) ]
-	  : append_batch($dbh, $stream, $expected, $type, \@ids);
-
-	die "append returned " . @$events . " rows for $size events\n"
-	  unless @$events == $size;
-	$count->{appended} += $size;
-	foreach my $event (@$events)
+	my ($title, $dbh) = @_;
+	my $count = wait_clients(
+		names => ['maintenance'],
+		test => "$title: maintenance did not fail")->{maintenance}{count};
+	note "$title: " . verdict($count);
+	foreach my $kind ('VACUUM', 'REINDEX')
 	{
-		die "a new event is called a duplicate\n" if $event->{duplicate};
+		ok($count->{"$kind 00000"}, "$title: $kind ran under the load");
 	}
-	return
-	  map { [ $_->{id}, [ $_->{position}, $stream, $_->{version} ] ] } @$events;
-}
-
-# Prepare, do other work in the same session, then decide.  The work in between
-# uses a stream of its own: waiting for another prepared transaction, while
-# that one's session waits for ours, is invisible to the deadlock detector.
-sub two_phase
-{
-	my ($dbh, $name, $number, $pending, $acknowledged, $undone, $count) = @_;
-	my $gid = "${name}_$number";
-
-	if (!eval { $dbh->do("PREPARE TRANSACTION '$gid'"); 1 })
-	{
-		die $@ unless $dbh->state eq '40001';
-		$undone->{ $_->[0] } = 1 for @$pending;
-		return;
-	}
-	foreach (1 .. random_int(0, 3))
-	{
-		my @events = append_to($dbh, "$categories[0]-own-$name", -1, 'Private', $count);
-		$acknowledged->{ $_->[0] } = $_->[1] for @events;
-		random_pause(15);
-	}
-	if (rand() < 0.6)
-	{
-		$dbh->do("COMMIT PREPARED '$gid'");
-		$count->{commit_prepared}++;
-		$acknowledged->{ $_->[0] } = $_->[1] for @$pending;
-	}
-	else
-	{
-		$dbh->do("ROLLBACK PREPARED '$gid'");
-		$count->{rollback_prepared}++;
-		$undone->{ $_->[0] } = 1 for @$pending;
-	}
+	$dbh->do('CREATE EXTENSION amcheck');
+	cmp_ok(
+		sql_value(
+			$dbh, q{
+			SELECT count(*) FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid,
+				   LATERAL bt_index_parent_check(c.oid, true)
+			WHERE c.relnamespace = 'event_store'::regnamespace AND i.indisvalid}),
+		'>=', 9, "$title: every index has an entry for every row");
 	return;
 }
 
@@ -379,7 +293,7 @@ sub follow
 		{
 			# What a failed transaction has seen does not count.
 			my ($error, $state) = ($@, $dbh->state);
-			die $error unless $state eq '40001';
+			die $error unless $state =~ /^(?:40001|40P01)$/;
 			$dbh->do('ROLLBACK');
 			$last_round = 0;
 			next;

@@ -35,24 +35,38 @@ foreach my $preload ('', "$libdir/event_store")
 {
 	my $title = $preload ? 'preloaded' : 'not preloaded';
 	my $name = $preload ? 'preload' : 'plain';
-	my $primary = store_cluster("primary_$name", preload => $preload, streaming => 1);
+	my @stores =
+	  $preload ? qw(all_on crashes) : qw(all_on no_barrier no_stop errors);
+	my $primary = store_cluster("primary_$name", streaming => 1);
+	# CREATE EXTENSION loads the installed library, which cannot be loaded
+	# beside the other one: so the stores are made before that is preloaded.
+	foreach my $db (@stores)
+	{
+		create_store($primary, $db);
+		use_fault_build($primary, $db);
+	}
+	if ($preload)
+	{
+		$primary->append_conf('postgresql.conf', "shared_preload_libraries = '$preload'\n");
+		$primary->restart;
+	}
 	$primary->backup('base');
 	my $standby = PostgreSQL::Test::Cluster->new("standby_$name");
 	$standby->init_from_backup($primary, 'base', has_streaming => 1);
 	$standby->start;
 
 	run_load($primary, $standby, "$title: everything on", 'all_on', {});
-	if (!$preload)
+	if ($preload)
+	{
+		crash_at_every_point($primary);
+	}
+	else
 	{
 		run_load($primary, $standby, 'control: no barrier',
 			'no_barrier', { writer => 'event_store.fault_no_barrier' });
 		run_load($primary, $standby, 'control: the reader does not stop',
 			'no_stop', { reader => 'event_store.fault_no_stop' });
 		fail_at_every_point($primary);
-	}
-	else
-	{
-		crash_at_every_point($primary);
 	}
 	$standby->stop;
 	$primary->stop;
@@ -64,8 +78,6 @@ done_testing();
 sub run_load
 {
 	my ($primary, $standby, $title, $db, $off) = @_;
-	create_store($primary, $db);
-	use_fault_build($primary, $db);
 	$primary->wait_for_catchup($standby, 'replay');
 	new_flags();
 
@@ -198,8 +210,6 @@ sub stored_of
 sub fail_at_every_point
 {
 	my ($node) = @_;
-	create_store($node, 'errors');
-	use_fault_build($node, 'errors');
 	my $dbh = connect_store($node, db => 'errors');
 	my $other = connect_store($node, db => 'errors');
 	run_sql($_, 'SET lock_timeout = 5000', 'SET statement_timeout = 20000')
@@ -249,8 +259,6 @@ sub fail_at_every_point
 sub crash_at_every_point
 {
 	my ($node) = @_;
-	create_store($node, 'crashes');
-	use_fault_build($node, 'crashes');
 	foreach my $point (@points)
 	{
 		my $stream = "Crash-$point";
