@@ -1,0 +1,274 @@
+# Consumers are woken after commits: by es_wait and by LISTEN, with the worker,
+# without it, on a standby; appends do not care what happens to the worker.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::Bin/../perl";
+use EventStoreTest;
+use Test::More;
+use Time::HiRes qw(time);
+
+# A wake-up that takes longer than this has been lost: it came by a fallback.
+# The machine may be slow, but not by that much; the fallbacks lie above.
+my $late = 4;
+
+seed_random();
+starts_on_demand();
+starts_with_the_server();
+no_worker_to_be_had();
+modes();
+standby();
+done_testing();
+
+# ---------------------------------------------------------------------------
+
+sub worker_pid
+{
+	my ($dbh) = @_;
+	return sql_value($dbh, 'SELECT worker_pid FROM event_store.status');
+}
+
+sub wait_for_worker
+{
+	my ($dbh) = @_;
+	return poll_until(sub { worker_pid($dbh) }, 20);
+}
+
+# Next notification, or undef after the time limit.
+sub next_notification
+{
+	my ($dbh, $seconds) = @_;
+	my $found;
+	poll_until(sub { $found = $dbh->pg_notifies }, $seconds || $late);
+	return $found;
+}
+
+sub no_more_notifications
+{
+	my ($dbh) = @_;
+	1 while $dbh->pg_notifies;
+	return;
+}
+
+# Run es_wait in a client of its own; it tells what it got and how long it took.
+sub start_waiter
+{
+	my ($name, $node, $after, $timeout, $db) = @_;
+	start_client($name, sub {
+		my $dbh = connect_store($node, db => $db || 'postgres');
+		flag_set("$name.ready");
+		my $start = time();
+		my $head = sql_value($dbh, 'SELECT es_wait(?, ?::interval)', $after, $timeout);
+		return { head => $head, seconds => time() - $start };
+	});
+	poll_until(sub { flag_is_set("$name.ready") });
+	return;
+}
+
+# ... and is known to sleep.
+sub wait_until_asleep
+{
+	my ($dbh, $count) = @_;
+	return poll_until(sub {
+		sql_value($dbh, q{SELECT count(*) FROM pg_catalog.pg_stat_activity
+			WHERE query LIKE 'SELECT es_wait%' AND state = 'active'
+			  AND wait_event_type = 'Extension' AND pid <> pg_backend_pid()}) >= $count;
+	}, 20);
+}
+
+sub starts_on_demand
+{
+	my $node = store_cluster('wakeup');
+	create_store($node);
+	my $dbh = connect_store($node);
+	my $listener = connect_store($node);
+	$listener->do('LISTEN event_store');
+
+	is(worker_pid($dbh), undef, 'no worker before the first append');
+	append($dbh, 'Order-1', 0, 'Placed');
+	ok(wait_for_worker($dbh), 'the first append starts the worker, without preloading');
+	my $note = next_notification($listener, 20);
+	is($note && $note->[2], sql_value($dbh, 'SELECT es_head()'),
+		'a listener gets the settled head as payload');
+
+	my $head = sql_value($dbh, 'SELECT es_head()');
+	start_waiter('waiter', $node, $head, '60 s');
+	ok(wait_until_asleep($dbh, 1), 'es_wait sleeps');
+	my $event = append($dbh, 'Order-1', 1, 'Placed');
+	my $got = wait_clients()->{waiter};
+	is($got->{head}, $event->{position}, 'es_wait returns the new head');
+	cmp_ok($got->{seconds}, '<', $late, '... as soon as it is there');
+
+	# the trap: a higher position commits first, the lower one aborts
+	no_more_notifications($listener);
+	my $slow = connect_store($node);
+	$slow->begin_work;
+	my $low = append($slow, 'Order-slow', 0, 'Placed')->{position};
+	my $high = append($dbh, 'Order-1', 2, 'Placed')->{position};
+	cmp_ok($low, '<', $high, 'positions 9 and 10, so to speak');
+	my ($blocking, $pid) = $dbh->selectrow_array(
+		'SELECT blocking_position, blocking_pid FROM event_store.status');
+	is($blocking, $low, 'the status names the blocking position');
+	is($pid, $slow->{pg_pid}, '... and its process');
+	start_waiter('blocked', $node, $event->{position}, '60 s');
+	ok(wait_until_asleep($dbh, 1), 'es_wait sleeps while the lower one is open');
+	is(next_notification($listener, 0.5), undef, 'nobody is told');
+	my $start = time();
+	$slow->rollback;
+	$got = wait_clients()->{blocked};
+	is($got->{head}, $high, 'after the abort the higher one is there');
+	cmp_ok(time() - $start, '<', $late, '... soon');
+	$note = next_notification($listener);
+	is($note && $note->[2], $high, 'the listener is told, too');
+
+	# the same for a prepared transaction, which ends in another session
+	$slow->begin_work;
+	$low = append($slow, 'Order-slow', 0, 'Placed')->{position};
+	$slow->do(q{PREPARE TRANSACTION 'slow'});
+	is(sql_value($dbh, 'SELECT blocking_gid FROM event_store.status'), 'slow',
+		'the status names the prepared transaction');
+	start_waiter('prepared', $node, $high, '60 s');
+	ok(wait_until_asleep($dbh, 1), 'es_wait sleeps while it is prepared');
+	$dbh->do(q{COMMIT PREPARED 'slow'});
+	is(wait_clients()->{prepared}{head}, $low, 'COMMIT PREPARED wakes the waiter');
+
+	# whatever happens to the worker, appends go on and it comes back
+	my $before = worker_pid($dbh);
+	$dbh->do("SELECT pg_terminate_backend($before)");
+	ok(poll_until(sub { (worker_pid($dbh) || 0) != $before }, 20), 'the worker is killed');
+	is(sqlstate($dbh, q{SELECT es_append('Order-1', es_any(), 'Placed', '1')}), '00000',
+		'an append without a worker');
+	ok(poll_until(sub {
+		append($dbh, 'Order-1', -1, 'Placed');
+		worker_pid($dbh);
+	}, 20), 'appends bring the worker back');
+
+	is(sqlstate($dbh, 'SELECT es_wait(1000000)'), 'VE004',
+		'a cursor from another life of the store');
+	is(sqlstate($dbh, q{SET statement_timeout = '200ms'; SELECT es_wait(es_head(), '60 s')}),
+		'57014', 'es_wait obeys statement_timeout');
+	$dbh->do('RESET statement_timeout');
+
+	# it lets go of a dropped extension
+	$dbh->do('DROP EXTENSION event_store');
+	ok(poll_until(sub {
+		sql_value($dbh, q{SELECT count(*) FROM pg_stat_activity
+			WHERE backend_type = 'event_store worker'}) == 0;
+	}, 20), 'the worker ends after DROP EXTENSION');
+	$_->disconnect for $dbh, $listener, $slow;
+	$node->stop;
+	return;
+}
+
+sub starts_with_the_server
+{
+	my $node = store_cluster('wakeup_preload', preload => 'event_store');
+	create_store($node);
+	my $dbh = connect_store($node);
+	append($dbh, 'Order-1', 0, 'Placed');
+	$dbh->disconnect;
+
+	$node->restart;
+	$dbh = connect_store($node, plain => 1);
+	my $workers = q{SELECT count(*) FROM pg_stat_activity WHERE datname = 'postgres'
+		AND backend_type = 'event_store worker'};
+	ok(poll_until(sub { sql_value($dbh, $workers) == 1 }, 20),
+		'preloaded, the worker starts with the server');
+	$dbh->disconnect;
+
+	# a crash of the worker restarts the server processes, and it as well
+	$dbh = connect_store($node);
+	my $pid = worker_pid($dbh);
+	kill 'KILL', $pid;
+	ok(poll_until(sub { connection_lost($dbh) }, 20), 'the worker crashes');
+	ok(poll_until(sub {
+		$dbh = connect_store($node, fail_ok => 1) or return 0;
+		my $new = eval { worker_pid($dbh) };
+		return $new && $new != $pid;
+	}, 60), 'after the crash it is there again');
+	$dbh->disconnect;
+	$node->stop;
+	return;
+}
+
+sub no_worker_to_be_had
+{
+	my $node = store_cluster('wakeup_full', conf => "max_worker_processes = 0\n");
+	create_store($node);
+	my $dbh = connect_store($node);
+	my $event = append($dbh, 'Order-1', 0, 'Placed');
+	is($event->{version}, 1, 'appends work when no worker may run');
+	start_waiter('poller', $node, $event->{position}, '60 s');
+	my $next = append($dbh, 'Order-1', 1, 'Placed');
+	my $got = wait_clients()->{poller};
+	is($got->{head}, $next->{position}, 'es_wait works without a worker');
+	cmp_ok($got->{seconds}, '<', $late, '... and is not late');
+	$dbh->disconnect;
+	$node->stop;
+	return;
+}
+
+sub modes
+{
+	my $node = store_cluster('wakeup_modes');
+	create_store($node);
+	my $dbh = connect_store($node);
+	my $listener = connect_store($node);
+	$listener->do('LISTEN event_store');
+
+	$dbh->do('SET event_store.notify = transaction');
+	my $event = append($dbh, 'Order-1', 0, 'Placed');
+	my $note = next_notification($listener);
+	is($note && $note->[2], $event->{position}, 'mode transaction notifies by itself');
+	$dbh->begin_work;
+	append($dbh, 'Order-1', 1, 'Placed');
+	is(sqlstate($dbh, q{PREPARE TRANSACTION 'x'}), '0A000',
+		'... and cannot be prepared, as documented');
+	eval { $dbh->rollback };
+
+	$dbh->do('SET event_store.notify = off');
+	append($dbh, 'Order-2', 0, 'Placed');
+	is(next_notification($listener, 0.5), undef, 'mode off tells nobody');
+	is(worker_pid($dbh), undef, 'neither mode starts a worker');
+	$_->disconnect for $dbh, $listener;
+	$node->stop;
+	return;
+}
+
+sub standby
+{
+	my $primary = store_cluster('wakeup_primary', streaming => 1);
+	create_store($primary);
+	my $dbh = connect_store($primary);
+	my $event = append($dbh, 'Order-1', 0, 'Placed');
+	$primary->backup('base');
+	my $standby = PostgreSQL::Test::Cluster->new('wakeup_standby');
+	$standby->init_from_backup($primary, 'base', has_streaming => 1);
+	$standby->start;
+	my $reader = connect_store($standby);
+	ok(poll_until(sub { sql_value($reader, 'SELECT es_head()') == $event->{position} }),
+		'the standby has caught up');
+	start_waiter('standby', $standby, $event->{position}, '60 s');
+	my $next = append($dbh, 'Order-1', 1, 'Placed');
+	my $got = wait_clients()->{standby};
+	is($got->{head}, $next->{position}, 'es_wait works on a standby');
+	cmp_ok($got->{seconds}, '<', $late, '... and is not late');
+	is(sqlstate($reader, q{SELECT es_append('Order-1', 2, 'Placed', '1')}), '25006',
+		'an append does not');
+
+	# promoted, it is a store like any other
+	$reader->disconnect;
+	$dbh->disconnect;
+	$primary->stop('immediate');
+	$standby->promote;
+	$reader = connect_store($standby);
+	ok(poll_until(sub {
+		sqlstate($reader, q{SELECT es_append('Order-1', es_any(), 'Placed', '1')}) eq '00000';
+	}), 'after promotion appends work');
+	ok(wait_for_worker($reader), '... and the worker runs');
+	$reader->disconnect;
+	$standby->stop;
+	return;
+}
