@@ -14,7 +14,7 @@ ifdef FAULTS
 PG_CPPFLAGS += -DES_FAULTS
 endif
 
-REGRESS      = append append_errors idempotency read snapshot guard privileges
+REGRESS      = append append_errors idempotency read snapshot wait guard privileges
 REGRESS_OPTS = --load-extension=$(EXTENSION)
 
 PG_CONFIG   ?= pg_config
