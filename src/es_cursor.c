@@ -1,0 +1,167 @@
+/*-------------------------------------------------------------------------
+ * es_cursor.c
+ *	  Cursors of subscriptions and of members of groups.
+ *
+ * A subscription without a group has one cursor, the row for slot 0 of
+ * event_store.subscription_checkpoint.  In a group every member has one, its
+ * row of event_store.subscription_member: while it owns a slot everything of
+ * that slot up to the greater of its cursor and the slot's checkpoint is
+ * done, so acknowledging writes one row however many slots there are.
+ *
+ * Both rows are updated in place of the page (HOT): no indexed column
+ * changes.
+ *
+ * A cursor is read without a lock, so that nobody waits for a consumer which
+ * fetches, works and acknowledges in one transaction.  Whoever is about to
+ * hand events out then claims the row: locks it if it is as it was read.
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+
+#include "es_compat.h"
+#include "es_subscription.h"
+
+#define CHECKPOINT_COLUMNS \
+	"SELECT position, scanned, delivered, session, member, lease_until, lease_until" \
+	" FROM event_store.subscription_checkpoint" \
+	" WHERE subscription OPERATOR(pg_catalog.=) $1" \
+	" AND slot OPERATOR(pg_catalog.=) 0"
+#define MEMBER_COLUMNS \
+	"SELECT position, scanned, delivered, NULL::pg_catalog.int8, member, lease_until," \
+	" lease_until OPERATOR(pg_catalog.-)" \
+	" (lease OPERATOR(pg_catalog.*) '0.66'::pg_catalog.float8)" \
+	" FROM event_store.subscription_member" \
+	" WHERE subscription OPERATOR(pg_catalog.=) $1" \
+	" AND member OPERATOR(pg_catalog.=) $2"
+#define AS_EXPECTED \
+	" AND position OPERATOR(pg_catalog.=) $3" \
+	" AND delivered OPERATOR(pg_catalog.=) $4" \
+	" AND lease_until OPERATOR(pg_catalog.=) $5"
+
+static EsSql es_sql_plain_load = {CHECKPOINT_COLUMNS, 1, {TEXTOID}, NULL};
+static EsSql es_sql_plain_lock = {CHECKPOINT_COLUMNS " FOR UPDATE", 1, {TEXTOID}, NULL};
+static EsSql es_sql_plain_claim =
+{CHECKPOINT_COLUMNS AS_EXPECTED " FOR UPDATE SKIP LOCKED",
+5, {TEXTOID, TEXTOID, INT8OID, INT8OID, TIMESTAMPTZOID}, NULL};
+static EsSql es_sql_plain_store =
+{"UPDATE event_store.subscription_checkpoint"
+	" SET position = $2, scanned = $3, delivered = $4, session = $5, member = $6,"
+	" lease_until = $7, pid = $8, updated_at = pg_catalog.clock_timestamp()"
+	" WHERE subscription OPERATOR(pg_catalog.=) $1 AND slot OPERATOR(pg_catalog.=) 0",
+	8, {TEXTOID, INT8OID, INT8OID, INT8OID, INT8OID, TEXTOID, TIMESTAMPTZOID, INT4OID}, NULL};
+
+static EsSql es_sql_member_load = {MEMBER_COLUMNS, 2, {TEXTOID, TEXTOID}, NULL};
+static EsSql es_sql_member_lock = {MEMBER_COLUMNS " FOR UPDATE", 2, {TEXTOID, TEXTOID}, NULL};
+static EsSql es_sql_member_claim =
+{MEMBER_COLUMNS AS_EXPECTED " FOR UPDATE SKIP LOCKED",
+5, {TEXTOID, TEXTOID, INT8OID, INT8OID, TIMESTAMPTZOID}, NULL};
+static EsSql es_sql_member_store =
+{"UPDATE event_store.subscription_member"
+	" SET position = $3, scanned = $4, delivered = $5, pid = $6,"
+	" lease_until = pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) lease,"
+	" updated_at = pg_catalog.clock_timestamp()"
+	" WHERE subscription OPERATOR(pg_catalog.=) $1 AND member OPERATOR(pg_catalog.=) $2",
+6, {TEXTOID, TEXTOID, INT8OID, INT8OID, INT8OID, INT4OID}, NULL};
+
+/*
+ * Read a cursor.
+ *
+ * member		the consumer; of a group: whose cursor
+ * lock			until the end of the transaction
+ */
+void
+es_cursor_load(EsOwnerScope *scope, const EsSubscription *sub, Datum member,
+			   bool lock, EsCursor *cursor)
+{
+	Datum		args[2];
+	Datum		value;
+	bool		isnull;
+
+	memset(cursor, 0, sizeof(*cursor));
+	args[0] = sub->name;
+	args[1] = member;
+	if (sub->slots == 0)
+		cursor->exists = es_sql_run(lock ? &es_sql_plain_lock : &es_sql_plain_load,
+									args, NULL) > 0;
+	else
+		cursor->exists = es_sql_run(lock ? &es_sql_member_lock : &es_sql_member_load,
+									args, NULL) > 0;
+	if (!cursor->exists)
+		return;
+
+	cursor->position = es_sql_int64(0, 1, 0);
+	cursor->scanned = es_sql_int64(0, 2, 0);
+	cursor->delivered = es_sql_int64(0, 3, 0);
+	cursor->session = es_sql_int64(0, 4, 0);
+	value = es_sql_datum(0, 5, &isnull);
+	if (!isnull)
+	{
+		MemoryContext old_context = MemoryContextSwitchTo(scope->context);
+
+		cursor->member = datumCopy(value, false, -1);
+		MemoryContextSwitchTo(old_context);
+	}
+	cursor->lease_until = DatumGetTimestampTz(es_sql_datum(0, 6, &isnull));
+	cursor->renew_at = DatumGetTimestampTz(es_sql_datum(0, 7, &isnull));
+}
+
+/*
+ * Lock a cursor if it is as expected and nobody else has it locked.
+ *
+ * Errors: 40001 if a transaction with a snapshot of its own is too late.
+ */
+bool
+es_cursor_claim(const EsSubscription *sub, Datum member, const EsCursor *expected)
+{
+	Datum		args[5];
+	char		nulls[] = "     ";
+
+	args[0] = sub->name;
+	args[1] = member;
+	args[2] = Int64GetDatum(expected->position);
+	args[3] = Int64GetDatum(expected->delivered);
+	args[4] = TimestampTzGetDatum(expected->lease_until);
+	if (member == (Datum) 0)
+		nulls[1] = 'n';
+	return es_sql_run(sub->slots == 0 ? &es_sql_plain_claim : &es_sql_member_claim,
+					  args, nulls) > 0;
+}
+
+/*
+ * Write a cursor that this transaction has locked.  A member's lease begins
+ * anew.
+ */
+void
+es_cursor_store(const EsSubscription *sub, Datum member, const EsCursor *cursor)
+{
+	Datum		args[8];
+	char		nulls[] = "        ";
+
+	args[0] = sub->name;
+	if (sub->slots > 0)
+	{
+		args[1] = member;
+		args[2] = Int64GetDatum(cursor->position);
+		args[3] = Int64GetDatum(cursor->scanned);
+		args[4] = Int64GetDatum(cursor->delivered);
+		args[5] = Int32GetDatum(MyProcPid);
+		es_sql_run(&es_sql_member_store, args, nulls);
+		return;
+	}
+	args[1] = Int64GetDatum(cursor->position);
+	args[2] = Int64GetDatum(cursor->scanned);
+	args[3] = Int64GetDatum(cursor->delivered);
+	args[4] = Int64GetDatum(cursor->session);
+	args[5] = cursor->member;
+	args[6] = TimestampTzGetDatum(cursor->lease_until);
+	args[7] = Int32GetDatum(MyProcPid);
+	if (cursor->session == 0)
+		nulls[4] = 'n';
+	if (cursor->member == (Datum) 0)
+		nulls[5] = 'n';
+	es_sql_run(&es_sql_plain_store, args, nulls);
+}

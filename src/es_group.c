@@ -1,0 +1,299 @@
+/*-------------------------------------------------------------------------
+ * es_group.c
+ *	  Consumer groups: members share the virtual slots of a subscription.
+ *
+ * A stream belongs to a slot for ever, a slot to one member at a time, so a
+ * stream's events are never with two members.  Nobody coordinates: whenever
+ * a member fetches, it throws out members whose lease has ended, gives up
+ * what it owns beyond its fair share, or takes free slots up to it.  It does
+ * so only while it has no event in hand.
+ *
+ * A member's cursor stands for all its slots (es_cursor.c).  Before a slot
+ * changes hands its checkpoint is brought up to the cursor, by whoever takes
+ * it away; that one holds the lock of the member's row.  A member that is at
+ * work in an open transaction holds that lock too and is left alone until
+ * the transaction ends, whatever its lease says; a member that was thrown
+ * out finds no row and cannot acknowledge.
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+
+#include "es_args.h"
+#include "es_compat.h"
+#include "es_subscription.h"
+
+PG_FUNCTION_INFO_V1(es_join);
+PG_FUNCTION_INFO_V1(es_leave);
+
+static EsSql es_sql_join =
+{"INSERT INTO event_store.subscription_member AS m"
+	" (subscription, member, position, scanned, delivered, pid, lease, lease_until,"
+	" joined_at, updated_at)"
+	" VALUES ($1, $2, 0, 0, 0, $4, $3,"
+	" pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) $3,"
+	" pg_catalog.clock_timestamp(), pg_catalog.clock_timestamp())"
+	" ON CONFLICT (subscription, member) DO UPDATE"
+	" SET lease = EXCLUDED.lease, lease_until = EXCLUDED.lease_until, pid = EXCLUDED.pid,"
+	" updated_at = EXCLUDED.updated_at",
+4, {TEXTOID, TEXTOID, INTERVALOID, INT4OID}, NULL};
+
+/* members, this one's place among them, and how many others are overdue */
+static EsSql es_sql_census =
+{"SELECT pg_catalog.count(*),"
+	" pg_catalog.count(*) FILTER (WHERE member OPERATOR(pg_catalog.<) $2),"
+	" pg_catalog.count(*) FILTER (WHERE member OPERATOR(pg_catalog.<>) $2"
+	" AND lease_until OPERATOR(pg_catalog.<) pg_catalog.clock_timestamp())"
+	" FROM event_store.subscription_member WHERE subscription OPERATOR(pg_catalog.=) $1",
+2, {TEXTOID, TEXTOID}, NULL};
+static EsSql es_sql_slot_census =
+{"SELECT pg_catalog.count(*) FILTER (WHERE member OPERATOR(pg_catalog.=) $2),"
+	" pg_catalog.count(*) FILTER (WHERE member IS NULL)"
+	" FROM event_store.subscription_checkpoint"
+	" WHERE subscription OPERATOR(pg_catalog.=) $1",
+2, {TEXTOID, TEXTOID}, NULL};
+
+static EsSql es_sql_expel =
+{"WITH dead AS ("
+	"SELECT member, position FROM event_store.subscription_member"
+	" WHERE subscription OPERATOR(pg_catalog.=) $1 AND member OPERATOR(pg_catalog.<>) $2"
+	" AND lease_until OPERATOR(pg_catalog.<) pg_catalog.clock_timestamp()"
+	" FOR UPDATE SKIP LOCKED),"
+	" freed AS ("
+	"UPDATE event_store.subscription_checkpoint c"
+	" SET position = GREATEST(c.position, dead.position), member = NULL,"
+	" updated_at = pg_catalog.clock_timestamp()"
+	" FROM dead WHERE c.subscription OPERATOR(pg_catalog.=) $1"
+	" AND c.member OPERATOR(pg_catalog.=) dead.member)"
+	" DELETE FROM event_store.subscription_member m USING dead"
+	" WHERE m.subscription OPERATOR(pg_catalog.=) $1"
+	" AND m.member OPERATOR(pg_catalog.=) dead.member",
+2, {TEXTOID, TEXTOID}, NULL};
+
+static EsSql es_sql_release =
+{"UPDATE event_store.subscription_checkpoint c"
+	" SET position = GREATEST(position, $3), member = NULL,"
+	" updated_at = pg_catalog.clock_timestamp()"
+	" WHERE subscription OPERATOR(pg_catalog.=) $1 AND slot OPERATOR(pg_catalog.=) ANY"
+	" (SELECT slot FROM event_store.subscription_checkpoint"
+	" WHERE subscription OPERATOR(pg_catalog.=) $1"
+	" AND member OPERATOR(pg_catalog.=) $2 ORDER BY slot DESC LIMIT $4)",
+4, {TEXTOID, TEXTOID, INT8OID, INT8OID}, NULL};
+static EsSql es_sql_bring_up =
+{"UPDATE event_store.subscription_checkpoint"
+	" SET position = $3, updated_at = pg_catalog.clock_timestamp()"
+	" WHERE subscription OPERATOR(pg_catalog.=) $1"
+	" AND member OPERATOR(pg_catalog.=) $2 AND position OPERATOR(pg_catalog.<) $3",
+3, {TEXTOID, TEXTOID, INT8OID}, NULL};
+static EsSql es_sql_take =
+{"UPDATE event_store.subscription_checkpoint"
+	" SET member = $2, updated_at = pg_catalog.clock_timestamp()"
+	" WHERE subscription OPERATOR(pg_catalog.=) $1 AND slot OPERATOR(pg_catalog.=) ANY"
+	" (SELECT slot FROM event_store.subscription_checkpoint"
+	" WHERE subscription OPERATOR(pg_catalog.=) $1 AND member IS NULL"
+	" ORDER BY slot LIMIT $3 FOR UPDATE SKIP LOCKED)",
+3, {TEXTOID, TEXTOID, INT8OID}, NULL};
+static EsSql es_sql_slots =
+{"SELECT slot, GREATEST(position, $3) FROM event_store.subscription_checkpoint"
+	" WHERE subscription OPERATOR(pg_catalog.=) $1 AND member OPERATOR(pg_catalog.=) $2",
+3, {TEXTOID, TEXTOID, INT8OID}, NULL};
+static EsSql es_sql_leave =
+{"DELETE FROM event_store.subscription_member"
+	" WHERE subscription OPERATOR(pg_catalog.=) $1 AND member OPERATOR(pg_catalog.=) $2",
+2, {TEXTOID, TEXTOID}, NULL};
+
+/*
+ * Become a member, or renew the membership.
+ *
+ * lease		microseconds
+ */
+void
+es_group_join(const EsSubscription *sub, Datum member, int64 lease)
+{
+	Interval	interval = {0};
+	Datum		args[4];
+
+	interval.time = lease;
+	args[0] = sub->name;
+	args[1] = member;
+	args[2] = IntervalPGetDatum(&interval);
+	args[3] = Int32GetDatum(MyProcPid);
+	es_sql_run(&es_sql_join, args, NULL);
+}
+
+/*
+ * Do one's part for a fair distribution of the slots, and renew the lease
+ * when a third of it is over.
+ *
+ * cursor		as read; events in hand keep all slots where they are
+ *
+ * Result: whether something was written; the cursor is then to be read anew.
+ */
+bool
+es_group_balance(EsOwnerScope *scope, const EsSubscription *sub, Datum member,
+				 EsCursor *cursor)
+{
+	Datum		args[4];
+	int64		members;
+	int64		place;
+	int64		share;
+	int64		own;
+	int64		unowned;
+	bool		wrote = false;
+
+	args[0] = sub->name;
+	args[1] = member;
+	es_sql_run(&es_sql_census, args, NULL);
+	if (es_sql_int64(0, 3, 0) > 0)
+	{
+		wrote = es_sql_run(&es_sql_expel, args, NULL) > 0;
+		es_sql_run(&es_sql_census, args, NULL);
+	}
+	members = Max(es_sql_int64(0, 1, 0), 1);
+	place = es_sql_int64(0, 2, 0);
+	share = sub->slots / members + (place < sub->slots % members ? 1 : 0);
+
+	es_sql_run(&es_sql_slot_census, args, NULL);
+	own = es_sql_int64(0, 1, 0);
+	unowned = es_sql_int64(0, 2, 0);
+
+	if ((cursor->delivered == 0 && (own > share || (own < share && unowned > 0))) ||
+		cursor->renew_at < GetCurrentTimestamp())
+	{
+		if (!es_cursor_claim(sub, member, cursor))
+			return wrote;
+		wrote = true;
+		if (cursor->delivered == 0 && own > share)
+		{
+			args[2] = Int64GetDatum(cursor->position);
+			args[3] = Int64GetDatum(own - share);
+			es_sql_run(&es_sql_release, args, NULL);
+		}
+		else if (cursor->delivered == 0 && own < share && unowned > 0)
+		{
+			args[2] = Int64GetDatum(cursor->position);
+			es_sql_run(&es_sql_bring_up, args, NULL);
+			args[2] = Int64GetDatum(share - own);
+			es_sql_run(&es_sql_take, args, NULL);
+			cursor->position = cursor->scanned = 0;
+		}
+		es_cursor_store(sub, member, cursor);
+	}
+	return wrote;
+}
+
+/*
+ * The slots of a member.
+ *
+ * Result: for each slot of the group the position up to which it is done,
+ * -1 for those of others.
+ */
+int64 *
+es_group_slots(EsOwnerScope *scope, const EsSubscription *sub, Datum member,
+			   const EsCursor *cursor)
+{
+	int64	   *slots = MemoryContextAlloc(scope->context, sub->slots * sizeof(int64));
+	Datum		args[3];
+	uint64		n;
+
+	for (int i = 0; i < sub->slots; i++)
+		slots[i] = -1;
+	args[0] = sub->name;
+	args[1] = member;
+	args[2] = Int64GetDatum(cursor->position);
+	n = es_sql_run(&es_sql_slots, args, NULL);
+	for (uint64 i = 0; i < n; i++)
+	{
+		bool		isnull;
+		int			slot = DatumGetInt32(es_sql_datum(i, 1, &isnull));
+
+		if (slot >= 0 && slot < sub->slots)
+			slots[slot] = es_sql_int64(i, 2, 0);
+	}
+	return slots;
+}
+
+static void
+es_group_check(const EsSubscription *sub)
+{
+	if (sub->slots == 0)
+		ereport(ERROR,
+				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				errmsg("subscription \"%s\" is not a consumer group",
+					   TextDatumGetCString(sub->name)),
+				errhint("A group is made by es_create_subscription with \"slots\"."));
+}
+
+/*
+ * es_join(name text, member text, lease interval) RETURNS int
+ *
+ * lease NULL = that of the subscription.
+ * Result: slots that the member owns now; more come with its fetches.
+ * Errors: 42704; 55000 if it is not a group.
+ */
+Datum
+es_join(PG_FUNCTION_ARGS)
+{
+	Datum		name = es_arg_name_datum(fcinfo, 0, "name");
+	int64		lease = PG_ARGISNULL(2) ? 0 : es_arg_interval(fcinfo, 2, "lease", 1);
+	Datum		member;
+	EsSubscription sub;
+	EsCursor	cursor;
+	EsOwnerScope scope;
+	Datum		args[2];
+	int32		own;
+
+	PreventCommandIfReadOnly("es_join()");
+	es_owner_begin(&scope);
+	es_subscription_load(&scope, name, &sub);
+	es_group_check(&sub);
+	member = es_arg_member(fcinfo, 1, &sub);
+	es_group_join(&sub, member, lease > 0 ? lease : sub.lease);
+	es_cursor_load(&scope, &sub, member, true, &cursor);
+	es_group_balance(&scope, &sub, member, &cursor);
+	args[0] = name;
+	args[1] = member;
+	es_sql_run(&es_sql_slot_census, args, NULL);
+	own = (int32) es_sql_int64(0, 1, 0);
+	es_owner_end(&scope);
+	PG_RETURN_INT32(own);
+}
+
+/*
+ * es_leave(name text, member text) RETURNS boolean
+ *
+ * What the member has fetched and not acknowledged goes to the others.
+ * Result: whether it was a member.
+ * Errors: 42704; 55000 if it is not a group.
+ */
+Datum
+es_leave(PG_FUNCTION_ARGS)
+{
+	Datum		name = es_arg_name_datum(fcinfo, 0, "name");
+	Datum		member;
+	EsSubscription sub;
+	EsCursor	cursor;
+	EsOwnerScope scope;
+	Datum		args[4];
+
+	PreventCommandIfReadOnly("es_leave()");
+	es_owner_begin(&scope);
+	es_subscription_load(&scope, name, &sub);
+	es_group_check(&sub);
+	member = es_arg_member(fcinfo, 1, &sub);
+	es_cursor_load(&scope, &sub, member, true, &cursor);
+	if (cursor.exists)
+	{
+		args[0] = name;
+		args[1] = member;
+		args[2] = Int64GetDatum(cursor.position);
+		args[3] = Int64GetDatum(sub.slots);
+		es_sql_run(&es_sql_release, args, NULL);
+		es_sql_run(&es_sql_leave, args, NULL);
+	}
+	es_owner_end(&scope);
+	PG_RETURN_BOOL(cursor.exists);
+}

@@ -1,0 +1,133 @@
+/*-------------------------------------------------------------------------
+ * es_subscription.h
+ *	  Durable subscriptions, consumer groups, events that could not be handled.
+ *-------------------------------------------------------------------------
+ */
+#ifndef ES_SUBSCRIPTION_H
+#define ES_SUBSCRIPTION_H
+
+#include "executor/spi.h"
+#include "utils/timestamp.h"
+
+#include "es_scan.h"
+
+/* virtual slots of a group */
+#define ES_MAX_SLOTS			1024
+
+/* a statement that is planned once per session */
+typedef struct EsSql
+{
+	const char *text;			/* every name and operator qualified */
+	int			nargs;
+	Oid			types[9];
+	SPIPlanPtr	plan;
+} EsSql;
+
+/* a stretch of code that works on the subscriptions' tables */
+typedef struct EsOwnerScope
+{
+	Oid			user;
+	int			sec_context;
+	MemoryContext context;		/* of the caller, for results */
+} EsOwnerScope;
+
+/* a row of event_store.subscription */
+typedef struct EsSubscription
+{
+	Datum		name;			/* text */
+	Datum	   *categories;		/* NULL = no filter */
+	int			ncategories;
+	Datum	   *event_types;	/* NULL = no filter */
+	int			nevent_types;
+	int			slots;			/* 0 = one cursor, no group */
+	int64		lease;			/* microseconds */
+	int			max_retries;
+	int64		retry_delay;	/* microseconds */
+	bool		has_parked;		/* some stream is held up */
+} EsSubscription;
+
+/*
+ * How far a subscription, or a member of a group, has come.  A row of
+ * event_store.subscription_checkpoint or event_store.subscription_member.
+ */
+typedef struct EsCursor
+{
+	bool		exists;
+	int64		position;		/* everything up to here is done */
+	int64		scanned;		/* what becomes of it when all is acknowledged */
+	int64		delivered;		/* last position handed out; 0 = nothing is out */
+	int64		session;		/* who fetched: a session, 0 = none ... */
+	Datum		member;			/* ... or a name (text), 0 = none */
+	TimestampTz lease_until;	/* -infinity = none */
+	TimestampTz renew_at;		/* of a member: when to renew its lease */
+} EsCursor;
+
+/* a row of event_store.parked_stream */
+typedef struct EsParked
+{
+	int64		stream_no;
+	int			slot;
+	int64		next_version;	/* first version that is not done */
+	int64		done_position;	/* position of the version before that */
+	int64		failed_position;	/* of next_version, if that has failed */
+	bool		is_parked;		/* waits for es_retry_parked */
+	TimestampTz next_attempt_at;
+	bool		was_delivered;	/* marked as handed out */
+	/* what a fetch does to it */
+	int64		delivered_version;
+	int64		delivered_position;
+	bool		finished;
+} EsParked;
+
+/* es_subscription.c */
+extern void es_owner_begin(EsOwnerScope *scope);
+extern void es_owner_end(EsOwnerScope *scope);
+extern uint64 es_sql_run(EsSql *sql, Datum *args, const char *nulls);
+extern Datum es_sql_datum(uint64 row, int column, bool *isnull);
+extern int64 es_sql_int64(uint64 row, int column, int64 null_value);
+extern void es_subscription_load(EsOwnerScope *scope, Datum name, EsSubscription *sub);
+extern int64 es_arg_interval(FunctionCallInfo fcinfo, int n, const char *argument,
+							 int64 min);
+extern Datum es_arg_name_datum(FunctionCallInfo fcinfo, int n, const char *argument);
+extern Datum es_arg_member(FunctionCallInfo fcinfo, int n, const EsSubscription *sub);
+extern int	es_stream_slot(int64 stream_no, int slots);
+
+/* es_lease.c */
+extern int64 es_lease_session(void);
+extern bool es_lease_session_lives(int64 session);
+extern void es_lease_write_begin(void);
+extern void es_lease_write_end(void);
+extern void es_lease_remember(Datum name);
+extern bool es_lease_remembered(Datum name);
+extern void es_lease_forget(Datum name);
+extern bool es_lease_is_foreign(const EsCursor *cursor, Datum member);
+extern bool es_lease_is_busy(const EsCursor *cursor, Datum member);
+
+/* es_cursor.c */
+extern void es_cursor_load(EsOwnerScope *scope, const EsSubscription *sub, Datum member,
+						   bool lock, EsCursor *cursor);
+extern bool es_cursor_claim(const EsSubscription *sub, Datum member,
+							const EsCursor *expected);
+extern void es_cursor_store(const EsSubscription *sub, Datum member,
+							const EsCursor *cursor);
+
+/* es_group.c */
+extern void es_group_join(const EsSubscription *sub, Datum member, int64 lease);
+extern bool es_group_balance(EsOwnerScope *scope, const EsSubscription *sub,
+							 Datum member, EsCursor *cursor);
+extern int64 *es_group_slots(EsOwnerScope *scope, const EsSubscription *sub,
+							 Datum member, const EsCursor *cursor);
+
+/* es_ack.c */
+extern void es_ack_begin(EsOwnerScope *scope, const EsSubscription *sub, Datum member,
+						 EsCursor *cursor);
+
+/* es_parked.c */
+extern EsParked *es_parked_load(EsOwnerScope *scope, const EsSubscription *sub,
+								const int64 *slots, int *nparked);
+extern EsParked *es_parked_find(EsParked *parked, int nparked, int64 stream_no);
+extern void es_parked_handed_out(const EsSubscription *sub, EsParked *parked, int nparked);
+extern void es_parked_acknowledge(const EsSubscription *sub, Datum member,
+								  int64 position);
+
+#endif							/* ES_SUBSCRIPTION_H */
