@@ -33,7 +33,7 @@
 #include "es_head.h"
 #include "es_projection.h"
 #include "es_scan.h"
-#include "es_type.h"
+#include "es_upcast.h"
 
 /* bytes of events in one slice, about */
 #define ES_SLICE_MAX_BYTES		(16 * 1024 * 1024)
@@ -110,13 +110,16 @@ es_text_in_list(List *list, text *name)
  * bound of the walk: see es_type.c.
  */
 static int
-es_projection_types(const EsStore *store, EsProjection *projection, int32 **type_nos)
+es_projection_types(const EsStore *store, EsProjection *projection, int32 **type_nos,
+					EsTypeFilter **filter)
 {
 	*type_nos = NULL;
+	*filter = NULL;
 	if (projection->categories == NULL && projection->event_types == NULL)
 		return 0;
-	return es_type_list(store, projection->categories, projection->ncategories,
-						projection->event_types, projection->nevent_types, type_nos);
+	return es_upcast_type_list(store, projection->categories, projection->ncategories,
+							   projection->event_types, projection->nevent_types,
+							   type_nos, filter);
 }
 
 /*
@@ -134,6 +137,7 @@ es_projection_has_work(EsProjection *projection, int64 after, int64 upto,
 	const EsStore *store;
 	Relation	event;
 	EsScan	   *scan;
+	EsTypeFilter *types;
 	int32	   *type_nos;
 	int			ntypes;
 	bool		found;
@@ -146,10 +150,13 @@ es_projection_has_work(EsProjection *projection, int64 after, int64 upto,
 		return false;
 
 	event = es_store_open_event(&store, AccessShareLock);
-	ntypes = es_projection_types(store, projection, &type_nos);
+	ntypes = es_projection_types(store, projection, &type_nos, &types);
 	scan = es_scan_begin(event, store, GetActiveSnapshot(), ES_SCAN_VISIBLE,
 						 ForwardScanDirection, after, upto, type_nos, ntypes, 1);
-	found = es_scan_next(scan);
+	do
+	{
+		found = es_scan_next(scan);
+	} while (found && !es_upcast_wanted(store, types, es_scan_slot(scan)));
 	stop = es_scan_blocked(scan);
 	es_scan_end(scan);
 	table_close(event, AccessShareLock);
@@ -178,6 +185,7 @@ es_slice_read(EsProjection *projection, EsHandler *handler, int limit, int64 upt
 	Relation	event = es_store_open_event(&store, AccessShareLock);
 	EsRowFilter *filter;
 	EsScan	   *scan;
+	EsTypeFilter *types;
 	List	   *parked = NIL;
 	int32	   *type_nos;
 	int			ntypes;
@@ -196,7 +204,7 @@ es_slice_read(EsProjection *projection, EsHandler *handler, int limit, int64 upt
 	result->more = upto < bound && upto < projection->limit_position;
 	bound = Min(bound, upto);
 
-	ntypes = es_projection_types(store, projection, &type_nos);
+	ntypes = es_projection_types(store, projection, &type_nos, &types);
 	if (strcmp(projection->policy, "park") == 0)
 		parked = es_projection_parked_streams(projection);
 	filter = es_row_filter_begin(event);
@@ -211,6 +219,8 @@ es_slice_read(EsProjection *projection, EsHandler *handler, int limit, int64 upt
 		text	   *stream;
 
 		last = es_scan_position(scan);
+		if (!es_upcast_wanted(store, types, es_scan_slot(scan)))
+			continue;
 		slice->met_any = true;
 		result->phase = ES_APPLY_EVENT;
 		result->fail_position = last;

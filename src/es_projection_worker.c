@@ -1,0 +1,840 @@
+/*-------------------------------------------------------------------------
+ * es_projection_worker.c
+ *	  Background workers that keep projections up to date.
+ *
+ * The database's worker (es_worker.c) calls es_projection_reconcile, which
+ * starts one worker for each role that owns projections with something to do.
+ * Such a worker is connected as that role and never has any other rights, so
+ * a handler can do there what its owner can do anyway.  It ends when it has
+ * been idle for a while or the extension is gone.
+ *
+ * Nothing here is needed for correctness: the row of a projection is locked
+ * for each slice (es_projection_apply.c), so a second worker could do no harm.
+ *
+ * A slice that fails is rolled back as a whole and tried again up to the
+ * event that failed, or with half as many when that is not known, until the
+ * failing event is alone.  Then the failure is recorded by a transaction of
+ * its own and the event tried again after a pause that doubles, and finally
+ * the projection's policy decides.
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_extension.h"
+#include "catalog/pg_type.h"
+#include "commands/extension.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/lock.h"
+#include "tcop/tcopprot.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+#include "utils/timeout.h"
+#include "utils/timestamp.h"
+
+#include "es_compat.h"
+#include "es_errors.h"
+#include "es_head.h"
+#include "es_projection.h"
+#include "es_wakeup.h"
+
+/* fourth field of the advisory lock tag that a worker holds for its owner */
+#define ES_LOCK_CLASS_PROJECTION	5
+
+/* a worker ends after so long without work */
+#define ES_WORKER_IDLE_MS		(60 * 1000)
+
+/* next look without being woken: normally, and while an event holds others up */
+#define ES_FALLBACK_MS			1000
+#define ES_BLOCKED_MS			50
+
+/* pauses between looks that found nothing, and after an error in a look */
+#define ES_EMPTY_MAX_MS			10
+#define ES_RARE_MS				25	/* looks so rare need no pause */
+#define ES_ERROR_MS				1000
+
+/* longest pause before an event is tried again */
+#define ES_RETRY_MAX_MS			(60 * 1000)
+
+/* the database's worker looks at projections so often at the most */
+#define ES_RECONCILE_MS			50
+
+/* a projection without matching events is worth a checkpoint now and then */
+#define ES_LAZY_POSITIONS		100000
+
+/* what a worker remembers of a projection; only a saving */
+typedef struct EsWorkerEntry
+{
+	char	   *name;
+	bool		is_shadow;
+	int64		generation;
+	int64		position;		/* checkpoint before the present slice */
+	int64		clear;			/* nothing of interest up to here */
+	int			limit;			/* events in the next slice; 0 = batch_size */
+} EsWorkerEntry;
+
+/* a worker as the database's worker knows it */
+typedef struct EsOwnerWorker
+{
+	Oid			owner;
+	BackgroundWorkerHandle *handle; /* NULL = none */
+	TimestampTz started_at;
+	long		pause_ms;		/* before the next start; grows while they die */
+	bool		refused;		/* there was no free slot last time */
+} EsOwnerWorker;
+
+/* passed in bgw_extra */
+typedef struct EsWorkerArgs
+{
+	Oid			database;
+	Oid			owner;
+} EsWorkerArgs;
+
+PGDLLEXPORT void es_projection_worker_main(Datum main_arg);
+
+static List *es_entries = NIL;
+static List *es_owner_workers = NIL;
+static Oid	es_worker_extension = InvalidOid;
+static char es_worker_version[64];
+
+static EsQuery es_failure_query =
+ES_QUERY("UPDATE event_store.projection p"
+		 " SET state = $3, attempts = $4, next_attempt_at = $5, error_sqlstate = $6,"
+		 " error_message = $7, error_position = $8, error_at = pg_catalog.clock_timestamp(),"
+		 " updated_at = pg_catalog.clock_timestamp()"
+		 " WHERE p.name OPERATOR(pg_catalog.=) $1 AND p.is_shadow OPERATOR(pg_catalog.=) $2",
+		 8, TEXTOID, BOOLOID, TEXTOID, INT4OID, TIMESTAMPTZOID, TEXTOID, TEXTOID, INT8OID);
+
+static EsQuery es_no_slot_query =
+ES_QUERY("UPDATE event_store.projection p"
+		 " SET error_sqlstate = CASE WHEN $2 THEN '53400' END,"
+		 " error_message = CASE WHEN $2 THEN 'no free background worker (max_worker_processes)' END,"
+		 " error_position = NULL,"
+		 " error_at = CASE WHEN $2 THEN pg_catalog.clock_timestamp() END"
+		 " WHERE (p.name, p.is_shadow) IN (SELECT q.name, q.is_shadow FROM event_store.projection q"
+		 "  WHERE q.owner OPERATOR(pg_catalog.=) $1 AND ($2 OR q.error_sqlstate OPERATOR(pg_catalog.=) '53400')"
+		 "  FOR UPDATE SKIP LOCKED)",
+		 2, TEXTOID, BOOLOID);
+
+/* ------------------------------------------------------------------------
+ * In the database's worker
+ * ------------------------------------------------------------------------
+ */
+
+static EsOwnerWorker *
+es_owner_worker(Oid owner)
+{
+	MemoryContext old_context;
+	EsOwnerWorker *worker;
+	ListCell   *lc;
+
+	foreach(lc, es_owner_workers)
+	{
+		worker = lfirst(lc);
+		if (worker->owner == owner)
+			return worker;
+	}
+	old_context = MemoryContextSwitchTo(TopMemoryContext);
+	worker = palloc0(sizeof(EsOwnerWorker));
+	worker->owner = owner;
+	es_owner_workers = lappend(es_owner_workers, worker);
+	MemoryContextSwitchTo(old_context);
+	return worker;
+}
+
+static void
+es_owner_lock_tag(LOCKTAG *tag, Oid owner)
+{
+	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, 0, owner, ES_LOCK_CLASS_PROJECTION);
+}
+
+/*
+ * Does a role have a worker that runs or is about to?
+ */
+static bool
+es_owner_worker_lives(EsOwnerWorker *worker)
+{
+	LOCKTAG		tag;
+	pid_t		pid;
+
+	if (worker->handle != NULL)
+	{
+		if (GetBackgroundWorkerPid(worker->handle, &pid) != BGWH_STOPPED)
+			return true;
+		pfree(worker->handle);
+		worker->handle = NULL;
+
+		/* one that cannot even start is not started all the time */
+		if (TimestampDifferenceExceeds(worker->started_at, GetCurrentTimestamp(),
+									   ES_WORKER_IDLE_MS / 2))
+			worker->pause_ms = 0;
+		else
+			worker->pause_ms = Min(Max(worker->pause_ms * 2, 200), ES_RETRY_MAX_MS);
+	}
+
+	/* started by an earlier worker of this database */
+	es_owner_lock_tag(&tag, worker->owner);
+	if (LockAcquire(&tag, ExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+		return true;
+	(void) LockRelease(&tag, ExclusiveLock, false);
+	return false;
+}
+
+static void
+es_owner_note_slot(Oid owner, bool refused)
+{
+	Datum		values[2] = {CStringGetTextDatum(GetUserNameFromId(owner, false)),
+	BoolGetDatum(refused)};
+
+	(void) es_query_once(&es_no_slot_query, values, NULL);
+}
+
+static void
+es_owner_worker_start(EsOwnerWorker *owner)
+{
+	BackgroundWorker worker;
+	EsWorkerArgs args = {MyDatabaseId, owner->owner};
+	MemoryContext old_context;
+	bool		registered;
+
+	memset(&worker, 0, sizeof(worker));
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;	/* we do that */
+	worker.bgw_notify_pid = MyProcPid;
+	memcpy(worker.bgw_extra, &args, sizeof(args));
+	strlcpy(worker.bgw_library_name, "event_store", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "es_projection_worker_main", BGW_MAXLEN);
+	snprintf(worker.bgw_name, BGW_MAXLEN, "event_store projections of role %u in database %u",
+			 owner->owner, MyDatabaseId);
+	strlcpy(worker.bgw_type, "event_store projections", BGW_MAXLEN);
+
+	old_context = MemoryContextSwitchTo(TopMemoryContext);
+	registered = RegisterDynamicBackgroundWorker(&worker, &owner->handle);
+	MemoryContextSwitchTo(old_context);
+	if (!registered)
+		owner->handle = NULL;
+	if (registered == owner->refused)
+	{
+		/* the state has changed: make it visible */
+		owner->refused = !registered;
+		es_owner_note_slot(owner->owner, owner->refused);
+		if (owner->refused)
+			ereport(WARNING,
+					errmsg("could not start a background worker for the projections of role \"%s\"",
+						   GetUserNameFromId(owner->owner, false)),
+					errhint("Raise \"max_worker_processes\"."));
+	}
+	owner->started_at = GetCurrentTimestamp();
+}
+
+static bool
+es_owner_may_connect(Oid owner)
+{
+	HeapTuple	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(owner));
+	bool		result = false;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		result = ((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin || ES_BYPASS_ROLE_LOGIN != 0;
+		ReleaseSysCache(tuple);
+	}
+	return result;
+}
+
+/*
+ * Start a worker for each role whose projections have something to do.
+ *
+ * Called by the database's worker, in a transaction with a snapshot, whenever
+ * it was woken and once in a while.
+ *
+ * Result: true when something is waiting for a worker, or may be.
+ */
+bool
+es_projection_reconcile(void)
+{
+	static TimestampTz looked_at = 0;
+	static bool waiting = false;
+	TimestampTz now = GetCurrentTimestamp();
+	const EsStore *store;
+	Relation	event;
+	List	   *projections;
+	ListCell   *lc;
+	int64		bound;
+	int			alive = 0;
+
+	if (!TimestampDifferenceExceeds(looked_at, now, ES_RECONCILE_MS))
+		return true;
+	looked_at = now;
+	waiting = false;
+
+	foreach(lc, es_owner_workers)
+	{
+		if (es_owner_worker_lives(lfirst(lc)))
+			alive++;
+	}
+	projections = es_projection_list(InvalidOid);
+	if (projections == NIL)
+		return false;
+
+	event = es_store_open_event(&store, AccessShareLock);
+	bound = es_head_bound(event, store, GetActiveSnapshot());
+	table_close(event, AccessShareLock);
+
+	foreach(lc, projections)
+	{
+		EsProjection *projection = lfirst(lc);
+		EsOwnerWorker *owner;
+		int64		clear;
+		bool		blocked;
+
+		if (!es_owner_may_connect(projection->owner_oid))
+			continue;
+		owner = es_owner_worker(projection->owner_oid);
+		if (es_owner_worker_lives(owner))
+			continue;
+		if (!es_projection_has_work(projection, projection->position, bound, &clear, &blocked))
+			continue;
+		waiting = true;
+		if (projection->next_attempt_at > now || alive >= es_max_projection_workers ||
+			!TimestampDifferenceExceeds(owner->started_at, now, owner->pause_ms))
+			continue;
+		es_owner_worker_start(owner);
+		if (owner->handle != NULL)
+			alive++;
+	}
+	return waiting;
+}
+
+/* ------------------------------------------------------------------------
+ * In a projection worker
+ * ------------------------------------------------------------------------
+ */
+
+static EsWorkerEntry *
+es_worker_entry(EsProjection *projection)
+{
+	EsWorkerEntry *entry = NULL;
+	ListCell   *lc;
+
+	foreach(lc, es_entries)
+	{
+		entry = lfirst(lc);
+		if (entry->is_shadow == projection->is_shadow &&
+			strcmp(entry->name, projection->name) == 0)
+			break;
+		entry = NULL;
+	}
+	if (entry == NULL)
+	{
+		MemoryContext old_context = MemoryContextSwitchTo(TopMemoryContext);
+
+		entry = palloc0(sizeof(EsWorkerEntry));
+		entry->name = pstrdup(projection->name);
+		entry->is_shadow = projection->is_shadow;
+		es_entries = lappend(es_entries, entry);
+		MemoryContextSwitchTo(old_context);
+	}
+	if (entry->generation != projection->generation)
+	{
+		entry->generation = projection->generation;
+		entry->clear = 0;
+		entry->limit = 0;
+	}
+	return entry;
+}
+
+/*
+ * Is the extension still the one that this worker was started for?
+ */
+static bool
+es_worker_extension_is_same(void)
+{
+	Oid			extension = get_extension_oid("event_store", true);
+	Relation	rel;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	char		version[64] = "";
+
+	if (!OidIsValid(extension))
+		return false;
+	rel = table_open(ExtensionRelationId, AccessShareLock);
+	ScanKeyInit(&key, Anum_pg_extension_oid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(extension));
+	scan = systable_beginscan(rel, ExtensionOidIndexId, true, NULL, 1, &key);
+	if (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		bool		isnull;
+		Datum		value = heap_getattr(tuple, Anum_pg_extension_extversion,
+										 RelationGetDescr(rel), &isnull);
+
+		if (!isnull)
+			strlcpy(version, TextDatumGetCString(value), sizeof(version));
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+
+	if (!OidIsValid(es_worker_extension))
+	{
+		es_worker_extension = extension;
+		strlcpy(es_worker_version, version, sizeof(es_worker_version));
+	}
+	return extension == es_worker_extension && strcmp(version, es_worker_version) == 0;
+}
+
+/*
+ * List what there is to do.
+ *
+ * context		of the result
+ * pause_ms		result: when to look again without being woken
+ * retrying		result: something waits for its next attempt
+ *
+ * Result: EsWorkerEntry, those not served for longest first.
+ */
+static List *
+es_worker_look(MemoryContext context, long *pause_ms, bool *retrying)
+{
+	TimestampTz now;
+	const EsStore *store;
+	Relation	event;
+	List	   *projections;
+	List	   *result = NIL;
+	ListCell   *lc;
+	int64		bound;
+
+	*pause_ms = ES_FALLBACK_MS;
+	*retrying = false;
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	if (!es_worker_extension_is_same())
+		proc_exit(0);
+
+	projections = es_projection_list(GetUserId());
+	event = es_store_open_event(&store, AccessShareLock);
+	bound = es_head_bound(event, store, GetActiveSnapshot());
+	table_close(event, AccessShareLock);
+	now = GetCurrentTimestamp();
+
+	foreach(lc, projections)
+	{
+		EsProjection *projection = lfirst(lc);
+		EsWorkerEntry *entry = es_worker_entry(projection);
+		int64		clear;
+		bool		blocked;
+		bool		due = false;
+
+		if (projection->next_attempt_at > now)
+		{
+			long		wait = TimestampDifferenceMilliseconds(now, projection->next_attempt_at);
+
+			*pause_ms = Min(*pause_ms, Max(wait, 1));
+			*retrying = true;
+			continue;
+		}
+		if (projection->attempts > 0)
+			due = true;
+		else if (es_projection_has_work(projection, Max(projection->position, entry->clear),
+										bound, &clear, &blocked))
+			due = true;
+		else
+		{
+			entry->clear = clear;
+			if (blocked)
+				*pause_ms = Min(*pause_ms, ES_BLOCKED_MS);
+			due = clear - projection->position >= ES_LAZY_POSITIONS;
+		}
+		if (due)
+		{
+			MemoryContext old_context = MemoryContextSwitchTo(context);
+
+			result = lappend(result, entry);
+			MemoryContextSwitchTo(old_context);
+		}
+	}
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	return result;
+}
+
+/*
+ * Is this an error that trying again is likely to cure, and that says nothing
+ * about the event?
+ */
+static bool
+es_error_is_transient(ErrorData *error)
+{
+	int			category = ERRCODE_TO_CATEGORY(error->sqlerrcode);
+
+	return category == ERRCODE_TO_CATEGORY(ERRCODE_T_R_SERIALIZATION_FAILURE) ||
+		category == ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES) ||
+		(category == ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION) &&
+		 error->sqlerrcode != ERRCODE_QUERY_CANCELED) ||
+		error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
+		error->sqlerrcode == ERRCODE_ES_AHEAD_OF_HEAD ||
+		error->sqlerrcode == ERRCODE_ES_ORDER_UNAVAILABLE;
+}
+
+/*
+ * Pass an event that keeps failing, recording it.
+ *
+ * Result: false when events before it have to be applied first.
+ */
+static bool
+es_worker_pass(EsProjection *projection, int64 position, const char *disposition,
+			   ErrorData *error, int attempts)
+{
+	EsApplied	before;
+	char	   *stream;
+
+	/* events before it can only be such that wait behind parked ones */
+	if (projection->position < position - 1)
+		es_projection_apply(projection, projection->batch_size, position - 1, false, &before);
+	if (projection->position < position - 1)
+		return false;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	stream = es_projection_stream_at(position);
+	PopActiveSnapshot();
+	if (stream != NULL)
+		es_projection_park(projection, position, stream, strlen(stream), disposition,
+						   error, attempts);
+	es_projection_checkpoint(projection, position, 0);
+	return true;
+}
+
+/*
+ * Record a failure in a transaction of its own, and let the policy decide.
+ */
+static void
+es_worker_record(EsWorkerEntry *entry, EsApplied *failed, ErrorData *error)
+{
+	EsProjection *projection;
+	const char *state = "running";
+	Datum		values[8];
+	char		nulls[9] = "        ";
+	int			attempts;
+	long		delay;
+
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	projection = es_projection_load(entry->name, entry->is_shadow, ES_PROJECTION_LOCK);
+	if (projection == NULL || projection->generation != entry->generation ||
+		projection->position != entry->position || strcmp(projection->state, "running") != 0)
+	{
+		PopActiveSnapshot();
+		CommitTransactionCommand();
+		return;
+	}
+
+	attempts = projection->attempts + 1;
+	delay = Min((int64) es_projection_retry_delay_ms << Min(attempts - 1, 16), ES_RETRY_MAX_MS);
+	if (attempts >= projection->max_attempts && !es_error_is_transient(error))
+	{
+		bool		stop = strcmp(projection->policy, "stop") == 0 ||
+			failed->phase != ES_APPLY_EVENT;
+
+		if (stop)
+			state = "stopped";
+		else if (es_worker_pass(projection, failed->fail_position,
+								strcmp(projection->policy, "park") == 0 ? "parked" : "skipped",
+								error, attempts))
+			attempts = 0;
+	}
+
+	values[0] = CStringGetTextDatum(projection->name);
+	values[1] = BoolGetDatum(projection->is_shadow);
+	values[2] = CStringGetTextDatum(state);
+	values[3] = Int32GetDatum(attempts);
+	if (attempts > 0 && strcmp(state, "running") == 0)
+		values[4] = TimestampTzGetDatum(TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay));
+	else
+		nulls[4] = 'n';
+	values[5] = CStringGetTextDatum(unpack_sql_state(error->sqlerrcode));
+	values[6] = CStringGetTextDatum(error->message ? error->message : "");
+	if (failed->phase == ES_APPLY_EVENT)
+		values[7] = Int64GetDatum(failed->fail_position);
+	else
+		nulls[7] = 'n';
+	(void) es_query_once(&es_failure_query, values, nulls);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	es_wakeup_broadcast();
+}
+
+/*
+ * After an error, in PG_CATCH: clean up as the main loop of a session does.
+ *
+ * Result: the error, in the given context.
+ */
+static ErrorData *
+es_worker_catch(MemoryContext context)
+{
+	ErrorData  *error;
+
+	disable_all_timeouts(false);
+	QueryCancelPending = false;
+	MemoryContextSwitchTo(context);
+	error = CopyErrorData();
+	return error;
+}
+
+/*
+ * Apply one slice in a transaction.
+ *
+ * Result: NULL, or the error that rolled it back.
+ */
+static ErrorData *
+es_worker_slice(EsWorkerEntry *entry, MemoryContext context, EsApplied *result)
+{
+	ErrorData  *volatile error = NULL;
+
+	memset(result, 0, sizeof(EsApplied));
+	entry->position = -1;
+	PG_TRY();
+	{
+		EsProjection *projection;
+
+		SetCurrentStatementStartTimestamp();
+		StartTransactionCommand();
+		if (es_projection_timeout_ms > 0)
+			enable_timeout_after(STATEMENT_TIMEOUT, es_projection_timeout_ms);
+		PushActiveSnapshot(GetTransactionSnapshot());
+
+		/* a session that runs it at the moment does our work */
+		projection = es_projection_load(entry->name, entry->is_shadow, ES_PROJECTION_TRY_LOCK);
+		if (projection != NULL && projection->generation == entry->generation &&
+			strcmp(projection->state, "running") == 0)
+		{
+			int			limit = projection->batch_size;
+
+			if (entry->limit > 0)
+				limit = Min(limit, entry->limit);
+			entry->position = projection->position;
+			pgstat_report_activity(STATE_RUNNING, projection->handler);
+			es_projection_apply(projection, limit, PG_INT64_MAX, true, result);
+		}
+		PopActiveSnapshot();
+		CommitTransactionCommand();
+		disable_timeout(STATEMENT_TIMEOUT, false);
+	}
+	PG_CATCH();
+	{
+		error = es_worker_catch(context);
+
+		/* of a slice that will be cut smaller nobody needs to know */
+		if (entry->position >= 0 && result->phase != ES_APPLY_SLICE && result->before == 0)
+			EmitErrorReport();
+		FlushErrorState();
+		AbortCurrentTransaction();
+	}
+	PG_END_TRY();
+	return error;
+}
+
+/*
+ * Do one slice of a projection and deal with its failure.
+ *
+ * Result: true when something was done.
+ */
+static bool
+es_worker_serve(EsWorkerEntry *entry, MemoryContext context)
+{
+	EsApplied	result;
+	ErrorData  *error = es_worker_slice(entry, context, &result);
+
+	if (error == NULL)
+	{
+		if (entry->position < 0)
+			return false;
+		if (result.moved)
+			es_wakeup_broadcast();
+		if (!result.moved)
+			entry->clear = Max(entry->clear, result.position);
+
+		/* past the trouble: grow again */
+		if (entry->limit > 0 && result.applied >= entry->limit)
+			entry->limit = entry->limit > 50000 ? 0 : entry->limit * 2;
+		return result.moved;
+	}
+
+	if (entry->position < 0)
+		ReThrowError(error);	/* we did not even get at it */
+	if (result.phase != ES_APPLY_SETUP && result.before > 0)
+		entry->limit = result.before;
+	else if (result.phase == ES_APPLY_SLICE)
+		entry->limit = Max(result.events / 2, 1);
+	else
+	{
+		entry->limit = 1;
+		es_worker_record(entry, &result, error);
+	}
+	return true;
+}
+
+/*
+ * Serve one projection, or without one see what there is to do.  Errors here
+ * are not the handlers'.
+ *
+ * Result: false after an error.
+ */
+static bool
+es_worker_try(EsWorkerEntry *entry, MemoryContext context, long *pause_ms,
+			  bool *retrying, List **due, bool *busy)
+{
+	volatile bool ok = true;
+
+	PG_TRY();
+	{
+		if (entry == NULL)
+			*due = es_worker_look(context, pause_ms, retrying);
+		else if (es_worker_serve(entry, context))
+			*busy = true;
+	}
+	PG_CATCH();
+	{
+		(void) es_worker_catch(context);
+		EmitErrorReport();
+		FlushErrorState();
+		AbortCurrentTransaction();
+		ok = false;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	return ok;
+}
+
+/*
+ * Look and serve once.
+ *
+ * Result: true when something was done.
+ */
+static bool
+es_worker_round(MemoryContext context, long *pause_ms, bool *retrying)
+{
+	List	   *due = NIL;
+	bool		busy = false;
+	bool		failed = !es_worker_try(NULL, context, pause_ms, retrying, &due, &busy);
+	ListCell   *lc;
+
+	foreach(lc, due)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (!es_worker_try(lfirst(lc), context, pause_ms, retrying, &due, &busy))
+			failed = true;
+	}
+	if (failed)
+	{
+		*pause_ms = ES_ERROR_MS;
+		*retrying = true;
+	}
+	return busy && !failed;
+}
+
+/*
+ * Be the only worker of this role in this database.
+ */
+static bool
+es_worker_claim(void)
+{
+	LOCKTAG		tag;
+	bool		got;
+
+	StartTransactionCommand();
+	es_owner_lock_tag(&tag, GetUserId());
+	got = LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
+	CommitTransactionCommand();
+	return got;
+}
+
+/*
+ * Main function of a projection worker.
+ */
+void
+es_projection_worker_main(Datum main_arg)
+{
+	EsWorkerArgs args;
+	MemoryContext context;
+	TimestampTz busy_at;
+	TimestampTz looked_at = 0;
+	int			empty = 0;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	memcpy(&args, MyBgworkerEntry->bgw_extra, sizeof(args));
+	BackgroundWorkerInitializeConnectionByOid(args.database, args.owner, ES_BYPASS_ROLE_LOGIN);
+
+	/* a crash undoes the read model together with its checkpoint */
+	SetConfigOption("synchronous_commit", "off", PGC_USERSET, PGC_S_OVERRIDE);
+
+	if (!es_worker_claim())
+		proc_exit(0);
+
+	context = AllocSetContextCreate(TopMemoryContext, "event_store projections",
+									ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(context);
+	busy_at = GetCurrentTimestamp();
+	for (;;)
+	{
+		long		pause_ms;
+		bool		retrying;
+
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+
+		/*
+		 * Where events come that nobody here wants, a look at each of them
+		 * would be a waste.
+		 */
+		if (empty > 2)
+		{
+			es_wakeup_cancel();
+			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+							 Min(empty - 2, ES_EMPTY_MAX_MS), es_wait_event());
+			ResetLatch(MyLatch);
+			CHECK_FOR_INTERRUPTS();
+		}
+
+		es_wakeup_prepare();
+		if (es_worker_round(context, &pause_ms, &retrying))
+		{
+			busy_at = GetCurrentTimestamp();
+			empty = 0;
+		}
+		else
+		{
+			TimestampTz now = GetCurrentTimestamp();
+
+			empty = TimestampDifferenceExceeds(looked_at, now, ES_RARE_MS) ? 1 : empty + 1;
+			looked_at = now;
+			pgstat_report_activity(STATE_IDLE, NULL);
+			if (!retrying &&
+				TimestampDifferenceExceeds(busy_at, now, ES_WORKER_IDLE_MS))
+				proc_exit(0);
+			pgstat_report_stat(false);
+			(void) es_wakeup_sleep(pause_ms);
+		}
+		MemoryContextReset(context);
+	}
+}
