@@ -8,6 +8,7 @@
  *	  es_projection_handler.c	functions of the user: check and call
  *	  es_projection_apply.c		the engine: one slice in one transaction
  *	  es_projection_worker.c	background workers
+ *	  es_projection_starter.c	their start
  *-------------------------------------------------------------------------
  */
 #ifndef ES_PROJECTION_H
@@ -145,7 +146,27 @@ extern char *es_projection_stream_at(int64 position);
 extern int64 es_projection_retry(EsProjection *projection, const char *stream,
 								 EsApplied *result);
 
-/* es_projection_worker.c */
+/* es_projection_starter.c */
+
+/* a projection worker ends after so long without work */
+#define ES_PROJECTION_IDLE_MS	(60 * 1000)
+
+/* longest pause before something is tried again */
+#define ES_RETRY_MAX_MS			(60 * 1000)
+
+/* fourth field of the advisory lock tag that a worker holds for its owner */
+#define ES_LOCK_CLASS_PROJECTION	5
+
+#define es_projection_owner_tag(tag, owner) \
+	SET_LOCKTAG_ADVISORY(*(tag), MyDatabaseId, 0, (owner), ES_LOCK_CLASS_PROJECTION)
+
+/* passed to a worker in bgw_extra */
+typedef struct EsProjectionWorkerArgs
+{
+	Oid			database;
+	Oid			owner;
+} EsProjectionWorkerArgs;
+
 extern bool es_projection_reconcile(void);
 
 #endif							/* ES_PROJECTION_H */

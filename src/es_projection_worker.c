@@ -2,11 +2,10 @@
  * es_projection_worker.c
  *	  Background workers that keep projections up to date.
  *
- * The database's worker (es_worker.c) calls es_projection_reconcile, which
- * starts one worker for each role that owns projections with something to do.
- * Such a worker is connected as that role and never has any other rights, so
- * a handler can do there what its owner can do anyway.  It ends when it has
- * been idle for a while or the extension is gone.
+ * A worker is connected as the role whose projections it serves and never has
+ * any other rights, so a handler can do there what its owner can do anyway.
+ * It ends when it has been idle for a while or the extension is gone;
+ * es_projection_starter.c starts it again.
  *
  * Nothing here is needed for correctness: the row of a projection is locked
  * for each slice (es_projection_apply.c), so a second worker could do no harm.
@@ -52,12 +51,6 @@
 #include "es_projection.h"
 #include "es_wakeup.h"
 
-/* fourth field of the advisory lock tag that a worker holds for its owner */
-#define ES_LOCK_CLASS_PROJECTION	5
-
-/* a worker ends after so long without work */
-#define ES_WORKER_IDLE_MS		(60 * 1000)
-
 /* next look without being woken: normally, and while an event holds others up */
 #define ES_FALLBACK_MS			1000
 #define ES_BLOCKED_MS			50
@@ -66,12 +59,6 @@
 #define ES_EMPTY_MAX_MS			10
 #define ES_RARE_MS				25	/* looks so rare need no pause */
 #define ES_ERROR_MS				1000
-
-/* longest pause before an event is tried again */
-#define ES_RETRY_MAX_MS			(60 * 1000)
-
-/* the database's worker looks at projections so often at the most */
-#define ES_RECONCILE_MS			50
 
 /* a projection without matching events is worth a checkpoint now and then */
 #define ES_LAZY_POSITIONS		100000
@@ -87,27 +74,9 @@ typedef struct EsWorkerEntry
 	int			limit;			/* events in the next slice; 0 = batch_size */
 } EsWorkerEntry;
 
-/* a worker as the database's worker knows it */
-typedef struct EsOwnerWorker
-{
-	Oid			owner;
-	BackgroundWorkerHandle *handle; /* NULL = none */
-	TimestampTz started_at;
-	long		pause_ms;		/* before the next start; grows while they die */
-	bool		refused;		/* there was no free slot last time */
-} EsOwnerWorker;
-
-/* passed in bgw_extra */
-typedef struct EsWorkerArgs
-{
-	Oid			database;
-	Oid			owner;
-} EsWorkerArgs;
-
 PGDLLEXPORT void es_projection_worker_main(Datum main_arg);
 
 static List *es_entries = NIL;
-static List *es_owner_workers = NIL;
 static Oid	es_worker_extension = InvalidOid;
 static char es_worker_version[64];
 
@@ -118,212 +87,6 @@ ES_QUERY("UPDATE event_store.projection p"
 		 " updated_at = pg_catalog.clock_timestamp()"
 		 " WHERE p.name OPERATOR(pg_catalog.=) $1 AND p.is_shadow OPERATOR(pg_catalog.=) $2",
 		 8, TEXTOID, BOOLOID, TEXTOID, INT4OID, TIMESTAMPTZOID, TEXTOID, TEXTOID, INT8OID);
-
-static EsQuery es_no_slot_query =
-ES_QUERY("UPDATE event_store.projection p"
-		 " SET error_sqlstate = CASE WHEN $2 THEN '53400' END,"
-		 " error_message = CASE WHEN $2 THEN 'no free background worker (max_worker_processes)' END,"
-		 " error_position = NULL,"
-		 " error_at = CASE WHEN $2 THEN pg_catalog.clock_timestamp() END"
-		 " WHERE (p.name, p.is_shadow) IN (SELECT q.name, q.is_shadow FROM event_store.projection q"
-		 "  WHERE q.owner OPERATOR(pg_catalog.=) $1 AND ($2 OR q.error_sqlstate OPERATOR(pg_catalog.=) '53400')"
-		 "  FOR UPDATE SKIP LOCKED)",
-		 2, TEXTOID, BOOLOID);
-
-/* ------------------------------------------------------------------------
- * In the database's worker
- * ------------------------------------------------------------------------
- */
-
-static EsOwnerWorker *
-es_owner_worker(Oid owner)
-{
-	MemoryContext old_context;
-	EsOwnerWorker *worker;
-	ListCell   *lc;
-
-	foreach(lc, es_owner_workers)
-	{
-		worker = lfirst(lc);
-		if (worker->owner == owner)
-			return worker;
-	}
-	old_context = MemoryContextSwitchTo(TopMemoryContext);
-	worker = palloc0(sizeof(EsOwnerWorker));
-	worker->owner = owner;
-	es_owner_workers = lappend(es_owner_workers, worker);
-	MemoryContextSwitchTo(old_context);
-	return worker;
-}
-
-static void
-es_owner_lock_tag(LOCKTAG *tag, Oid owner)
-{
-	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, 0, owner, ES_LOCK_CLASS_PROJECTION);
-}
-
-/*
- * Does a role have a worker that runs or is about to?
- */
-static bool
-es_owner_worker_lives(EsOwnerWorker *worker)
-{
-	LOCKTAG		tag;
-	pid_t		pid;
-
-	if (worker->handle != NULL)
-	{
-		if (GetBackgroundWorkerPid(worker->handle, &pid) != BGWH_STOPPED)
-			return true;
-		pfree(worker->handle);
-		worker->handle = NULL;
-
-		/* one that cannot even start is not started all the time */
-		if (TimestampDifferenceExceeds(worker->started_at, GetCurrentTimestamp(),
-									   ES_WORKER_IDLE_MS / 2))
-			worker->pause_ms = 0;
-		else
-			worker->pause_ms = Min(Max(worker->pause_ms * 2, 200), ES_RETRY_MAX_MS);
-	}
-
-	/* started by an earlier worker of this database */
-	es_owner_lock_tag(&tag, worker->owner);
-	if (LockAcquire(&tag, ExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
-		return true;
-	(void) LockRelease(&tag, ExclusiveLock, false);
-	return false;
-}
-
-static void
-es_owner_note_slot(Oid owner, bool refused)
-{
-	Datum		values[2] = {CStringGetTextDatum(GetUserNameFromId(owner, false)),
-	BoolGetDatum(refused)};
-
-	(void) es_query_once(&es_no_slot_query, values, NULL);
-}
-
-static void
-es_owner_worker_start(EsOwnerWorker *owner)
-{
-	BackgroundWorker worker;
-	EsWorkerArgs args = {MyDatabaseId, owner->owner};
-	MemoryContext old_context;
-	bool		registered;
-
-	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = BGW_NEVER_RESTART;	/* we do that */
-	worker.bgw_notify_pid = MyProcPid;
-	memcpy(worker.bgw_extra, &args, sizeof(args));
-	strlcpy(worker.bgw_library_name, "event_store", BGW_MAXLEN);
-	strlcpy(worker.bgw_function_name, "es_projection_worker_main", BGW_MAXLEN);
-	snprintf(worker.bgw_name, BGW_MAXLEN, "event_store projections of role %u in database %u",
-			 owner->owner, MyDatabaseId);
-	strlcpy(worker.bgw_type, "event_store projections", BGW_MAXLEN);
-
-	old_context = MemoryContextSwitchTo(TopMemoryContext);
-	registered = RegisterDynamicBackgroundWorker(&worker, &owner->handle);
-	MemoryContextSwitchTo(old_context);
-	if (!registered)
-		owner->handle = NULL;
-	if (registered == owner->refused)
-	{
-		/* the state has changed: make it visible */
-		owner->refused = !registered;
-		es_owner_note_slot(owner->owner, owner->refused);
-		if (owner->refused)
-			ereport(WARNING,
-					errmsg("could not start a background worker for the projections of role \"%s\"",
-						   GetUserNameFromId(owner->owner, false)),
-					errhint("Raise \"max_worker_processes\"."));
-	}
-	owner->started_at = GetCurrentTimestamp();
-}
-
-static bool
-es_owner_may_connect(Oid owner)
-{
-	HeapTuple	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(owner));
-	bool		result = false;
-
-	if (HeapTupleIsValid(tuple))
-	{
-		result = ((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin || ES_BYPASS_ROLE_LOGIN != 0;
-		ReleaseSysCache(tuple);
-	}
-	return result;
-}
-
-/*
- * Start a worker for each role whose projections have something to do.
- *
- * Called by the database's worker, in a transaction with a snapshot, whenever
- * it was woken and once in a while.
- *
- * Result: true when something is waiting for a worker, or may be.
- */
-bool
-es_projection_reconcile(void)
-{
-	static TimestampTz looked_at = 0;
-	static bool waiting = false;
-	TimestampTz now = GetCurrentTimestamp();
-	const EsStore *store;
-	Relation	event;
-	List	   *projections;
-	ListCell   *lc;
-	int64		bound;
-	int			alive = 0;
-
-	if (!TimestampDifferenceExceeds(looked_at, now, ES_RECONCILE_MS))
-		return true;
-	looked_at = now;
-	waiting = false;
-
-	foreach(lc, es_owner_workers)
-	{
-		if (es_owner_worker_lives(lfirst(lc)))
-			alive++;
-	}
-	projections = es_projection_list(InvalidOid);
-	if (projections == NIL)
-		return false;
-
-	event = es_store_open_event(&store, AccessShareLock);
-	bound = es_head_bound(event, store, GetActiveSnapshot());
-	table_close(event, AccessShareLock);
-
-	foreach(lc, projections)
-	{
-		EsProjection *projection = lfirst(lc);
-		EsOwnerWorker *owner;
-		int64		clear;
-		bool		blocked;
-
-		if (!es_owner_may_connect(projection->owner_oid))
-			continue;
-		owner = es_owner_worker(projection->owner_oid);
-		if (es_owner_worker_lives(owner))
-			continue;
-		if (!es_projection_has_work(projection, projection->position, bound, &clear, &blocked))
-			continue;
-		waiting = true;
-		if (projection->next_attempt_at > now || alive >= es_max_projection_workers ||
-			!TimestampDifferenceExceeds(owner->started_at, now, owner->pause_ms))
-			continue;
-		es_owner_worker_start(owner);
-		if (owner->handle != NULL)
-			alive++;
-	}
-	return waiting;
-}
-
-/* ------------------------------------------------------------------------
- * In a projection worker
- * ------------------------------------------------------------------------
- */
 
 static EsWorkerEntry *
 es_worker_entry(EsProjection *projection)
@@ -757,7 +520,7 @@ es_worker_claim(void)
 	bool		got;
 
 	StartTransactionCommand();
-	es_owner_lock_tag(&tag, GetUserId());
+	es_projection_owner_tag(&tag, GetUserId());
 	got = LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
 	CommitTransactionCommand();
 	return got;
@@ -769,7 +532,7 @@ es_worker_claim(void)
 void
 es_projection_worker_main(Datum main_arg)
 {
-	EsWorkerArgs args;
+	EsProjectionWorkerArgs args;
 	MemoryContext context;
 	TimestampTz busy_at;
 	TimestampTz looked_at = 0;
@@ -830,7 +593,7 @@ es_projection_worker_main(Datum main_arg)
 			looked_at = now;
 			pgstat_report_activity(STATE_IDLE, NULL);
 			if (!retrying &&
-				TimestampDifferenceExceeds(busy_at, now, ES_WORKER_IDLE_MS))
+				TimestampDifferenceExceeds(busy_at, now, ES_PROJECTION_IDLE_MS))
 				proc_exit(0);
 			pgstat_report_stat(false);
 			(void) es_wakeup_sleep(pause_ms);

@@ -1,0 +1,232 @@
+/*-------------------------------------------------------------------------
+ * es_projection_starter.c
+ *	  Start workers for projections; runs in the database's worker.
+ *
+ * Each role that owns projections with something to do gets one worker.  It
+ * holds an advisory lock of a private class for its life, by which view
+ * event_store.projections finds it, too.  When no worker can be had, that is
+ * noted as the projections' error and tried again.
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_type.h"
+#include "postmaster/bgworker.h"
+#include "storage/lock.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+#include "es_compat.h"
+#include "es_head.h"
+#include "es_projection.h"
+
+/* the database's worker looks at projections so often at the most */
+#define ES_RECONCILE_MS			50
+
+/* a worker as the database's worker knows it */
+typedef struct EsOwnerWorker
+{
+	Oid			owner;
+	BackgroundWorkerHandle *handle; /* NULL = none */
+	TimestampTz started_at;
+	long		pause_ms;		/* before the next start; grows while they die */
+	bool		refused;		/* there was no free slot last time */
+} EsOwnerWorker;
+
+static List *es_owner_workers = NIL;
+
+static EsQuery es_no_slot_query =
+ES_QUERY("UPDATE event_store.projection p"
+		 " SET error_sqlstate = CASE WHEN $2 THEN '53400' END,"
+		 " error_message = CASE WHEN $2 THEN 'no free background worker (max_worker_processes)' END,"
+		 " error_position = NULL,"
+		 " error_at = CASE WHEN $2 THEN pg_catalog.clock_timestamp() END"
+		 " WHERE (p.name, p.is_shadow) IN (SELECT q.name, q.is_shadow FROM event_store.projection q"
+		 "  WHERE q.owner OPERATOR(pg_catalog.=) $1 AND ($2 OR q.error_sqlstate OPERATOR(pg_catalog.=) '53400')"
+		 "  FOR UPDATE SKIP LOCKED)",
+		 2, TEXTOID, BOOLOID);
+
+static EsOwnerWorker *
+es_owner_worker(Oid owner)
+{
+	MemoryContext old_context;
+	EsOwnerWorker *worker;
+	ListCell   *lc;
+
+	foreach(lc, es_owner_workers)
+	{
+		worker = lfirst(lc);
+		if (worker->owner == owner)
+			return worker;
+	}
+	old_context = MemoryContextSwitchTo(TopMemoryContext);
+	worker = palloc0(sizeof(EsOwnerWorker));
+	worker->owner = owner;
+	es_owner_workers = lappend(es_owner_workers, worker);
+	MemoryContextSwitchTo(old_context);
+	return worker;
+}
+
+/*
+ * Does a role have a worker that runs or is about to?
+ */
+static bool
+es_owner_worker_lives(EsOwnerWorker *worker)
+{
+	LOCKTAG		tag;
+	pid_t		pid;
+
+	if (worker->handle != NULL)
+	{
+		if (GetBackgroundWorkerPid(worker->handle, &pid) != BGWH_STOPPED)
+			return true;
+		pfree(worker->handle);
+		worker->handle = NULL;
+
+		/* one that cannot even start is not started all the time */
+		if (TimestampDifferenceExceeds(worker->started_at, GetCurrentTimestamp(),
+									   ES_PROJECTION_IDLE_MS / 2))
+			worker->pause_ms = 0;
+		else
+			worker->pause_ms = Min(Max(worker->pause_ms * 2, 200), ES_RETRY_MAX_MS);
+	}
+
+	/* started by an earlier worker of this database */
+	es_projection_owner_tag(&tag, worker->owner);
+	if (LockAcquire(&tag, ExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+		return true;
+	(void) LockRelease(&tag, ExclusiveLock, false);
+	return false;
+}
+
+static void
+es_owner_note_slot(Oid owner, bool refused)
+{
+	Datum		values[2] = {CStringGetTextDatum(GetUserNameFromId(owner, false)),
+	BoolGetDatum(refused)};
+
+	(void) es_query_once(&es_no_slot_query, values, NULL);
+}
+
+static void
+es_owner_worker_start(EsOwnerWorker *owner)
+{
+	BackgroundWorker worker;
+	EsProjectionWorkerArgs args = {MyDatabaseId, owner->owner};
+	MemoryContext old_context;
+	bool		registered;
+
+	memset(&worker, 0, sizeof(worker));
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;	/* we do that */
+	worker.bgw_notify_pid = MyProcPid;
+	memcpy(worker.bgw_extra, &args, sizeof(args));
+	strlcpy(worker.bgw_library_name, "event_store", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "es_projection_worker_main", BGW_MAXLEN);
+	snprintf(worker.bgw_name, BGW_MAXLEN, "event_store projections of role %u in database %u",
+			 owner->owner, MyDatabaseId);
+	strlcpy(worker.bgw_type, "event_store projections", BGW_MAXLEN);
+
+	old_context = MemoryContextSwitchTo(TopMemoryContext);
+	registered = RegisterDynamicBackgroundWorker(&worker, &owner->handle);
+	MemoryContextSwitchTo(old_context);
+	if (!registered)
+		owner->handle = NULL;
+	if (registered == owner->refused)
+	{
+		/* the state has changed: make it visible */
+		owner->refused = !registered;
+		es_owner_note_slot(owner->owner, owner->refused);
+		if (owner->refused)
+			ereport(WARNING,
+					errmsg("could not start a background worker for the projections of role \"%s\"",
+						   GetUserNameFromId(owner->owner, false)),
+					errhint("Raise \"max_worker_processes\"."));
+	}
+	owner->started_at = GetCurrentTimestamp();
+}
+
+static bool
+es_owner_may_connect(Oid owner)
+{
+	HeapTuple	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(owner));
+	bool		result = false;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		result = ((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin || ES_BYPASS_ROLE_LOGIN != 0;
+		ReleaseSysCache(tuple);
+	}
+	return result;
+}
+
+/*
+ * Start a worker for each role whose projections have something to do.
+ *
+ * Called by the database's worker, in a transaction with a snapshot, whenever
+ * it was woken and once in a while.
+ *
+ * Result: true when something is waiting for a worker, or may be.
+ */
+bool
+es_projection_reconcile(void)
+{
+	static TimestampTz looked_at = 0;
+	static bool waiting = false;
+	TimestampTz now = GetCurrentTimestamp();
+	const EsStore *store;
+	Relation	event;
+	List	   *projections;
+	ListCell   *lc;
+	int64		bound;
+	int			alive = 0;
+
+	if (!TimestampDifferenceExceeds(looked_at, now, ES_RECONCILE_MS))
+		return true;
+	looked_at = now;
+	waiting = false;
+
+	foreach(lc, es_owner_workers)
+	{
+		if (es_owner_worker_lives(lfirst(lc)))
+			alive++;
+	}
+	projections = es_projection_list(InvalidOid);
+	if (projections == NIL)
+		return false;
+
+	event = es_store_open_event(&store, AccessShareLock);
+	bound = es_head_bound(event, store, GetActiveSnapshot());
+	table_close(event, AccessShareLock);
+
+	foreach(lc, projections)
+	{
+		EsProjection *projection = lfirst(lc);
+		EsOwnerWorker *owner;
+		int64		clear;
+		bool		blocked;
+
+		if (!es_owner_may_connect(projection->owner_oid))
+			continue;
+		owner = es_owner_worker(projection->owner_oid);
+		if (es_owner_worker_lives(owner))
+			continue;
+		if (!es_projection_has_work(projection, projection->position, bound, &clear, &blocked))
+			continue;
+		waiting = true;
+		if (projection->next_attempt_at > now || alive >= es_max_projection_workers ||
+			!TimestampDifferenceExceeds(owner->started_at, now, owner->pause_ms))
+			continue;
+		es_owner_worker_start(owner);
+		if (owner->handle != NULL)
+			alive++;
+	}
+	return waiting;
+}
