@@ -17,6 +17,7 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "port/atomics.h"
+#include "postmaster/bgworker.h"
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
 #include "storage/proc.h"
@@ -38,6 +39,16 @@
 /* PG 16 moved the varlena macros to a header of their own.  Drop with 15. */
 #if PG_VERSION_NUM >= 160000
 #include "varatt.h"
+#endif
+
+/* PG 14 moved the OIDs of indexes to the headers of their tables.  Drop with 13. */
+#if PG_VERSION_NUM < 140000
+#include "catalog/indexing.h"
+#endif
+
+/* PG 18 replaced pg_attribute_noreturn() by pg_noreturn.  Drop with 17. */
+#if PG_VERSION_NUM >= 180000
+#define pg_attribute_noreturn() pg_noreturn
 #endif
 
 /* PG 18 lets a module tell its name and version.  Drop with 17. */
