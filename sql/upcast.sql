@@ -8,11 +8,11 @@ CREATE FUNCTION upcast_2(data jsonb) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE
 CREATE FUNCTION upcast_3(data jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE
     AS $$ SELECT jsonb_set(data, '{currency}', '"euro"') $$;
 
-SELECT version FROM es_append('Up-1', 0, 'Placed', '{"amount": 10}', event_id => '00000000-0000-4000-8000-0000000c0001');
-SELECT version FROM es_append('Up-1', 1, 'Placed', '{"total": 20}', event_id => '00000000-0000-4000-8000-0000000c0002', schema_version => 2);
-SELECT version FROM es_append('Up-1', 2, 'Ordered', '{"total": 30, "currency": "GBP"}', event_id => '00000000-0000-4000-8000-0000000c0003');
-SELECT version FROM es_append('Up-1', 3, 'Paid', '{"amount": 40}', event_id => '00000000-0000-4000-8000-0000000c0004');
-SELECT version FROM es_append('Upper-1', 0, 'Placed', '{"amount": 50}', event_id => '00000000-0000-4000-8000-0000000c0005');
+SELECT version FROM es_append('Up-1', 0, 'Posted', '{"amount": 10}', event_id => '00000000-0000-4000-8000-0000000ca001');
+SELECT version FROM es_append('Up-1', 1, 'Posted', '{"total": 20}', event_id => '00000000-0000-4000-8000-0000000ca002', schema_version => 2);
+SELECT version FROM es_append('Up-1', 2, 'Drafted', '{"total": 30, "currency": "GBP"}', event_id => '00000000-0000-4000-8000-0000000ca003');
+SELECT version FROM es_append('Up-1', 3, 'Kept', '{"amount": 40}', event_id => '00000000-0000-4000-8000-0000000ca004');
+SELECT version FROM es_append('Upper-1', 0, 'Posted', '{"amount": 50}', event_id => '00000000-0000-4000-8000-0000000ca005');
 
 CREATE VIEW upcast_stream AS
     SELECT version, event_type, schema_version, data FROM es_read_stream('Up-1');
@@ -23,12 +23,12 @@ CREATE VIEW upcast_stream AS
 
 TABLE upcast_stream;
 -- the next schema version, unless something else is said
-SELECT es_define_upcaster('Placed', 1, 'upcast_1(jsonb)');
+SELECT es_define_upcaster('Posted', 1, 'upcast_1(jsonb)');
 TABLE upcast_stream;
 -- another type begins with schema version 1
-SELECT es_define_upcaster('Placed', 2, 'upcast_2(jsonb)', 'Ordered');
+SELECT es_define_upcaster('Posted', 2, 'upcast_2(jsonb)', 'Drafted');
 TABLE upcast_stream;
-SELECT es_define_upcaster('Ordered', 1, to_schema_version => 7, upcaster => 'public.upcast_3(jsonb)');
+SELECT es_define_upcaster('Drafted', 1, to_schema_version => 7, upcaster => 'public.upcast_3(jsonb)');
 TABLE upcast_stream;
 TABLE event_store.upcaster ORDER BY event_type, schema_version;
 
@@ -40,7 +40,7 @@ SELECT version, event_type, schema_version, data FROM es_read_stream('Up-1', 2, 
 SELECT version, event_type, schema_version, data FROM es_read_stream('Up-1', backward => true, max_count => 2);
 SELECT stream_id, version, event_type, schema_version, data FROM es_read_all(0, NULL, '{Up,Upper}');
 SELECT version, event_type, data FROM es_read_category('Up', backward => true);
-SELECT version, event_type, schema_version, data FROM es_read_event('00000000-0000-4000-8000-0000000c0001');
+SELECT version, event_type, schema_version, data FROM es_read_event('00000000-0000-4000-8000-0000000ca001');
 SELECT e.version, e.event_type, e.schema_version, e.data FROM es_load('Up-1') AS l, unnest(l.events) AS e;
 SELECT es_envelope(e)->'data' AS data FROM es_read_stream('Up-1', 1, 1) AS e;
 SELECT stream_id, version, event_type, schema_version, data FROM event_store.events WHERE category IN ('Up', 'Upper') ORDER BY global_position;
@@ -49,39 +49,39 @@ SELECT stream_id, version, event_type, schema_version, data FROM event_store.eve
 SELECT e.version, t.event_type, e.schema_version, e.data
   FROM event_store.event AS e JOIN event_store.event_type AS t USING (type_no)
  WHERE t.category = 'Up' ORDER BY e.version;
-SELECT version, is_duplicate FROM es_append('Up-1', 0, 'Placed', '{"amount": 10}', event_id => '00000000-0000-4000-8000-0000000c0001');
+SELECT version, is_duplicate FROM es_append('Up-1', 0, 'Posted', '{"amount": 10}', event_id => '00000000-0000-4000-8000-0000000ca001');
 
 -- raw on purpose
 SET event_store.upcast = off;
 TABLE upcast_stream;
 SELECT stream_id, version, event_type, schema_version, data FROM event_store.events WHERE category IN ('Up', 'Upper') ORDER BY global_position;
-SELECT version, event_type FROM es_read_all(0, NULL, '{Up}', '{Placed}');
-SELECT version, event_type FROM es_read_all(0, NULL, '{Up}', '{Ordered}');
+SELECT version, event_type FROM es_read_all(0, NULL, '{Up}', '{Posted}');
+SELECT version, event_type FROM es_read_all(0, NULL, '{Up}', '{Drafted}');
 RESET event_store.upcast;
 
 --
 -- Filters mean the type that the reader sees
 --
 
-SELECT stream_id, version, event_type FROM es_read_all(0, NULL, '{Up,Upper}', '{Ordered}');
-SELECT stream_id, version, event_type FROM es_read_all(0, NULL, '{Up,Upper}', '{Placed}');
-SELECT stream_id, version, event_type FROM es_read_all(0, NULL, '{Up,Upper}', '{Placed,Paid}');
-SELECT stream_id, version, event_type FROM es_read_all(0, 2, '{Up,Upper}', '{Ordered}');
-SELECT stream_id, version, event_type FROM es_read_all(NULL, 2, '{Upper}', '{Ordered}', backward => true);
-SELECT stream_id, version FROM event_store.events WHERE event_type = 'Ordered' AND category IN ('Up', 'Upper') ORDER BY global_position;
-SELECT stream_id, version FROM event_store.events WHERE event_type = 'Placed' AND category IN ('Up', 'Upper') ORDER BY global_position;
+SELECT stream_id, version, event_type FROM es_read_all(0, NULL, '{Up,Upper}', '{Drafted}');
+SELECT stream_id, version, event_type FROM es_read_all(0, NULL, '{Up,Upper}', '{Posted}');
+SELECT stream_id, version, event_type FROM es_read_all(0, NULL, '{Up,Upper}', '{Posted,Kept}');
+SELECT stream_id, version, event_type FROM es_read_all(0, 2, '{Up,Upper}', '{Drafted}');
+SELECT stream_id, version, event_type FROM es_read_all(NULL, 2, '{Upper}', '{Drafted}', backward => true);
+SELECT stream_id, version FROM event_store.events WHERE event_type = 'Drafted' AND category IN ('Up', 'Upper') ORDER BY global_position;
+SELECT stream_id, version FROM event_store.events WHERE event_type = 'Posted' AND category IN ('Up', 'Upper') ORDER BY global_position;
 -- some schema versions of a type go elsewhere, the others stay
 BEGIN;
-SELECT es_drop_upcaster('Placed', 2);
-SELECT stream_id, version, event_type FROM es_read_all(0, NULL, '{Up,Upper}', '{Ordered}');
-SELECT stream_id, version, event_type FROM es_read_all(0, NULL, '{Up,Upper}', '{Placed}');
+SELECT es_drop_upcaster('Posted', 2);
+SELECT stream_id, version, event_type FROM es_read_all(0, NULL, '{Up,Upper}', '{Drafted}');
+SELECT stream_id, version, event_type FROM es_read_all(0, NULL, '{Up,Upper}', '{Posted}');
 ROLLBACK;
 BEGIN;
-SELECT es_drop_upcaster('Placed', 1);
-SELECT stream_id, version, event_type FROM es_read_all(0, NULL, '{Up,Upper}', '{Ordered}');
-SELECT stream_id, version, event_type FROM es_read_all(0, NULL, '{Up,Upper}', '{Placed}');
+SELECT es_drop_upcaster('Posted', 1);
+SELECT stream_id, version, event_type FROM es_read_all(0, NULL, '{Up,Upper}', '{Drafted}');
+SELECT stream_id, version, event_type FROM es_read_all(0, NULL, '{Up,Upper}', '{Posted}');
 ROLLBACK;
-SELECT stream_id, version, event_type FROM es_read_all(0, NULL, '{Up,Upper}', '{Placed}');
+SELECT stream_id, version, event_type FROM es_read_all(0, NULL, '{Up,Upper}', '{Posted}');
 
 --
 -- What may be defined
@@ -94,39 +94,39 @@ CREATE FUNCTION upcast_set(data jsonb) RETURNS SETOF jsonb LANGUAGE sql IMMUTABL
 CREATE FUNCTION upcast_two(data jsonb, more jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS 'SELECT data';
 CREATE AGGREGATE upcast_agg(jsonb) (SFUNC = upcast_two, STYPE = jsonb);
 \set VERBOSITY sqlstate
-SELECT es_define_upcaster('Paid', 1, 'upcast_none(jsonb)');
-SELECT es_define_upcaster('Paid', 1, 4294967295::oid::regprocedure);
-SELECT es_define_upcaster('Paid', 1, 'upcast_text(text)');
-SELECT es_define_upcaster('Paid', 1, 'upcast_json(jsonb)');
-SELECT es_define_upcaster('Paid', 1, 'upcast_set(jsonb)');
-SELECT es_define_upcaster('Paid', 1, 'upcast_two(jsonb,jsonb)');
-SELECT es_define_upcaster('Paid', 1, 'upcast_agg(jsonb)');
-SELECT es_define_upcaster('Paid', 1, 'upcast_stable(jsonb)');
-SELECT es_define_upcaster('Placed', 1, 'upcast_1(jsonb)');
+SELECT es_define_upcaster('Kept', 1, 'upcast_none(jsonb)');
+SELECT es_define_upcaster('Kept', 1, 4294967295::oid::regprocedure);
+SELECT es_define_upcaster('Kept', 1, 'upcast_text(text)');
+SELECT es_define_upcaster('Kept', 1, 'upcast_json(jsonb)');
+SELECT es_define_upcaster('Kept', 1, 'upcast_set(jsonb)');
+SELECT es_define_upcaster('Kept', 1, 'upcast_two(jsonb,jsonb)');
+SELECT es_define_upcaster('Kept', 1, 'upcast_agg(jsonb)');
+SELECT es_define_upcaster('Kept', 1, 'upcast_stable(jsonb)');
+SELECT es_define_upcaster('Posted', 1, 'upcast_1(jsonb)');
 SELECT es_define_upcaster(NULL, 1, 'upcast_1(jsonb)');
-SELECT es_define_upcaster('Paid', NULL, 'upcast_1(jsonb)');
-SELECT es_define_upcaster('Paid', 1, NULL);
+SELECT es_define_upcaster('Kept', NULL, 'upcast_1(jsonb)');
+SELECT es_define_upcaster('Kept', 1, NULL);
 SELECT es_define_upcaster('', 1, 'upcast_1(jsonb)');
-SELECT es_define_upcaster('Paid', 0, 'upcast_1(jsonb)');
-SELECT es_define_upcaster('Paid', 1, 'upcast_1(jsonb)', E'a\nb');
-SELECT es_define_upcaster('Paid', 1, 'upcast_1(jsonb)', 'Paid', 0);
-SELECT es_define_upcaster('Paid', 2147483647, 'upcast_1(jsonb)');
-SELECT es_drop_upcaster('Paid', 1);
-SELECT es_drop_upcaster('Placed', 3);
+SELECT es_define_upcaster('Kept', 0, 'upcast_1(jsonb)');
+SELECT es_define_upcaster('Kept', 1, 'upcast_1(jsonb)', E'a\nb');
+SELECT es_define_upcaster('Kept', 1, 'upcast_1(jsonb)', 'Kept', 0);
+SELECT es_define_upcaster('Kept', 2147483647, 'upcast_1(jsonb)');
+SELECT es_drop_upcaster('Kept', 1);
+SELECT es_drop_upcaster('Posted', 3);
 SELECT es_drop_upcaster(NULL, 1);
-SELECT es_drop_upcaster('Placed', NULL);
+SELECT es_drop_upcaster('Posted', NULL);
 \set VERBOSITY default
 -- loops: at once, by way of others, and back to an older version
-SELECT es_define_upcaster('Paid', 1, 'upcast_1(jsonb)', 'Paid', 1);
-SELECT es_define_upcaster('Ordered', 7, 'upcast_1(jsonb)', 'Placed', 1);
-SELECT es_define_upcaster('Ordered', 7, 'upcast_1(jsonb)', to_schema_version => 1);
+SELECT es_define_upcaster('Kept', 1, 'upcast_1(jsonb)', 'Kept', 1);
+SELECT es_define_upcaster('Drafted', 7, 'upcast_1(jsonb)', 'Posted', 1);
+SELECT es_define_upcaster('Drafted', 7, 'upcast_1(jsonb)', to_schema_version => 1);
 -- but the same type again, at another version, is none
 BEGIN;
-SELECT es_define_upcaster('Ordered', 7, 'upcast_1(jsonb)', 'Placed', 3);
+SELECT es_define_upcaster('Drafted', 7, 'upcast_1(jsonb)', 'Posted', 3);
 SELECT version, event_type, schema_version FROM es_read_stream('Up-1', 1, 1);
 ROLLBACK;
 BEGIN TRANSACTION READ ONLY;
-SELECT es_define_upcaster('Paid', 1, 'upcast_1(jsonb)');
+SELECT es_define_upcaster('Kept', 1, 'upcast_1(jsonb)');
 ROLLBACK;
 
 --
@@ -140,11 +140,11 @@ CREATE OR REPLACE FUNCTION upcast_3(data jsonb) RETURNS jsonb LANGUAGE sql IMMUT
     AS $$ SELECT data || '{"third": true}' $$;
 TABLE upcast_stream;
 BEGIN;
-SELECT es_drop_upcaster('Ordered', 1);
+SELECT es_drop_upcaster('Drafted', 1);
 TABLE upcast_stream;
 SAVEPOINT s;
-SELECT es_drop_upcaster('Placed', 2);
-SELECT es_drop_upcaster('Placed', 1);
+SELECT es_drop_upcaster('Posted', 2);
+SELECT es_drop_upcaster('Posted', 1);
 TABLE upcast_stream;
 EXECUTE upcast_view;
 ROLLBACK TO s;
@@ -159,14 +159,14 @@ SELECT data FROM es_read_stream('Up-1', 3, 1);
 CREATE OR REPLACE FUNCTION upcast_third() RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT '{"third": true}'::jsonb $$;
 SELECT data FROM es_read_stream('Up-1', 3, 1);
 -- changed by hand
-UPDATE event_store.upcaster SET to_schema_version = 8 WHERE event_type = 'Ordered';
+UPDATE event_store.upcaster SET to_schema_version = 8 WHERE event_type = 'Drafted';
 SELECT version, schema_version FROM es_read_stream('Up-1');
 -- a loop that got in by hand
-UPDATE event_store.upcaster SET to_schema_version = 1 WHERE event_type = 'Ordered';
+UPDATE event_store.upcaster SET to_schema_version = 1 WHERE event_type = 'Drafted';
 SELECT version, schema_version FROM es_read_stream('Up-1', 3, 1);
 SELECT version, schema_version FROM es_read_stream('Up-1', 4, 1);
-SELECT event_id, sqlstate, message FROM es_check_upcasters('Ordered');
-UPDATE event_store.upcaster SET to_schema_version = 7 WHERE event_type = 'Ordered';
+SELECT event_id, sqlstate, message FROM es_check_upcasters('Drafted');
+UPDATE event_store.upcaster SET to_schema_version = 7 WHERE event_type = 'Drafted';
 
 --
 -- Failures
@@ -184,19 +184,19 @@ END
 $$;
 SELECT version FROM es_read_stream('Up-1');
 SELECT version FROM es_read_stream('Up-1', 1, 1);
-SELECT version FROM es_read_event('00000000-0000-4000-8000-0000000c0005');
+SELECT version FROM es_read_event('00000000-0000-4000-8000-0000000ca005');
 SELECT data FROM event_store.events WHERE stream_id = 'Upper-1';
 -- nothing is computed that nobody wants
 SELECT count(*) FROM event_store.events WHERE category IN ('Up', 'Upper');
 \set SHOW_CONTEXT never
-SELECT event_id, stream_id, version, schema_version, sqlstate, message FROM es_check_upcasters('Placed');
-SELECT event_id, sqlstate FROM es_check_upcasters('Placed', 1);
-SELECT event_id, sqlstate FROM es_check_upcasters('Placed', 0);
-SELECT event_id, sqlstate FROM es_check_upcasters('Ordered');
+SELECT event_id, stream_id, version, schema_version, sqlstate, message FROM es_check_upcasters('Posted');
+SELECT event_id, sqlstate FROM es_check_upcasters('Posted', 1);
+SELECT event_id, sqlstate FROM es_check_upcasters('Posted', 0);
+SELECT event_id, sqlstate FROM es_check_upcasters('Drafted');
 SELECT event_id, sqlstate FROM es_check_upcasters(NULL) WHERE stream_id LIKE 'Up%';
 -- it looks through the setting
 SET event_store.upcast = off;
-SELECT count(*) FROM es_check_upcasters('Placed');
+SELECT count(*) FROM es_check_upcasters('Posted');
 RESET event_store.upcast;
 -- a handler can go on after it
 DO $$
@@ -213,7 +213,7 @@ $$;
 -- dropped
 DROP FUNCTION upcast_2(jsonb);
 SELECT version FROM es_read_stream('Up-1');
-SELECT event_id, sqlstate, message FROM es_check_upcasters('Placed', 1);
+SELECT event_id, sqlstate, message FROM es_check_upcasters('Posted', 1);
 SELECT version FROM es_read_stream('Up-1', 3);
 CREATE FUNCTION upcast_2(data jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT 'null'::jsonb $$;
 SELECT version, event_type, data FROM es_read_stream('Up-1', 1, 2);
@@ -247,14 +247,14 @@ REVOKE EXECUTE ON FUNCTION upcast_2(jsonb) FROM PUBLIC;
 SET ROLE regress_es_upcast_reader;
 SELECT data FROM es_read_stream('Up-1', 1, 1);
 SELECT data->'total' AS total FROM es_read_stream('Up-1', 3, 1);
-SELECT es_define_upcaster('Paid', 1, 'upcast_1(jsonb)');
-SELECT es_drop_upcaster('Placed', 1);
-SELECT es_check_upcasters('Placed');
+SELECT es_define_upcaster('Kept', 1, 'upcast_1(jsonb)');
+SELECT es_drop_upcaster('Posted', 1);
+SELECT es_check_upcasters('Posted');
 SET ROLE regress_es_upcast_admin;
-SELECT es_define_upcaster('Paid', 1, 'upcast_2(jsonb)');
-SELECT es_define_upcaster('Paid', 1, 'upcast_1(jsonb)');
+SELECT es_define_upcaster('Kept', 1, 'upcast_2(jsonb)');
+SELECT es_define_upcaster('Kept', 1, 'upcast_1(jsonb)');
 SELECT event_type, schema_version FROM event_store.upcaster ORDER BY 1, 2;
-SELECT es_drop_upcaster('Paid', 1);
+SELECT es_drop_upcaster('Kept', 1);
 RESET ROLE;
 -- names mean what the reader's search path says
 CREATE SCHEMA upcast_other;
@@ -267,16 +267,16 @@ SELECT data FROM es_read_stream('Up-1', 1, 1);
 SET search_path = upcast_other, public;
 SELECT data FROM es_read_stream('Up-1', 1, 1);
 SET search_path = pg_catalog;
-SELECT public.es_define_upcaster('Paid', 1, 'public.upcast_1(jsonb)');
+SELECT public.es_define_upcaster('Kept', 1, 'public.upcast_1(jsonb)');
 SELECT data FROM public.es_read_stream('Up-1', 4, 1);
-SELECT public.es_drop_upcaster('Paid', 1);
+SELECT public.es_drop_upcaster('Kept', 1);
 RESET search_path;
 
 --
 -- Clean up
 --
 
-SELECT es_drop_upcaster('Placed', 1), es_drop_upcaster('Placed', 2), es_drop_upcaster('Ordered', 1);
+SELECT es_drop_upcaster('Posted', 1), es_drop_upcaster('Posted', 2), es_drop_upcaster('Drafted', 1);
 TABLE upcast_stream;
 EXECUTE upcast_view;
 SELECT es_revoke('regress_es_upcast_reader', 'reader'), es_revoke('regress_es_upcast_admin', 'admin');
