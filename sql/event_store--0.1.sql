@@ -46,9 +46,9 @@ COMMENT ON SEQUENCE event_store.event_type_type_no_seq IS 'numbers of event type
 CREATE TABLE event_store.event (
     global_position bigint NOT NULL,
     stream_no bigint NOT NULL,
-    version bigint NOT NULL,
     created_at timestamptz NOT NULL,
     event_id uuid NOT NULL,
+    version int NOT NULL,
     type_no int NOT NULL,
     schema_version int NOT NULL,
     data jsonb NOT NULL,
@@ -63,7 +63,7 @@ CREATE SEQUENCE event_store.event_global_position_seq AS bigint
 COMMENT ON TABLE event_store.event IS 'all events; written by es_append only, never changed; see view event_store.events';
 COMMENT ON COLUMN event_store.event.global_position IS 'place in the global order; ascending, with gaps';
 COMMENT ON COLUMN event_store.event.stream_no IS 'see event_store.stream';
-COMMENT ON COLUMN event_store.event.version IS 'place in the stream: 1, 2, 3 ... without holes';
+COMMENT ON COLUMN event_store.event.version IS 'place in the stream: 1, 2, 3 ... without holes; 4 bytes, for these are in every row';
 COMMENT ON COLUMN event_store.event.created_at IS 'when it was appended, by the server''s clock; not an order';
 COMMENT ON COLUMN event_store.event.event_id IS 'unique in the store';
 COMMENT ON COLUMN event_store.event.type_no IS 'see event_store.event_type';
@@ -157,6 +157,15 @@ CREATE TYPE @extschema@.es_event AS (
 );
 COMMENT ON TYPE @extschema@.es_event IS 'an event as it is read';
 
+-- a named type: a record would have to be described anew for each call
+CREATE TYPE @extschema@.es_appended AS (
+    event_id uuid,
+    version bigint,
+    global_position bigint,
+    is_duplicate boolean
+);
+COMMENT ON TYPE @extschema@.es_appended IS 'what an append answers for each event';
+
 CREATE FUNCTION @extschema@.es_any() RETURNS bigint
     LANGUAGE sql IMMUTABLE PARALLEL SAFE AS 'SELECT -1::pg_catalog.int8';
 COMMENT ON FUNCTION @extschema@.es_any() IS 'expected version: no check';
@@ -170,22 +179,21 @@ COMMENT ON FUNCTION @extschema@.es_exists() IS 'expected version: the stream mus
 --
 
 CREATE FUNCTION @extschema@.es_append(stream_id text, expected_version bigint, event_type text, data jsonb,
-        metadata jsonb DEFAULT '{}', event_id uuid DEFAULT NULL, schema_version int DEFAULT 1,
-        OUT event_id uuid, OUT version bigint, OUT global_position bigint, OUT is_duplicate boolean)
-    RETURNS record
+        metadata jsonb DEFAULT '{}', event_id uuid DEFAULT NULL, schema_version int DEFAULT 1)
+    RETURNS @extschema@.es_appended
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_append';
 COMMENT ON FUNCTION @extschema@.es_append(text, bigint, text, jsonb, jsonb, uuid, int) IS
     'appends one event to a stream under an expected version; SQLSTATE VE001 on a version conflict, VE002 on an id conflict';
 
 CREATE FUNCTION @extschema@.es_append_batch(stream_id text, expected_version bigint, event_types text[], data jsonb[],
         metadata jsonb[] DEFAULT NULL, event_ids uuid[] DEFAULT NULL, schema_versions int[] DEFAULT NULL)
-    RETURNS TABLE (event_id uuid, version bigint, global_position bigint, is_duplicate boolean)
+    RETURNS SETOF @extschema@.es_appended
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 10 AS 'MODULE_PATHNAME', 'es_append_batch';
 COMMENT ON FUNCTION @extschema@.es_append_batch(text, bigint, text[], jsonb[], jsonb[], uuid[], int[]) IS
     'appends many events to a stream atomically; the fastest way';
 
 CREATE FUNCTION @extschema@.es_append(stream_id text, expected_version bigint, events jsonb)
-    RETURNS TABLE (event_id uuid, version bigint, global_position bigint, is_duplicate boolean)
+    RETURNS SETOF @extschema@.es_appended
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 10 AS 'MODULE_PATHNAME', 'es_append_json';
 COMMENT ON FUNCTION @extschema@.es_append(text, bigint, jsonb) IS
     'appends events given as one JSON object or an array of objects, atomically';
@@ -274,7 +282,7 @@ COMMENT ON FUNCTION event_store.es_upcast_data(text, int, jsonb, uuid, text, big
 REVOKE ALL ON FUNCTION event_store.es_upcast_data(text, int, jsonb, uuid, text, bigint) FROM PUBLIC;
 
 CREATE VIEW event_store.events AS
-    SELECT e.global_position, s.stream_id::pg_catalog.text, e.version, e.event_id,
+    SELECT e.global_position, s.stream_id::pg_catalog.text, e.version::pg_catalog.int8, e.event_id,
            event_store.es_upcast_type(t.event_type, e.schema_version) AS event_type,
            event_store.es_upcast_schema_version(t.event_type, e.schema_version) AS schema_version,
            event_store.es_upcast_data(t.event_type, e.schema_version, e.data,
@@ -912,7 +920,7 @@ COMMENT ON VIEW event_store.subscription_members IS
     'members of consumer groups: slots, checkpoint, lease';
 
 CREATE VIEW event_store.parked_events AS
-    SELECT p.subscription::pg_catalog.text, e.global_position, st.stream_id::pg_catalog.text, e.version,
+    SELECT p.subscription::pg_catalog.text, e.global_position, st.stream_id::pg_catalog.text, e.version::pg_catalog.int8,
            t.event_type::pg_catalog.text,
            CASE WHEN e.global_position = p.failed_position THEN p.state::pg_catalog.text ELSE 'queued' END AS state,
            CASE WHEN e.global_position = p.failed_position THEN p.attempts ELSE 0 END AS attempts,

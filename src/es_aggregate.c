@@ -405,7 +405,7 @@ es_state_version_at(Relation event, const EsStore *store, int64 stream_no, Times
 
 		CHECK_FOR_INTERRUPTS();
 		if (DatumGetTimestampTz(slot_getattr(slot, Anum_es_event_created_at, &isnull)) <= moment)
-			version = DatumGetInt64(slot_getattr(slot, Anum_es_event_version, &isnull));
+			version = DatumGetInt32(slot_getattr(slot, Anum_es_event_version, &isnull));
 	}
 	index_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
@@ -518,8 +518,7 @@ es_state_save(const EsStore *store, int64 stream_no, int32 schema_version,
 	if (es_upcast_generation() != upcast_generation ||
 		es_aggregates_generation != aggregates_generation)
 		return;
-	store = es_store_get();
-	if (es_snapshot_contended(store, stream_no, schema_version))
+	if (es_snapshot_contended(es_store_get(), stream_no, schema_version))
 		return;
 
 	BeginInternalSubTransaction(NULL);

@@ -106,7 +106,7 @@ es_current_version(Relation event, const EsStore *store, int64 stream_no)
 	index_rescan(scan, &key, 1, NULL, 0);
 	if (index_getnext_slot(scan, BackwardScanDirection, slot))
 	{
-		version = DatumGetInt64(slot_getattr(slot, Anum_es_event_version, &isnull));
+		version = DatumGetInt32(slot_getattr(slot, Anum_es_event_version, &isnull));
 		if (IsolationUsesXactSnapshot())
 		{
 			HeapTuple	tuple = ExecFetchSlotHeapTuple(slot, false, NULL);
@@ -162,7 +162,7 @@ es_known_event(EsAppend *append, const pg_uuid_t *event_id, EsKnownEvent *known)
 	{
 		slot_getallattrs(slot);
 		known->stream_no = DatumGetInt64(slot->tts_values[Anum_es_event_stream_no - 1]);
-		known->version = DatumGetInt64(slot->tts_values[Anum_es_event_version - 1]);
+		known->version = DatumGetInt32(slot->tts_values[Anum_es_event_version - 1]);
 		known->position = DatumGetInt64(slot->tts_values[Anum_es_event_global_position - 1]);
 		known->type_no = DatumGetInt32(slot->tts_values[Anum_es_event_type_no - 1]);
 		known->schema_version = DatumGetInt32(slot->tts_values[Anum_es_event_schema_version - 1]);
@@ -333,10 +333,10 @@ es_append_events(const char *function, const char *stream, int stream_len,
 		}
 		es_version_conflict(&append);
 	}
-	if (append.current > PG_INT64_MAX - nevents)
+	if (append.current > PG_INT32_MAX - nevents)
 		ereport(ERROR,
 				errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				errmsg("stream has reached the highest version"));
+				errmsg("stream \"%.*s\" has reached the highest version", stream_len, stream));
 
 	if (append.stream_no == 0)
 		append.stream_no = es_stream_create(append.store, stream, stream_len);

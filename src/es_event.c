@@ -118,7 +118,8 @@ es_event_stored_values(const EsStore *store, TupleTableSlot *slot, Datum *values
 		PointerGetDatum(cstring_to_text_with_len(type->name, type->name_len));
 
 	values[Anum_es_out_global_position - 1] = slot->tts_values[Anum_es_event_global_position - 1];
-	values[Anum_es_out_version - 1] = slot->tts_values[Anum_es_event_version - 1];
+	values[Anum_es_out_version - 1] =
+		Int64GetDatum(DatumGetInt32(slot->tts_values[Anum_es_event_version - 1]));
 	values[Anum_es_out_event_id - 1] = slot->tts_values[Anum_es_event_event_id - 1];
 	values[Anum_es_out_schema_version - 1] = slot->tts_values[Anum_es_event_schema_version - 1];
 	values[Anum_es_out_data - 1] = slot->tts_values[Anum_es_event_data - 1];
@@ -155,7 +156,7 @@ es_event_version(Relation event, const EsStore *store, Snapshot snapshot, int64 
 	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(stream_no));
 	index_rescan(scan, &key, 1, NULL, 0);
 	if (index_getnext_slot(scan, BackwardScanDirection, slot))
-		version = DatumGetInt64(slot_getattr(slot, Anum_es_event_version, &isnull));
+		version = DatumGetInt32(slot_getattr(slot, Anum_es_event_version, &isnull));
 	index_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
 	index_close(index, AccessShareLock);

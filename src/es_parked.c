@@ -80,7 +80,7 @@ static EsSql es_sql_acknowledge =
 3, {TEXTOID, INT8OID, TEXTOID}, NULL};
 
 static EsSql es_sql_event =
-{"SELECT stream_no, version FROM event_store.event"
+{"SELECT stream_no, version::pg_catalog.int8 FROM event_store.event"
 	" WHERE global_position OPERATOR(pg_catalog.=) $1",
 1, {INT8OID}, NULL};
 static EsSql es_sql_own_slot =

@@ -15,6 +15,7 @@
 #include "access/genam.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/fmgroids.h"
@@ -79,11 +80,11 @@ es_read_stream_events(Relation event, const EsStore *store, int64 stream_no,
 
 	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(stream_no));
 	if (ScanDirectionIsForward(direction))
-		ScanKeyInit(&keys[1], 2, BTGreaterEqualStrategyNumber, F_INT8GE,
-					Int64GetDatum(from_version));
+		ScanKeyEntryInitialize(&keys[1], 0, 2, BTGreaterEqualStrategyNumber, INT8OID,
+							   InvalidOid, F_INT48GE, Int64GetDatum(from_version));
 	else
-		ScanKeyInit(&keys[1], 2, BTLessEqualStrategyNumber, F_INT8LE,
-					Int64GetDatum(from_version));
+		ScanKeyEntryInitialize(&keys[1], 0, 2, BTLessEqualStrategyNumber, INT8OID,
+							   InvalidOid, F_INT48LE, Int64GetDatum(from_version));
 	scan = es_index_beginscan(event, index, GetActiveSnapshot(), 2);
 	index_rescan(scan, keys, 2, NULL, 0);
 	while (count < max_count && index_getnext_slot(scan, direction, slot))

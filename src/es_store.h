@@ -13,9 +13,9 @@
 /* columns of event_store.event */
 #define Anum_es_event_global_position	1
 #define Anum_es_event_stream_no			2
-#define Anum_es_event_version			3
-#define Anum_es_event_created_at		4
-#define Anum_es_event_event_id			5
+#define Anum_es_event_created_at		3
+#define Anum_es_event_event_id			4
+#define Anum_es_event_version			5
 #define Anum_es_event_type_no			6
 #define Anum_es_event_schema_version	7
 #define Anum_es_event_data				8

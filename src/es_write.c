@@ -176,7 +176,7 @@ es_event_id_conflict(Relation event, const EsStore *store, const pg_uuid_t *even
 	{
 		bool		isnull;
 		int64		stream_no = DatumGetInt64(slot_getattr(slot, Anum_es_event_stream_no, &isnull));
-		int64		version = DatumGetInt64(slot_getattr(slot, Anum_es_event_version, &isnull));
+		int64		version = DatumGetInt32(slot_getattr(slot, Anum_es_event_version, &isnull));
 		int			len;
 		const char *name = es_stream_name(store, stream_no, &len);
 
@@ -224,7 +224,7 @@ es_form_tuple(Relation event, int64 stream_no, EsNewEvent *new_event, TimestampT
 
 	values[Anum_es_event_global_position - 1] = Int64GetDatum(0);
 	values[Anum_es_event_stream_no - 1] = Int64GetDatum(stream_no);
-	values[Anum_es_event_version - 1] = Int64GetDatum(new_event->version);
+	values[Anum_es_event_version - 1] = Int32GetDatum((int32) new_event->version);
 	values[Anum_es_event_created_at - 1] = TimestampTzGetDatum(now);
 	values[Anum_es_event_event_id - 1] = UUIDPGetDatum(&new_event->event_id);
 	values[Anum_es_event_type_no - 1] = Int32GetDatum(new_event->type_no);
@@ -275,7 +275,7 @@ es_index_event(Relation event, const EsStore *store, Relation index, EsIndexRole
 		case ES_INDEX_STREAM:
 			/* cannot fail under the stream's lock; checked all the same */
 			values[0] = Int64GetDatum(stream_no);
-			values[1] = Int64GetDatum(new_event->version);
+			values[1] = Int32GetDatum((int32) new_event->version);
 			es_index_insert(index, values, isnull, &tuple->t_self, event,
 							UNIQUE_CHECK_YES, NULL);
 			break;
