@@ -61,13 +61,13 @@ SELECT c.attname || ' ' || left(pg_temp.error(format('UPDATE event_store.event S
 -- several tables at once
 SELECT pg_temp.error('TRUNCATE event_store.snapshot, event_store.event');
 -- rows
-SELECT pg_temp.error($$INSERT INTO event_store.event VALUES (1000000000, 1, 1, now(), '00000000-0000-4000-8000-0000009a0001', 1, 1, '{}', '{}')$$);
+SELECT pg_temp.error($$INSERT INTO event_store.event VALUES (1000000000, 1, now(), '00000000-0000-4000-8000-0000009a0001', 1, 1, 1, '{}', '{}')$$);
 SELECT pg_temp.error($$INSERT INTO event_store.stream VALUES (1000000000, 'Guard-2')$$);
 SELECT pg_temp.error($$INSERT INTO event_store.event_type VALUES (1000000000, 'Guard', 'A')$$);
 SELECT pg_temp.error($$INSERT INTO event_store.mark VALUES (1000000000)$$);
 -- COPY, with rows and without
 COPY event_store.event FROM stdin;
-1000000000	1	1	2020-01-01	00000000-0000-4000-8000-0000009a0001	1	1	{}	{}
+1000000000	1	2020-01-01	00000000-0000-4000-8000-0000009a0001	1	1	1	{}	{}
 \.
 COPY event_store.stream FROM stdin;
 \.
