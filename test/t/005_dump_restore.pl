@@ -1,7 +1,9 @@
 # A dump is a whole store: plain, custom and parallel directory format, and data
 # only into a database that has the extension already.  Afterwards everything is
 # equal, and the next append goes on where the original would have.  A base
-# backup that runs as a standby reads the same and refuses to append.
+# backup that runs as a standby reads the same and refuses to append.  Sequences
+# that were left behind (a partial restore, a promoted logical subscriber, setval
+# by mistake) never make two events of one position.
 
 use strict;
 use warnings;
@@ -37,6 +39,7 @@ dump_with('directory', '--format=directory', '--jobs=2');
 data_only();
 parallel_restore_clean();
 standby_reads();
+sequences_set_back();
 
 $dbh->disconnect;
 $node->stop;
@@ -216,5 +219,42 @@ sub standby_reads
 		"Order-1/$next->{version}", 'promoted standby: readers see it');
 	$conn->disconnect;
 	$standby->stop;
+	return;
+}
+
+# Each sequence set back.  A session that is new puts it right by itself; one that
+# has appended before may be refused, but must not forge an order.
+sub sequences_set_back
+{
+	create_store($node, 'set_back');
+	my $old = connect_store($node, db => 'set_back');
+	append_batch($old, "Old-$_", 0, "T$_", [ (undef) x 3 ]) for 1 .. 5;
+
+	my $number = 0;
+	foreach my $sequence (
+		qw(event_global_position_seq stream_stream_no_seq event_type_type_no_seq))
+	{
+		$old->do("SELECT setval('event_store.$sequence', 1, false)");
+		sqlstate($old, q{SELECT es_append('Old-1', -1, 'T1', '{}')});
+		is( sql_value($old,
+				'SELECT count(*) - count(DISTINCT global_position) FROM event_store.event'),
+			0, "$sequence set back: an old session gives no position twice");
+
+		$old->do("SELECT setval('event_store.$sequence', 1, false)");
+		my $new = connect_store($node, db => 'set_back');
+		$number++;
+		is(sqlstate($new, "SELECT es_append('New$number-1', 0, 'N$number', '{}')"),
+			'00000', "$sequence set back: a new session appends to a new stream");
+		is(sqlstate($new, "SELECT es_append('Old-1', -1, 'N$number', '{}')"),
+			'00000', "$sequence set back: and to an old one");
+		is( sql_value($new,
+				'SELECT count(*) - count(DISTINCT global_position) FROM event_store.event'),
+			0, "$sequence set back: and gives no position twice");
+		$new->disconnect;
+	}
+	my $delivered = $old->selectall_arrayref(
+		'SELECT global_position, stream_id, version, event_id FROM es_read_all(NULL, NULL)');
+	faultless_delivery('sequences set back: read in order', store_rows($old), $delivered);
+	$old->disconnect;
 	return;
 }

@@ -22,7 +22,8 @@ sub category_of
 }
 
 # Returns a count of each kind of fault.  Options: category (the reader asked
-# for it), holes (0: the reader does not see whole streams).
+# for it), prefix (the reader need not have reached the end: what lies behind
+# the last event that it got is not missed).
 sub check_delivery
 {
 	my ($committed, $delivered, %opt) = @_;
@@ -30,9 +31,11 @@ sub check_delivery
 	  qw(skipped duplicate inversion phantom version_fault delivered committed);
 	my (%expected, %seen, %version);
 	my $last = 0;
+	my $end = $opt{prefix} ? (@$delivered ? $delivered->[-1][0] : 0) : undef;
 
 	foreach my $event (@$committed)
 	{
+		last if defined $end && $event->[0] > $end;
 		next
 		  if defined $opt{category}
 		  && category_of($event->[1]) ne $opt{category};

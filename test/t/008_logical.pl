@@ -1,0 +1,217 @@
+# A logical subscriber gets events in the order of commits and cannot see what is
+# still unsettled.  With all tables of the store subscribed it reads up to the
+# newest settled mark that has arrived, and misses nothing; until then, and with
+# the events alone, the global order is refused with VE005.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::Bin/../perl";
+use EventStoreTest;
+use EventStoreTest::History
+  qw(check_delivery verdict faultless_delivery);
+use EventStoreTest::Load qw(write_events total_of);
+use Test::More;
+use Time::HiRes qw(time);
+
+my $seconds = setting('ES_LOGICAL_SECONDS', 10);
+my $writers = setting('ES_LOGICAL_WRITERS', 12);
+my @tables = map { "event_store.$_" } qw(event stream event_type mark);
+
+seed_random();
+my $source = store_cluster('source', streaming => 'logical');
+my $target = store_cluster('target', streaming => 'logical');
+create_store($_) for $source, $target;
+
+my $dbh = connect_store($source);
+my $copy = connect_store($target);
+append_batch($dbh, 'Early-1', 0, 'T', [ map { random_uuid() } 1 .. 10 ]);
+$dbh->do('CREATE PUBLICATION events_only FOR TABLE event_store.event');
+$dbh->do('CREATE PUBLICATION store FOR TABLE ' . join ', ', @tables);
+
+is(sqlstate($copy, 'SELECT * FROM es_read_all()'),
+	'00000', 'without a subscription the order is available');
+subscribe('events_only');
+ok(poll_until(sub { sql_value($copy, 'SELECT count(*) FROM event_store.event') == 10 }),
+	'events arrive');
+refused('events alone');
+unsubscribe('events_only');
+empty($copy, 'event_store.event');
+
+subscribe('store');
+follow_under_load();
+
+$_->disconnect for $dbh, $copy;
+$target->stop;
+$source->stop;
+done_testing();
+
+# ---------------------------------------------------------------------------
+
+sub subscribe
+{
+	my ($publication) = @_;
+	my $dsn = $source->connstr('postgres');
+	$dsn =~ s/'/''/g;
+	$copy->do("CREATE SUBSCRIPTION $publication CONNECTION '$dsn' PUBLICATION $publication");
+	return;
+}
+
+sub unsubscribe
+{
+	my ($publication) = @_;
+	$copy->do("DROP SUBSCRIPTION $publication");
+	return;
+}
+
+# A superuser empties a table on purpose.
+sub empty
+{
+	my ($conn, $table) = @_;
+	run_sql($conn,
+		'BEGIN',
+		"ALTER TABLE $table DISABLE TRIGGER USER",
+		"TRUNCATE $table",
+		(map { "ALTER TABLE $table ENABLE ALWAYS TRIGGER $_" }
+			qw(es_guard_statement es_guard_row)),
+		'COMMIT');
+	return;
+}
+
+sub refused
+{
+	my ($title) = @_;
+	foreach my $read ('es_read_all()', q{es_read_category('Early')}, 'es_head()')
+	{
+		is(sqlstate($copy, "SELECT * FROM $read"), 'VE005', "$title: $read is refused");
+	}
+	is(sqlstate($copy, q{SELECT * FROM es_read_stream('Early-1')}),
+		'00000', "$title: a stream can be read");
+	return;
+}
+
+sub follow_under_load
+{
+	my $deadline = time() + $seconds;
+	my @writers = map { sprintf 'writer_%02d', $_ } 1 .. $writers;
+	my %level = (
+		rc => 'READ COMMITTED',
+		rr => 'REPEATABLE READ',
+		category => 'READ COMMITTED',
+		naive => 'READ COMMITTED');
+	new_flags();
+	foreach my $name (@writers)
+	{
+		start_client($name, sub { write_events($source, $name, $deadline) });
+	}
+	foreach my $name (sort keys %level)
+	{
+		start_client($name, sub { follow_subscriber($name, $level{$name}) });
+	}
+	my $written = wait_clients(names => \@writers, test => 'no writer failed');
+	# Marks come about every thousand events; a short load may have had few.
+	append_batch($dbh, 'Filler-1', -1, 'T', [ (undef) x 1100 ]) for 1 .. 3;
+	my $count = sql_value($dbh, 'SELECT count(*) FROM event_store.event');
+	ok( poll_until(
+			sub { sql_value($copy, 'SELECT count(*) FROM event_store.event') == $count }),
+		'everything has arrived');
+	$source->wait_for_catchup('store');
+	flag_set('drain');
+	my $read = wait_clients(names => [ keys %level ], test => 'no reader failed');
+
+	my $committed = store_rows($dbh);
+	note verdict((total_of($written))[2]);
+	my $marks = sql_value($copy, 'SELECT count(*) FROM event_store.mark');
+	cmp_ok($marks, '>=', 2, 'marks have arrived');
+	my $head = sql_value($copy, 'SELECT es_head()');
+	cmp_ok($head, '>', $committed->[-1][0] / 2, 'the head follows the marks');
+	cmp_ok($head, '<=', $committed->[-1][0], 'and is not ahead');
+
+	foreach my $name (sort keys %level)
+	{
+		my $events = $read->{$name}{events} || [];
+		if ($name eq 'naive')
+		{
+			my $faults = check_delivery($committed, $events);
+			note "naive: " . verdict($faults);
+			cmp_ok($faults->{skipped}, '>=', 1,
+				'control: the naive reader on the subscriber skips events');
+			next;
+		}
+		my %opt = (prefix => 1);
+		$opt{category} = 'Order' if $name eq 'category';
+		my $faults = faultless_delivery("subscriber, $name", $committed, $events, %opt);
+		my $within = grep {
+			$_->[0] <= $head && (!$opt{category} || $_->[1] =~ /^Order-/)
+		} @$committed;
+		is($faults->{delivered}, $within, "subscriber, $name: got all up to the head");
+	}
+
+	# Promoted: without the subscription the store is complete and goes on.
+	unsubscribe('store');
+	faultless_delivery(
+		'former subscriber', $committed,
+		$copy->selectall_arrayref(
+			'SELECT global_position, stream_id, version, event_id FROM es_read_all(0, NULL)'));
+	my $last = $committed->[-1][0];
+	my $next = append($copy, 'Early-1', 10, 'T', random_uuid());
+	is($next->{version}, 11, 'former subscriber: the next append continues the stream');
+	cmp_ok($next->{position}, '>', $last, 'former subscriber: and the global order');
+	my $new = append($copy, 'Fresh-1', 0, 'NeverSeen', random_uuid());
+	is( sql_value($copy,
+			q{SELECT string_agg(stream_id || '/' || version, ' ') FROM es_read_all($1, NULL)},
+			$last),
+		'Early-1/11 Fresh-1/1',
+		'former subscriber: readers see both');
+	return;
+}
+
+sub follow_subscriber
+{
+	my ($name, $level) = @_;
+	my $conn = connect_store($target, app => "follower_$name");
+	my $from = {
+		category => q{es_read_category('Order', $1, $2)},
+		naive => '(SELECT * FROM event_store.events WHERE global_position > $1 '
+		  . 'ORDER BY global_position LIMIT $2) q'
+	}->{$name} || 'es_read_all($1, $2)';
+	my $page = $conn->prepare("SELECT global_position, stream_id, version, event_id FROM $from");
+	my @events;
+	my $cursor = 0;
+	my $last_round = 0;
+	while (!$last_round)
+	{
+		my $drain = flag_is_set('drain');
+		my $from_here = $cursor;
+		my @seen;
+		my $done = eval {
+			$conn->do("BEGIN ISOLATION LEVEL $level");
+			while (1)
+			{
+				$page->execute($from_here, random_int(1, 1000));
+				my $rows = $page->fetchall_arrayref;
+				last unless @$rows;
+				push @seen, @$rows;
+				$from_here = $rows->[-1][0];
+			}
+			$conn->do('COMMIT');
+			1;
+		};
+		if (!$done)
+		{
+			# refused until the first mark is here
+			my ($error, $state) = ($@, $conn->state);
+			die $error if $state ne 'VE005' || @events || $drain;
+			$conn->do('ROLLBACK');
+			random_pause(20);
+			next;
+		}
+		push @events, @seen;
+		$cursor = $from_here;
+		$last_round = $drain && !@seen;
+		random_pause(10) unless $drain;
+	}
+	$conn->disconnect;
+	return { events => \@events };
+}
