@@ -12,8 +12,8 @@
  * It starts when it is first needed, by es_worker_ensure().  With
  * shared_preload_libraries the launcher also starts it with the server, in
  * every database that has the extension.  It ends by itself when the
- * extension is gone or nothing has happened for a while, so that it does not
- * stand in the way of DROP DATABASE for long; the next append starts it again.
+ * extension is gone, nothing has happened for a while, or somebody wants to
+ * drop the database; the next append starts it again.
  *
  * It runs as the bootstrap superuser and executes no user code.
  *-------------------------------------------------------------------------
@@ -34,6 +34,7 @@
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/lock.h"
 #include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -70,12 +71,30 @@ PGDLLEXPORT void es_worker_main(Datum main_arg);
 PGDLLEXPORT void es_launcher_main(Datum main_arg);
 
 /*
+ * Does somebody want this database for himself, to drop, rename or copy it?
+ *
+ * He holds the database's lock and looks for five seconds whether everybody
+ * else is gone (CountOtherDBBackends).  Called within a transaction.
+ */
+bool
+es_worker_in_the_way(void)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_OBJECT(tag, InvalidOid, DatabaseRelationId, MyDatabaseId, 0);
+	if (LockAcquire(&tag, RowExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+		return true;
+	(void) LockRelease(&tag, RowExclusiveLock, false);
+	return false;
+}
+
+/*
  * Look once: publish the settled head and tell about it.
  *
  * head			in: published last; out: now
  *
  * Result: ms until the next look if nobody wakes us, -1 = the extension is
- * not there.
+ * not there, or somebody wants the database for himself.
  */
 static long
 es_worker_round(int64 *head)
@@ -88,7 +107,7 @@ es_worker_round(int64 *head)
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	if (!OidIsValid(get_extension_oid("event_store", true)))
+	if (!OidIsValid(get_extension_oid("event_store", true)) || es_worker_in_the_way())
 	{
 		PopActiveSnapshot();
 		CommitTransactionCommand();
@@ -156,7 +175,11 @@ es_worker_main(Datum main_arg)
 		pgstat_report_stat(false);
 		pgstat_report_activity(STATE_IDLE, NULL);
 		if (timeout < 0)
+		{
+			/* the workers of projections shall look, and go, too */
+			es_wakeup_broadcast();
 			proc_exit(0);
+		}
 
 		if (head != before || timeout == ES_BLOCKED_MS)
 		{

@@ -7,5 +7,6 @@
 #define ES_WORKER_H
 
 extern void es_worker_init(void);
+extern bool es_worker_in_the_way(void);
 
 #endif							/* ES_WORKER_H */
