@@ -503,6 +503,7 @@ es_state_save(const EsStore *store, int64 stream_no, int32 schema_version,
 	static int	saves = 0;
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
+	const EsStore *volatile kept_store = store; /* for older compilers */
 
 	/* in SERIALIZABLE a write could make the reader fail at its commit */
 	if (RecoveryInProgress() || XactReadOnly || IsInParallelMode() ||
@@ -525,7 +526,7 @@ es_state_save(const EsStore *store, int64 stream_no, int32 schema_version,
 	MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
-		es_state_write(store, stream_no, schema_version, version, state);
+		es_state_write(kept_store, stream_no, schema_version, version, state);
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
