@@ -1005,7 +1005,8 @@ CREATE FUNCTION event_store.es_role_functions(kind text) RETURNS SETOF regproced
         ('admin', '@extschema@.es_reset_subscription(text, bigint)'),
         ('admin', '@extschema@.es_retry_parked(text, text)'),
         ('admin', '@extschema@.es_discard_parked(text, bigint)'),
-        ('admin', '@extschema@.es_discard_parked_stream(text, text)')
+        ('admin', '@extschema@.es_discard_parked_stream(text, text)'),
+        ('admin', 'event_store.es_projection_backlog(bigint, bigint, text[], text[])')
       ) AS f (kind, name)
      WHERE es_role_functions.kind = 'admin'
         OR f.kind = 'both'

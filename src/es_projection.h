@@ -102,9 +102,8 @@ extern void es_projection_init(void);
 extern EsProjection *es_projection_get_own(const char *name);
 extern void es_projection_wake(void);
 extern int64 es_projection_catch_up(EsProjection *projection, int64 upto);
-extern pg_attribute_noreturn() void es_projection_rethrow(EsProjection *projection,
-														  EsApplied *result,
-														  MemoryContext context);
+extern void es_projection_rethrow(EsProjection *projection, EsApplied *result,
+								  MemoryContext context);
 extern char *es_projection_arg_name(FunctionCallInfo fcinfo, int n);
 
 /* es_projection_table.c */
@@ -147,9 +146,6 @@ extern int64 es_projection_retry(EsProjection *projection, const char *stream,
 								 EsApplied *result);
 
 /* es_projection_starter.c */
-
-/* a projection worker ends after so long without work */
-#define ES_PROJECTION_IDLE_MS	(60 * 1000)
 
 /* longest pause before something is tried again */
 #define ES_RETRY_MAX_MS			(60 * 1000)

@@ -23,6 +23,7 @@
 #include "utils/timestamp.h"
 
 #include "es_compat.h"
+#include "es_guc.h"
 #include "es_head.h"
 #include "es_projection.h"
 
@@ -91,7 +92,7 @@ es_owner_worker_lives(EsOwnerWorker *worker)
 
 		/* one that cannot even start is not started all the time */
 		if (TimestampDifferenceExceeds(worker->started_at, GetCurrentTimestamp(),
-									   ES_PROJECTION_IDLE_MS / 2))
+									   es_worker_idle_timeout_ms))
 			worker->pause_ms = 0;
 		else
 			worker->pause_ms = Min(Max(worker->pause_ms * 2, 200), ES_RETRY_MAX_MS);

@@ -23,7 +23,7 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
-#include "catalog/pg_authid.h"
+#include "catalog/indexing.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
@@ -47,10 +47,10 @@
 
 #include "es_compat.h"
 #include "es_errors.h"
+#include "es_guc.h"
 #include "es_head.h"
 #include "es_projection.h"
 #include "es_wakeup.h"
-#include "es_worker.h"
 
 /* next look without being woken: normally, and while an event holds others up */
 #define ES_FALLBACK_MS			1000
@@ -186,7 +186,7 @@ es_worker_look(MemoryContext context, long *pause_ms, bool *retrying)
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	if (!es_worker_extension_is_same() || es_worker_in_the_way())
+	if (!es_worker_extension_is_same())
 		proc_exit(0);
 
 	projections = es_projection_list(GetUserId());
@@ -594,7 +594,7 @@ es_projection_worker_main(Datum main_arg)
 			looked_at = now;
 			pgstat_report_activity(STATE_IDLE, NULL);
 			if (!retrying &&
-				TimestampDifferenceExceeds(busy_at, now, ES_PROJECTION_IDLE_MS))
+				TimestampDifferenceExceeds(busy_at, now, es_worker_idle_timeout_ms))
 				proc_exit(0);
 			pgstat_report_stat(false);
 			(void) es_wakeup_sleep(pause_ms);

@@ -1,0 +1,229 @@
+-- Projections: definitions, running in the session, errors, rebuild.
+-- What workers do is tested with the TAP tests; here projections are paused,
+-- except where the test waits for them.
+SET client_min_messages = warning;
+CREATE ROLE regress_projection_owner LOGIN;
+CREATE ROLE regress_projection_other LOGIN;
+SELECT es_grant('regress_projection_owner', 'admin');
+SELECT es_grant('regress_projection_other', 'admin');
+
+-- the order summary of every tutorial
+CREATE TABLE order_summary (order_id text PRIMARY KEY, state text, total numeric);
+CREATE FUNCTION on_order(e es_event) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO order_summary SELECT (e).stream_id, 'placed', ((e).data->>'total')::numeric WHERE (e).event_type = 'OrderPlaced';
+    UPDATE order_summary SET state = 'shipped' WHERE (e).event_type = 'OrderShipped' AND order_id = (e).stream_id;
+$$;
+SELECT es_create_projection('orders', 'on_order(es_event)', categories => '{PrjOrder}');
+SELECT version FROM es_append('PrjOrder-1', 0, 'OrderPlaced', '{"total": 12.5}');
+SELECT version FROM es_append('PrjOrder-2', 0, 'OrderPlaced', '{"total": 7}');
+SELECT version FROM es_append('PrjOrder-1', 1, 'OrderShipped', '{}');
+SELECT es_wait_projection('orders', es_head());
+SELECT * FROM order_summary ORDER BY order_id;
+SELECT name, state, lag_events, lag_seconds, events_applied, attempts, error_sqlstate
+  FROM event_store.projections;
+-- what the filter does not want does not keep the waiter waiting
+SELECT version FROM es_append('PrjOther-1', 0, 'Something', '{}');
+SELECT es_wait_projection('orders', es_head());
+-- the future
+SELECT es_wait_projection('orders', es_head() + 1000, '10 ms');
+SELECT es_drop_projection('orders');
+SELECT count(*) FROM event_store.projections;
+
+-- set-based, with filters by type; nothing twice, nothing left out
+CREATE TABLE totals (stream_id text PRIMARY KEY, n bigint, total numeric);
+CREATE FUNCTION on_orders(events es_event[]) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO totals SELECT stream_id, count(*), sum((data->>'total')::numeric) FROM unnest(events) GROUP BY 1
+    ON CONFLICT (stream_id) DO UPDATE SET n = totals.n + EXCLUDED.n, total = totals.total + EXCLUDED.total;
+$$;
+CREATE FUNCTION reset_totals() RETURNS void LANGUAGE sql AS 'TRUNCATE totals';
+SELECT es_create_projection('totals', 'on_orders(es_event[])', categories => '{PrjOrder}', event_types => '{OrderPlaced}',
+    batch_size => 2, reset_handler => 'reset_totals()', paused => true);
+SELECT es_run_projection('totals');
+SELECT es_run_projection('totals');
+SELECT * FROM totals ORDER BY 1;
+SELECT version FROM es_append_batch('PrjOrder-3', 0, array_fill('OrderPlaced'::text, '{5}'), array_fill('{"total": 1}'::jsonb, '{5}'));
+-- a rolled back run leaves no trace
+BEGIN;
+SELECT es_run_projection('totals');
+ROLLBACK;
+SELECT es_run_projection('totals');
+SELECT * FROM totals ORDER BY 1;
+-- events of the same transaction
+BEGIN;
+SELECT version FROM es_append('PrjOrder-4', 0, 'OrderPlaced', '{"total": 3}');
+SELECT es_run_projection('totals');
+COMMIT;
+SELECT * FROM totals ORDER BY 1;
+
+-- from scratch
+SELECT es_rebuild_projection('totals'), es_pause_projection('totals');
+SELECT count(*) FROM totals WHERE n > 5;
+SELECT es_run_projection('totals') > 0 AS ran;
+SELECT sum(n), sum(total) FROM totals;
+SELECT es_drop_projection('totals');
+
+-- a new version beside the old one
+CREATE TABLE seen (position bigint PRIMARY KEY, replayed boolean);
+CREATE FUNCTION on_any(e es_event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO seen VALUES (e.global_position, es_is_replaying());
+END $$;
+CREATE TABLE seen_new (LIKE seen INCLUDING ALL);
+CREATE FUNCTION on_any_new(e es_event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO seen_new VALUES (e.global_position, es_is_replaying());
+END $$;
+CREATE FUNCTION switch_seen() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    ALTER TABLE seen RENAME TO seen_old;
+    ALTER TABLE seen_new RENAME TO seen;
+END $$;
+SELECT es_create_projection('seen', 'on_any(es_event)', paused => true);
+SELECT es_switch_projection('seen');
+SELECT es_cancel_rebuild('seen');
+SELECT es_run_projection('seen') = (SELECT count(*) FROM event_store.events) AS all_events;
+SELECT es_prepare_projection('seen', 'on_any_new(es_event)'), es_pause_projection('seen');
+SELECT es_prepare_projection('seen', 'on_any_new(es_event)');
+SELECT name, is_shadow, state FROM event_store.projections ORDER BY is_shadow;
+SELECT name, events_to_do = (SELECT count(*) FROM event_store.events) AS everything
+  FROM event_store.projection_progress;
+\set VERBOSITY sqlstate
+SELECT es_switch_projection('seen', max_lag => 1);
+\set VERBOSITY default
+SELECT es_switch_projection('seen', 'switch_seen()', 1000000000) = (SELECT count(*) FROM event_store.events) AS all_events;
+SELECT count(*) = (SELECT count(*) FROM event_store.events) AS all_events, bool_and(replayed) FROM seen;
+SELECT count(*) FROM event_store.projection_progress;
+SELECT handler, is_shadow, lag_events FROM event_store.projections;
+CREATE OR REPLACE FUNCTION on_any_new(e es_event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO seen VALUES (e.global_position, es_is_replaying());
+END $$;
+SELECT version FROM es_append('PrjOther-1', 1, 'Something', '{}');
+SELECT es_run_projection('seen');
+SELECT replayed, count(*) > 1 AS many FROM seen GROUP BY 1 ORDER BY 1;
+SELECT es_is_replaying();
+SELECT es_drop_projection('seen');
+
+-- a handler that fails
+CREATE TABLE picky (stream_id text, version bigint, PRIMARY KEY (stream_id, version));
+CREATE FUNCTION on_picky(e es_event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF e.event_type = 'Poison' AND e.data->>'cured' IS NULL AND current_setting('picky.cure', true) IS DISTINCT FROM 'on' THEN
+        RAISE 'poisoned at version %', e.version USING ERRCODE = 'P0042', DETAIL = 'the detail';
+    END IF;
+    INSERT INTO picky VALUES (e.stream_id, e.version);
+END $$;
+SELECT es_create_projection('picky', 'on_picky(es_event)', categories => '{Picky}', policy => 'park', paused => true);
+SELECT version FROM es_append('Picky-1', 0, '[{"event_type": "Fine", "data": {}}, {"event_type": "Poison", "data": {}}, {"event_type": "Fine", "data": {}}]');
+\set VERBOSITY terse
+SELECT es_run_projection('picky');
+\set VERBOSITY sqlstate
+SELECT es_run_projection('picky');
+SELECT count(*) FROM picky;
+SET picky.cure = 'on';
+SELECT es_run_projection('picky');
+RESET picky.cure;
+SELECT * FROM picky ORDER BY 2;
+SELECT es_retry_projection_parked('picky'), es_discard_projection_parked('picky', 'Picky-1');
+
+-- settings that a handler leaves behind are put back
+CREATE FUNCTION on_leave(e es_event) RETURNS void LANGUAGE sql AS $$
+    SELECT set_config('search_path', 'nowhere', false); SELECT set_config('work_mem', '99MB', false)
+$$;
+SELECT es_create_projection('leave', 'on_leave(es_event)', paused => true);
+SELECT es_run_projection('leave') > 0 AS ran;
+SHOW work_mem;
+SHOW search_path;
+-- a handler cannot run or change projections
+CREATE FUNCTION on_recursive(e es_event) RETURNS void LANGUAGE sql AS $$ SELECT es_run_projection('recursive') $$;
+SELECT es_create_projection('recursive', 'on_recursive(es_event)', paused => true);
+\set VERBOSITY terse
+SELECT es_run_projection('recursive');
+\set VERBOSITY sqlstate
+-- nor commit
+CREATE PROCEDURE committing() LANGUAGE plpgsql AS 'BEGIN COMMIT; END';
+CREATE FUNCTION on_commit(e es_event) RETURNS void LANGUAGE plpgsql AS 'BEGIN CALL committing(); END';
+SELECT es_create_projection('commit', 'on_commit(es_event)', paused => true);
+\set VERBOSITY terse
+SELECT es_run_projection('commit');
+\set VERBOSITY sqlstate
+-- a handler that is gone
+DROP FUNCTION on_commit(es_event);
+SELECT es_run_projection('commit');
+SELECT es_drop_projection('commit'), es_drop_projection('recursive'), es_drop_projection('leave'), es_drop_projection('picky');
+
+-- arguments
+SELECT es_create_projection(NULL, 'on_any(es_event)');
+SELECT es_create_projection('', 'on_any(es_event)');
+SELECT es_create_projection('x', NULL);
+SELECT es_create_projection('x', 'no_such_function(es_event)');
+SELECT es_create_projection('x', 'reset_totals()');
+SELECT es_create_projection('x', 'pg_catalog.abs(int)');
+SELECT es_create_projection('x', 'pg_catalog.count("any")');
+SELECT es_create_projection('x', 'on_any(es_event)', reset_handler => 'on_any(es_event)');
+SELECT es_create_projection('x', 'on_any(es_event)', batch_size => 0);
+SELECT es_create_projection('x', 'on_any(es_event)', batch_size => NULL);
+SELECT es_create_projection('x', 'on_any(es_event)', policy => 'ignore');
+SELECT es_create_projection('x', 'on_any(es_event)', max_attempts => 0);
+SELECT es_create_projection('x', 'on_any(es_event)', after_position => -1);
+SELECT es_create_projection('x', 'on_any(es_event)', after_position => 1000000000);
+SELECT es_create_projection('x', 'on_any(es_event)', categories => '{a-b}');
+SELECT es_create_projection('x', 'on_any(es_event)', paused => true);
+SELECT es_create_projection('x', 'on_any(es_event)');
+SELECT es_wait_projection('x', 1, '-1 s');
+SELECT es_wait_projection('x', NULL);
+SELECT es_wait_projection('y', 1);
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT es_wait_projection('x', 1);
+ROLLBACK;
+SELECT es_drop_projection('y');
+SELECT es_pause_projection('y');
+SELECT es_resume_projection('y');
+SELECT es_run_projection('y');
+SELECT es_rebuild_projection('y');
+SELECT es_prepare_projection('y', 'on_any(es_event)');
+SELECT es_switch_projection('y');
+SELECT es_cancel_rebuild('y');
+SELECT es_retry_projection_parked('y');
+SELECT es_discard_projection_parked('y');
+SELECT es_drop_projection('x');
+
+-- who may do what
+CREATE SCHEMA regress_projection AUTHORIZATION regress_projection_owner;
+SET ROLE regress_projection_owner;
+CREATE TABLE regress_projection.who (name text, position bigint);
+CREATE FUNCTION regress_projection.on_who(e es_event) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO regress_projection.who VALUES (current_user, (e).global_position) $$;
+SELECT es_create_projection('who', 'regress_projection.on_who(es_event)', paused => true);
+SET ROLE regress_projection_other;
+SELECT es_run_projection('who');
+SELECT es_pause_projection('who');
+SELECT es_drop_projection('who');
+SELECT es_create_projection('mine', 'regress_projection.on_who(es_event)', paused => true);
+-- tables are closed
+UPDATE event_store.projection SET owner = 'regress_projection_other';
+INSERT INTO event_store.projection_parked DEFAULT VALUES;
+SELECT count(*) FROM event_store.projections;
+RESET ROLE;
+-- the handler runs as its owner, whoever calls
+SELECT es_run_projection('who') > 0 AS ran;
+SELECT name, count(*) > 0 AS some FROM regress_projection.who GROUP BY 1;
+-- who may no longer read events gets none
+SELECT es_revoke('regress_projection_owner', 'admin');
+SELECT version FROM es_append('PrjOther-1', 2, 'Something', '{}');
+SELECT es_run_projection('who');
+-- who may no longer execute the handler runs nothing
+SELECT es_grant('regress_projection_owner', 'admin');
+REVOKE EXECUTE ON FUNCTION regress_projection.on_who(es_event) FROM PUBLIC, regress_projection_owner;
+SELECT es_run_projection('who');
+SELECT es_drop_projection('who');
+\set VERBOSITY default
+
+SELECT es_revoke('regress_projection_owner', 'admin');
+SELECT es_revoke('regress_projection_other', 'admin');
+DROP SCHEMA regress_projection CASCADE;
+DROP FUNCTION on_recursive(es_event), on_leave(es_event), on_picky(es_event), on_any(es_event), on_any_new(es_event),
+    switch_seen(), reset_totals(), on_orders(es_event[]), on_order(es_event);
+DROP PROCEDURE committing();
+DROP TABLE picky, seen, seen_old, totals, order_summary;
+DROP ROLE regress_projection_owner, regress_projection_other;
