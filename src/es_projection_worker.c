@@ -51,6 +51,7 @@
 #include "es_head.h"
 #include "es_projection.h"
 #include "es_wakeup.h"
+#include "es_worker.h"
 
 /* next look without being woken: normally, and while an event holds others up */
 #define ES_FALLBACK_MS			1000
@@ -186,7 +187,7 @@ es_worker_look(MemoryContext context, long *pause_ms, bool *retrying)
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	if (!es_worker_extension_is_same())
+	if (!es_worker_extension_is_same() || es_worker_in_the_way())
 		proc_exit(0);
 
 	projections = es_projection_list(GetUserId());
