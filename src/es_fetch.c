@@ -508,8 +508,10 @@ es_fetch_round(EsFetch *fetch, bool last)
 		else if (last && lazy)
 			(void) es_fetch_write(fetch);
 
+		/* a void round's events are still to be handed out */
 		fetch->walked_from = fetch->start;
-		fetch->walked_to = fetch->nparked == 0 && !fetch->wrote ? fetch->scanned : 0;
+		fetch->walked_to = fetch->count == 0 && fetch->nparked == 0 && !fetch->wrote ?
+			fetch->scanned : 0;
 	}
 	MemoryContextSwitchTo(old_context);
 	return result;

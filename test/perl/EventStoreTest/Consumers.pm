@@ -173,7 +173,7 @@ sub write_load
 		elsif (lost($dbh))
 		{
 			$count{lost}++;
-			$dbh->disconnect;
+			eval { $dbh->disconnect };
 			$dbh = reconnect($node);
 		}
 		else
