@@ -74,8 +74,11 @@ PG_FUNCTION_INFO_V1(es_append);
 PG_FUNCTION_INFO_V1(es_append_batch);
 PG_FUNCTION_INFO_V1(es_append_json);
 
+/*
+ * known_from	version of the first event, if they are all stored already; or 0
+ */
 static void
-es_version_conflict(EsAppend *append)
+es_version_conflict(EsAppend *append, int64 known_from)
 {
 	ereport(ERROR,
 			errcode(ERRCODE_ES_VERSION_CONFLICT),
@@ -84,6 +87,9 @@ es_version_conflict(EsAppend *append)
 			errdetail("stream=%.*s expected=" INT64_FORMAT " actual=" INT64_FORMAT,
 					  append->stream_len, append->stream,
 					  append->expected, append->current),
+			known_from > 0 ?
+			errhint("The events are in the stream already, from version " INT64_FORMAT " on. A retry must give the expected version of the first attempt.",
+					known_from) :
 			errhint("Read the stream again and decide anew before appending."));
 }
 
@@ -222,7 +228,7 @@ es_is_retry(EsAppend *append)
 		pfree(known.data);
 	}
 	if (append->expected >= 0 && first.version != append->expected + 1)
-		es_version_conflict(append);
+		es_version_conflict(append, first.version);
 	return true;
 }
 
@@ -331,7 +337,7 @@ es_append_events(const char *function, const char *stream, int stream_len,
 				es_known_event(&append, &events[i].event_id, &known))
 				es_event_id_conflict(append.event, append.store, &events[i].event_id, NULL);
 		}
-		es_version_conflict(&append);
+		es_version_conflict(&append, 0);
 	}
 	if (append.current > PG_INT32_MAX - nevents)
 		ereport(ERROR,
