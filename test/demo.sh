@@ -17,7 +17,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/build.sh"
 
 issue=Issue-444500041			# the stream with the longest story in the examples
-listener=
+consumer=
 
 heading() {
 	printf '\n\033[1m== %s\033[0m\n\n' "$*" | if [ -t 1 ]; then cat; else sed 's/\x1b\[[0-9]*m//g'; fi
@@ -115,29 +115,52 @@ show_subscription() {
 
 	heading "A subscription: a consumer is woken by an append, without polling"
 	head=$(psql -X -q -At -c 'SELECT es_head()')
-	psql -X -q -e -P footer=off -v head="$head" >"$cluster_dir/listener" 2>&1 <<-'EOF' &
+	mkfifo "$cluster_dir/to_consumer"
+	psql -X -q -e -P footer=off -v head="$head" <"$cluster_dir/to_consumer" >"$cluster_dir/consumer" 2>&1 &
+	consumer=$!
+	exec 9>"$cluster_dir/to_consumer"
+	cat >&9 <<-'EOF'
 		SET application_name = 'consumer';
 		LISTEN event_store;
 		SELECT es_wait(:head, timeout => '20 s') > :head AS woken;
 		SELECT global_position, stream_id, event_type FROM es_read_all(:head);
+		\set ECHO none
 	EOF
-	listener=$!
 	# not before the consumer waits
-	until [ "$(psql -X -q -At -c "SELECT count(*) FROM pg_stat_activity
-			WHERE application_name = 'consumer' AND state = 'active' AND query LIKE '%es_wait%'")" = 1 ]; do
-		if ! kill -0 "$listener" 2>/dev/null; then
-			cat "$cluster_dir/listener"
-			echo "demo: the consumer did not wait" >&2
-			return 1
-		fi
-	done
+	until_consumer waits
 	show <<-'EOF'
 		SELECT version, global_position FROM es_append('Order-1', es_exists(), 'OrderPaid', '{"by": "card"}');
 	EOF
-	wait "$listener"
-	listener=
+	until_consumer has_notification
+	exec 9>&-
+	wait "$consumer"
+	consumer=
 	echo "Meanwhile, the consumer:"
-	show_file "$cluster_dir/listener" '^ t$' 'Order-1' 'Asynchronous notification "event_store"'
+	show_file "$cluster_dir/consumer" '^ t$' 'Order-1' 'Asynchronous notification "event_store"'
+}
+
+waits() {
+	[ "$(psql -X -q -At -c "SELECT count(*) FROM pg_stat_activity
+		WHERE application_name = 'consumer' AND state = 'active' AND query LIKE '%es_wait%'")" = 1 ]
+}
+
+# psql shows a notification only when it has run something.
+has_notification() {
+	echo 'SELECT 1 \g /dev/null' >&9
+	grep -q '^Asynchronous' "$cluster_dir/consumer"
+}
+
+# Until the consumer does that: as long as it lives, and for at most 20 seconds.
+until_consumer() {
+	local end=$((SECONDS + 20))
+
+	until "$1"; do
+		if ! kill -0 "$consumer" 2>/dev/null || [ $SECONDS -ge $end ]; then
+			cat "$cluster_dir/consumer"
+			echo "demo: the consumer never $1" >&2
+			return 1
+		fi
+	done
 }
 
 show_file() {
@@ -175,8 +198,8 @@ show_projection() {
 }
 
 cluster_before_stop() {
-	if [ -n "$listener" ]; then
-		kill "$listener" 2>/dev/null || true
+	if [ -n "$consumer" ]; then
+		kill "$consumer" 2>/dev/null || true
 	fi
 }
 
