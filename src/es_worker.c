@@ -45,6 +45,7 @@
 #include "es_compat.h"
 #include "es_guc.h"
 #include "es_head.h"
+#include "es_projection.h"
 #include "es_store.h"
 #include "es_wakeup.h"
 #include "es_worker.h"
@@ -103,6 +104,7 @@ es_worker_round(int64 *head)
 	Relation	event;
 	int64		now;
 	bool		pending;
+	bool		waiting;
 
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
@@ -125,6 +127,7 @@ es_worker_round(int64 *head)
 		snprintf(payload, sizeof(payload), INT64_FORMAT, now);
 		Async_Notify("event_store", payload);
 	}
+	waiting = es_projection_reconcile();
 	PopActiveSnapshot();
 
 	/* those who sleep need no NOTIFY, so they need not wait for it */
@@ -132,7 +135,7 @@ es_worker_round(int64 *head)
 		es_wakeup_publish(now);
 	CommitTransactionCommand();
 	*head = Max(*head, now);
-	return pending ? ES_BLOCKED_MS : ES_IDLE_MS;
+	return pending || waiting ? ES_BLOCKED_MS : ES_IDLE_MS;
 }
 
 /*
