@@ -1,6 +1,6 @@
 # Races: one stream and one version wanted by 32 clients, one event id retried
 # by two sessions at once, cancels and terminations at random, transactions
-# that take streams in opposite order.
+# that take streams in opposite order, and such that take hundreds of streams.
 
 use strict;
 use warnings;
@@ -27,6 +27,7 @@ same_id_twice();
 same_id_free_running();
 cancel_and_terminate();
 opposite_order();
+many_streams();
 
 $dbh->disconnect;
 $node->stop;
@@ -470,4 +471,100 @@ sub cross
 		acknowledged => \%acknowledged,
 		longest => $longest
 	};
+}
+
+# ---------------------------------------------------------------------------
+
+# Transactions over more streams than the lock table could hold for everybody,
+# against single appends that name the version they expect.
+sub many_streams
+{
+	my $deadline = time() + setting('ES_MANY_SECONDS', 6);
+	new_flags();
+	foreach my $number (1 .. 3)
+	{
+		start_client("wide_$number", sub { append_wide($deadline) });
+	}
+	foreach my $number (1 .. 5)
+	{
+		start_client("narrow_$number", sub { append_narrow($deadline) });
+	}
+	my $result = wait_clients(limit => 60, test => 'many streams: no client failed');
+	my (%acknowledged, %state);
+	foreach my $client (values %$result)
+	{
+		@acknowledged{ keys %{ $client->{acknowledged} } } =
+		  values %{ $client->{acknowledged} };
+		$state{$_} += $client->{state}{$_} for keys %{ $client->{state} };
+	}
+	note 'many streams: ' . verdict(\%state);
+	cmp_ok($state{wide} || 0, '>=', 3, 'many streams: wide transactions commit');
+	cmp_ok($state{narrow} || 0, '>=', 50, 'many streams: narrow ones too');
+	is(join(' ', grep { !/^(?:wide|narrow|VE001|40P01)$/ } sort keys %state),
+		'', 'many streams: only VE001 and 40P01');
+	my $committed = [ grep { $_->[1] =~ /^Many-/ } @{ store_rows($dbh) } ];
+	my $commits = check_commits($committed, \%acknowledged, {});
+	is_deeply($commits, { map { $_ => 0 } keys %$commits },
+		'many streams: committed events are exactly the acknowledged ones');
+	return;
+}
+
+sub append_wide
+{
+	my ($deadline) = @_;
+	my $conn = connect_store($node);
+	my (%state, %acknowledged);
+	while (time() < $deadline)
+	{
+		my $first = random_int(1, 400);
+		my $rows = eval {
+			$conn->do('BEGIN');
+			my $appended = $conn->selectall_arrayref(
+				q{SELECT e.event_id, e.global_position, s.stream, e.version
+				  FROM (SELECT 'Many-' || i AS stream
+						FROM generate_series($1::int, $1::int + 599) i) s,
+					   LATERAL es_append(s.stream, -1, 'Wide', '1') e},
+				undef, $first);
+			$conn->do(rand() < 0.8 ? 'COMMIT' : 'SELECT 1/0');
+			$appended;
+		};
+		if ($rows)
+		{
+			die 'not all streams were appended to' if @$rows != 600;
+			$acknowledged{ $_->[0] } = [ @$_[ 1 .. 3 ] ] for @$rows;
+			$state{wide}++;
+		}
+		else
+		{
+			# one in five is rolled back on purpose
+			$state{ $conn->state }++ unless $conn->state eq '22012';
+			$conn->do('ROLLBACK');
+		}
+	}
+	$conn->disconnect;
+	return { state => \%state, acknowledged => \%acknowledged };
+}
+
+sub append_narrow
+{
+	my ($deadline) = @_;
+	my $conn = connect_store($node);
+	my (%state, %acknowledged);
+	while (time() < $deadline)
+	{
+		my $stream = 'Many-' . random_int(1, 999);
+		my $version = sql_value($conn, 'SELECT es_stream_version($1)', $stream);
+		my $event = eval { append($conn, $stream, $version, 'Narrow', undef) };
+		if ($event)
+		{
+			$acknowledged{ $event->{id} } = [ $event->{position}, $stream, $event->{version} ];
+			$state{narrow}++;
+		}
+		else
+		{
+			$state{ $conn->state }++;
+		}
+	}
+	$conn->disconnect;
+	return { state => \%state, acknowledged => \%acknowledged };
 }

@@ -158,7 +158,8 @@ sub follow_under_load
 	my $next = append($copy, 'Early-1', 10, 'T', random_uuid());
 	is($next->{version}, 11, 'former subscriber: the next append continues the stream');
 	cmp_ok($next->{position}, '>', $last, 'former subscriber: and the global order');
-	my $new = append($copy, 'Fresh-1', 0, 'NeverSeen', random_uuid());
+	is(sqlstate($copy, q{SELECT es_append('Fresh-1', 0, 'NeverSeen', '{}')}),
+		'00000', 'former subscriber: new streams and event types work');
 	is( sql_value($copy,
 			q{SELECT string_agg(stream_id || '/' || version, ' ') FROM es_read_all($1, NULL)},
 			$last),
