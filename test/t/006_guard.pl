@@ -485,7 +485,10 @@ sub sees_only
 		my $rows = eval { $dbh->selectcol_arrayref($read{$name}) };
 		my %seen;
 		$seen{ /(\d+)/ ? $1 : 'none' }++ for grep { defined } @{ $rows || [] };
-		is_deeply(\%seen, { $tenant => 6 }, "$title: $name shows its own events")
+		# Before 15 a view reads with its owner's rights; the store's view then
+		# shows nothing to whom policies apply.
+		my %expected = $name eq 'events view' && $major < 15 ? () : ($tenant => 6);
+		is_deeply(\%seen, \%expected, "$title: $name shows its own events")
 		  or diag $@;
 	}
 	is(sqlstate($dbh, 'SET row_security = off'), '00000', "$title: row_security = off");
