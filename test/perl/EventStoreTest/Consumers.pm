@@ -106,7 +106,7 @@ sub handled
 
 # Compare what was handled, in the order of the file, with what is committed.
 # order: an event was handled for the first time before an earlier one of its
-# stream had been.
+# stream had been.  Option: gap (stream => a version that need not be handled).
 sub judge
 {
 	my ($file, $committed, %opt) = @_;
@@ -130,7 +130,9 @@ sub judge
 			$count{duplicate}++;
 			next;
 		}
-		$count{order}++ if $version != ($version{$stream} || 0) + 1;
+		my $next = ($version{$stream} || 0) + 1;
+		$next++ if $opt{gap} && $next == ($opt{gap}{$stream} || 0);
+		$count{order}++ if $version != $next;
 		$version{$stream} = $version;
 	}
 	close $log;
