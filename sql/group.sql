@@ -1,0 +1,95 @@
+-- Consumer groups: slots, members, delivery, errors.
+SELECT es_head() AS base \gset
+SELECT count(*) FROM (
+    SELECT es_append('Grp-' || n % 20, -1, 'Happened', to_jsonb(n)) FROM generate_series(1, 100) n) a;
+
+SELECT es_create_subscription('grp', ARRAY['Grp'], NULL, :base, 12);
+SELECT name, slots, members, lag_events, in_flight, holder FROM event_store.subscriptions WHERE name = 'grp';
+
+-- the first fetch joins
+SELECT count(*), count(DISTINCT stream_id) AS streams FROM es_fetch('grp', member => 'm1');
+SELECT member, slots, in_flight, alive, lease FROM event_store.subscription_members WHERE subscription = 'grp' ORDER BY member;
+SELECT es_join('grp', 'm2', '1 min');
+-- what is in hand does not move
+SELECT count(*) FROM es_fetch('grp', member => 'm2');
+SELECT es_ack('grp', es_head(), 'm1');
+SELECT count(*) FROM es_fetch('grp', member => 'm1');
+SELECT count(*) FROM es_fetch('grp', member => 'm2');
+SELECT member, slots, in_flight, alive, lease FROM event_store.subscription_members WHERE subscription = 'grp' ORDER BY member;
+
+-- every event once, a stream with one member, in order
+SELECT count(*) FROM (
+    SELECT es_append('Grp-' || n % 20, -1, 'Happened', to_jsonb(n)) FROM generate_series(101, 200) n) a;
+CREATE TEMP TABLE got (nr serial, member text, global_position bigint, stream_id text);
+INSERT INTO got (member, global_position, stream_id)
+    SELECT 'm1', global_position, stream_id FROM es_fetch('grp', 1000, member => 'm1');
+INSERT INTO got (member, global_position, stream_id)
+    SELECT 'm2', global_position, stream_id FROM es_fetch('grp', 1000, member => 'm2');
+SELECT count(*), count(DISTINCT global_position) AS events, count(DISTINCT stream_id) AS streams,
+       count(DISTINCT (member, stream_id)) AS owned, count(DISTINCT member) AS members FROM got;
+SELECT count(*) AS out_of_order
+  FROM got a JOIN got b ON a.member = b.member AND a.nr < b.nr AND a.global_position > b.global_position;
+
+-- each acknowledges for itself, in part
+SELECT es_ack('grp', (SELECT global_position FROM got WHERE member = 'm1' ORDER BY nr OFFSET 4 LIMIT 1), 'm1');
+SELECT count(*) = (SELECT count(*) - 5 FROM got WHERE member = 'm1') AS rest_of_m1 FROM es_fetch('grp', 1000, member => 'm1');
+SELECT count(*) = (SELECT count(*) FROM got WHERE member = 'm2') AS all_of_m2 FROM es_fetch('grp', 1000, member => 'm2');
+SELECT lag_events FROM event_store.subscriptions WHERE name = 'grp';
+SELECT es_ack('grp', es_head(), 'm2');
+-- again is no harm
+SELECT es_ack('grp', es_head(), 'm2');
+
+-- a leaver's events go to the others
+SELECT es_leave('grp', 'm1');
+SELECT es_leave('grp', 'm1');
+SELECT count(*) FROM es_fetch('grp', 1000, member => 'm2') f
+  JOIN got ON got.global_position = f.global_position AND got.member = 'm2';
+SELECT count(*) = (SELECT count(*) - 5 FROM got WHERE member = 'm1') AS rest_of_m1 FROM es_fetch('grp', 1000, member => 'm2');
+SELECT member, slots FROM event_store.subscription_members WHERE subscription = 'grp' ORDER BY member;
+SELECT es_ack('grp', es_head(), 'm2');
+SELECT lag_events, members FROM event_store.subscriptions WHERE name = 'grp';
+
+-- out: cannot acknowledge
+SELECT es_ack('grp', 0, 'm1');
+SELECT es_nack('grp', 1, 'r', member => 'm1');
+
+-- a failed event of a member
+SELECT version FROM es_append('Grp-1', -1, 'Happened', '201');
+SELECT version FROM es_append('Grp-1', -1, 'Happened', '202');
+SELECT version FROM es_append('Grp-2', -1, 'Happened', '203');
+SELECT min(global_position) AS failed FROM es_fetch('grp', member => 'm2') \gset
+SELECT es_nack('grp', :failed, 'bad', false, 'm2');
+SELECT es_ack('grp', es_head(), 'm2');
+SELECT data FROM es_fetch('grp', member => 'm2');
+SELECT stream_id, version, state FROM event_store.parked_events ORDER BY global_position;
+SELECT es_retry_parked('grp');
+SELECT data FROM es_fetch('grp', member => 'm2');
+SELECT es_ack('grp', :failed, 'm2');
+SELECT data FROM es_fetch('grp', member => 'm2');
+SELECT es_ack('grp', es_head(), 'm2');
+SELECT data FROM es_fetch('grp', member => 'm2');
+SELECT count(*) FROM event_store.parked_events;
+
+-- start again: all members are out, the next fetch joins
+SELECT es_reset_subscription('grp', :base);
+SELECT count(*) FROM event_store.subscription_members WHERE subscription = 'grp';
+SELECT count(*) FROM es_fetch('grp', 1000, member => 'm2');
+
+-- errors
+SELECT es_fetch('grp');
+SELECT es_ack('grp', 1);
+SELECT es_nack('grp', 1, 'r');
+SELECT es_join('grp', NULL);
+SELECT es_join('grp', '');
+SELECT es_join('grp', 'm', '0');
+SELECT es_join('x', 'm');
+SELECT es_leave('x', 'm');
+\set VERBOSITY sqlstate
+SELECT es_ack('grp', es_head() + 1, 'm2');
+SELECT es_reset_subscription('grp', es_head() + 1);
+SELECT es_fetch('grp', member => 'm2');
+\set VERBOSITY default
+
+SELECT es_drop_subscription('grp');
+SELECT count(*) FROM event_store.subscription_checkpoint;
+SELECT count(*) FROM event_store.subscription_members;

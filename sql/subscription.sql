@@ -1,0 +1,193 @@
+-- Durable subscriptions: create, fetch, acknowledge, filters, leases, errors,
+-- failed events.
+\set VERBOSITY terse
+
+SELECT es_head() AS base \gset
+
+-- eight events on three streams of two categories
+SELECT count(*) FROM (
+    SELECT (es_append(s, -1, t, to_jsonb(n))).version
+      FROM (VALUES (1, 'SubA-1', 'Opened'), (2, 'SubB-1', 'Opened'), (3, 'SubA-1', 'Changed'),
+                   (4, 'SubA-2', 'Opened'), (5, 'SubB-1', 'Changed'), (6, 'SubA-1', 'Closed'),
+                   (7, 'SubA-2', 'Changed'), (8, 'SubA-1', 'Reopened')) AS e (n, s, t)
+     ORDER BY n) a;
+
+-- a fetch from a subscription, with the number of the event
+CREATE FUNCTION pg_temp.take(name text, max_count int DEFAULT 100) RETURNS TABLE (n int, stream_id text, event_type text)
+    LANGUAGE sql VOLATILE AS
+    $$ SELECT (data)::int, stream_id, event_type FROM es_fetch(name, max_count) $$;
+
+SELECT es_create_subscription('sub_all', after_position => :base);
+SELECT es_create_subscription('sub_a', ARRAY['SubA'], after_position => :base);
+SELECT es_create_subscription('sub_type', event_types => ARRAY['Opened', 'Closed'], after_position => :base);
+SELECT es_create_subscription('sub_both', ARRAY['SubA'], ARRAY['Opened'], :base);
+SELECT es_create_subscription('sub_none', ARRAY['SubNone'], NULL, :base);
+
+-- from the checkpoint on, in order; again until acknowledged
+SELECT * FROM pg_temp.take('sub_all', 3);
+SELECT * FROM pg_temp.take('sub_all', 2);
+SELECT es_ack('sub_all', (SELECT global_position FROM event_store.events WHERE stream_id = 'SubB-1' AND version = 1));
+SELECT * FROM pg_temp.take('sub_all', 3);
+SELECT es_ack('sub_all', max(global_position)) FROM es_fetch('sub_all', 3);
+SELECT * FROM pg_temp.take('sub_all');
+SELECT * FROM pg_temp.take('sub_a');
+SELECT * FROM pg_temp.take('sub_type');
+SELECT * FROM pg_temp.take('sub_both');
+SELECT * FROM pg_temp.take('sub_none');
+
+-- never backwards
+SELECT es_ack('sub_all', max(global_position)) FROM es_fetch('sub_all');
+SELECT es_ack('sub_all', 1);
+SELECT * FROM pg_temp.take('sub_all');
+SELECT name, checkpoint = es_head() AS at_head, lag_events, lag_seconds, in_flight, slots, members
+  FROM event_store.subscriptions WHERE name = 'sub_all';
+-- without a fetch: as a plain bookmark
+SELECT es_ack('sub_none', es_head());
+SELECT name, checkpoint = es_head() AS at_head, lag_events, lag_seconds > 0 AS lags, lag_positions, in_flight,
+       holder IS NOT NULL AS held, lease, max_retries, retry_delay, categories, event_types
+  FROM event_store.subscriptions WHERE name LIKE 'sub\_%' ORDER BY name;
+
+-- in a transaction that is rolled back nothing has happened
+BEGIN;
+SELECT es_ack('sub_both', max(global_position)) FROM es_fetch('sub_both');
+SELECT * FROM pg_temp.take('sub_both');
+ROLLBACK;
+SELECT * FROM pg_temp.take('sub_both');
+-- nor after a savepoint
+BEGIN;
+SAVEPOINT s;
+SELECT es_ack('sub_both', max(global_position)) FROM es_fetch('sub_both');
+ROLLBACK TO SAVEPOINT s;
+SELECT * FROM pg_temp.take('sub_both');
+COMMIT;
+
+-- the transaction's own events
+BEGIN;
+SELECT version FROM es_append('SubA-3', 0, 'Opened', '9');
+SELECT * FROM pg_temp.take('sub_all');
+ROLLBACK;
+SELECT * FROM pg_temp.take('sub_all');
+
+-- does not wait for what its snapshot cannot show, ends at the timeout
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT count(*) FROM es_fetch('sub_all', 1, '1 h');
+COMMIT;
+SELECT count(*) FROM es_fetch('sub_all', 1, '10 ms');
+
+-- start again
+SELECT es_reset_subscription('sub_all', :base);
+SELECT count(*) FROM pg_temp.take('sub_all');
+
+-- retry: the stream waits, the others go on
+SELECT es_create_subscription('sub_fail', ARRAY['SubA'], NULL, :base, max_retries => 1, retry_delay => '0');
+SELECT * FROM pg_temp.take('sub_fail', 2);
+SELECT global_position AS failed FROM event_store.events WHERE stream_id = 'SubA-1' AND version = 1 \gset
+SELECT es_nack('sub_fail', :failed, 'no good');
+SELECT es_nack('sub_fail', :failed, 'told twice');
+SELECT es_nack('sub_fail', (SELECT global_position FROM event_store.events WHERE stream_id = 'SubA-1' AND version = 2), 'behind it');
+SELECT es_ack('sub_fail', max(global_position)) FROM event_store.events WHERE stream_id = 'SubA-1' AND version = 2;
+SELECT * FROM pg_temp.take('sub_fail');
+-- the second failure is one too many
+SELECT es_nack('sub_fail', :failed, 'still no good');
+SELECT es_ack('sub_fail', max(global_position)) FROM es_fetch('sub_fail');
+SELECT * FROM pg_temp.take('sub_fail');
+SELECT subscription, stream_id, version, event_type, state, attempts, reason, next_attempt_at
+  FROM event_store.parked_events ORDER BY global_position;
+SELECT name, retrying_streams, parked_streams FROM event_store.subscriptions WHERE name = 'sub_fail';
+-- once more by hand
+SELECT es_retry_parked('sub_fail', 'SubA-2');
+SELECT es_retry_parked('sub_fail', 'SubA-1');
+SELECT * FROM pg_temp.take('sub_fail');
+SELECT es_ack('sub_fail', :failed);
+SELECT * FROM pg_temp.take('sub_fail');
+-- parked at once
+SELECT es_nack('sub_fail', (SELECT global_position FROM event_store.events WHERE stream_id = 'SubA-1' AND version = 2), 'never', false);
+SELECT stream_id, version, state, attempts, reason FROM event_store.parked_events ORDER BY global_position;
+SELECT es_discard_parked('sub_fail', :failed);
+SELECT es_discard_parked('sub_fail', (SELECT global_position FROM event_store.events WHERE stream_id = 'SubA-1' AND version = 2));
+SELECT * FROM pg_temp.take('sub_fail');
+SELECT es_nack('sub_fail', (SELECT global_position FROM event_store.events WHERE stream_id = 'SubA-1' AND version = 3), NULL, false);
+SELECT es_discard_parked_stream('sub_fail', 'SubA-2');
+SELECT es_discard_parked_stream('sub_fail', 'SubA-1');
+SELECT * FROM pg_temp.take('sub_fail');
+SELECT count(*) FROM event_store.parked_events;
+SELECT count(*) FROM event_store.parked_stream;
+-- and goes on
+SELECT version FROM es_append('SubA-1', -1, 'Changed', '10');
+SELECT * FROM pg_temp.take('sub_fail');
+
+-- errors
+\set VERBOSITY default
+\set SHOW_CONTEXT never
+SELECT es_create_subscription('sub_all');
+SELECT es_create_subscription(NULL);
+SELECT es_create_subscription('');
+SELECT es_create_subscription(repeat('x', 256));
+SELECT es_create_subscription('x', ARRAY['a-b']);
+SELECT es_create_subscription('x', ARRAY['a', NULL]);
+SELECT es_create_subscription('x', NULL, ARRAY['']);
+SELECT es_create_subscription('x', after_position => -1);
+SELECT es_create_subscription('x', after_position => NULL);
+SELECT es_create_subscription('x', slots => 0);
+SELECT es_create_subscription('x', slots => 1025);
+SELECT es_create_subscription('x', lease => '0');
+SELECT es_create_subscription('x', lease => NULL);
+SELECT es_create_subscription('x', max_retries => -1);
+SELECT es_create_subscription('x', retry_delay => '-1 s');
+SELECT es_drop_subscription('x');
+SELECT es_reset_subscription('x');
+SELECT es_fetch('x');
+SELECT es_fetch(NULL);
+SELECT es_fetch('sub_all', 0);
+SELECT es_fetch('sub_all', NULL);
+SELECT es_fetch('sub_all', 1, '-1 s');
+SELECT es_fetch('sub_all', 1, NULL);
+SELECT es_fetch('sub_all', 1, '0', '');
+SELECT es_ack('x', 1);
+SELECT es_ack('sub_all', NULL);
+SELECT es_ack('sub_all', -1);
+SELECT es_nack('x', 1, 'r');
+SELECT es_nack('sub_all', 9223372036854775807, 'r');
+SELECT es_nack('sub_all', 1, 'r', NULL);
+SELECT es_retry_parked('x');
+SELECT es_discard_parked('x', 1);
+SELECT es_discard_parked_stream('x', 'y');
+SELECT es_join('sub_all', 'm');
+SELECT es_leave('sub_all', 'm');
+
+-- a checkpoint ahead of the head; positions differ from run to run
+\set VERBOSITY sqlstate
+SELECT es_reset_subscription('sub_all', es_head() + 1);
+SELECT es_fetch('sub_all');
+SELECT es_ack('sub_all', es_head() + 100);
+\set VERBOSITY default
+SELECT es_reset_subscription('sub_all', es_head());
+SELECT * FROM es_fetch('sub_all');
+
+BEGIN READ ONLY;
+SELECT es_fetch('sub_all');
+ROLLBACK;
+
+-- privileges: a reader consumes, an admin manages
+CREATE ROLE regress_es_consumer;
+SELECT es_grant('regress_es_consumer', 'reader');
+GRANT USAGE ON SCHEMA public TO regress_es_consumer;
+SET ROLE regress_es_consumer;
+SELECT count(*) FROM es_fetch('sub_a');
+SELECT es_ack('sub_a', 0);
+SELECT es_create_subscription('x');
+SELECT es_drop_subscription('sub_a');
+SELECT es_reset_subscription('sub_a');
+SELECT es_retry_parked('sub_a');
+SELECT count(*) > 0 AS visible FROM event_store.subscriptions;
+UPDATE event_store.subscription_checkpoint SET position = 0;
+RESET ROLE;
+SELECT es_revoke('regress_es_consumer', 'reader');
+SET ROLE regress_es_consumer;
+SELECT count(*) FROM es_fetch('sub_a');
+RESET ROLE;
+REVOKE ALL ON SCHEMA public FROM regress_es_consumer;
+DROP ROLE regress_es_consumer;
+
+SELECT es_drop_subscription(name) FROM event_store.subscription WHERE name LIKE 'sub\_%' ORDER BY name;
+SELECT count(*) FROM event_store.subscription_checkpoint;
