@@ -149,8 +149,10 @@ TABLE upcast_stream;
 EXECUTE upcast_view;
 ROLLBACK TO s;
 TABLE upcast_stream;
+EXECUTE upcast_view;
 ROLLBACK;
 TABLE upcast_stream;
+EXECUTE upcast_view;
 -- a replaced function that an upcaster calls
 CREATE FUNCTION upcast_third() RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT '{"third": 3}'::jsonb $$;
 CREATE OR REPLACE FUNCTION upcast_3(data jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE
@@ -276,7 +278,21 @@ RESET search_path;
 -- Clean up
 --
 
+-- while there is an upcaster, the view's plan calls for it
+CREATE FUNCTION upcast_plan(query text) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    line text;
+    found boolean := false;
+BEGIN
+    FOR line IN EXECUTE 'EXPLAIN (VERBOSE) ' || query LOOP
+        found := found OR line LIKE '%es_upcast%';
+    END LOOP;
+    RETURN found;
+END
+$$;
+SELECT upcast_plan('SELECT * FROM event_store.events');
 SELECT es_drop_upcaster('Posted', 1), es_drop_upcaster('Posted', 2), es_drop_upcaster('Drafted', 1);
+SELECT upcast_plan('SELECT * FROM event_store.events');
 TABLE upcast_stream;
 EXECUTE upcast_view;
 SELECT es_revoke('regress_es_upcast_reader', 'reader'), es_revoke('regress_es_upcast_admin', 'admin');
