@@ -61,12 +61,16 @@ function row(item, label, base, op, target,    i, c, cell, ratio, v, l, line, ve
 		line = line " | " cell
 	}
 	ratio = ratios(item, "event_store", item, base)
+	if (op == "") {
+		print line " | – | – |"
+		return
+	}
 	if (ratio != "") {
-		ratio = sprintf("%.2f", median(ratio))
-		verdict = (op == ">=" ? ratio + 0 >= target : ratio + 0 <= target) ? "met" : "missed"
+		ratio = median(ratio)
+		verdict = (op == ">=" ? ratio >= target : ratio <= target) ? "met" : "missed"
 		if (item == "hot" && median(losses(item, "event_store")) > 0)
 			verdict = "missed"
-		verdict = ratio " " verdict
+		verdict = sprintf("%.3f %s", ratio, verdict)
 	}
 	print line " | " (op == ">=" ? "≥ " : "≤ ") target " × " base " | " verdict " |"
 }
@@ -91,7 +95,7 @@ END {
 		line = line " | " contestant[i]
 		rule = rule "|---:"
 	}
-	print line " | target | event_store |"
+	print line " | target | reached |"
 	print rule "|---|---|"
 	row("append1", "append 1 event, 1 client, events/s", "raw", ">=", 1.0)
 	row("append4", "append 1 event, 4 clients", "raw", ">=", 1.0)
@@ -104,7 +108,7 @@ END {
 	row("all", "read all, pages of 1000, 4 clients", "raw", ">=", 1.0)
 	row("category", "read a category, pages of 1000, 4 clients", "raw", ">=", 1.0)
 	row("size", "bytes per event, tables and indexes", "raw", "<=", 0.95)
-	row("size_indexes", "of which indexes", "raw", "<=", 0.95)
+	row("size_indexes", "of which indexes", "raw", "", 0)
 	row("wal_steady", "WAL bytes per event, steady", "raw", "<=", 1.0)
 	row("wal_first", "WAL bytes per event, first 8000 after a checkpoint", "raw", "<=", 0.5)
 	if ("big_big" in seen) {
