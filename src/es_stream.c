@@ -260,6 +260,30 @@ es_stream_lookup(Relation rel, const EsStore *store, const char *name, int len,
 }
 
 /*
+ * That a stream does not exist is something a SERIALIZABLE transaction has
+ * read, like any row: look with its snapshot, which leaves a predicate lock
+ * where the name would be.
+ */
+static void
+es_stream_note_absence(Relation rel, const EsStore *store, const char *name, int len)
+{
+	Relation	index = index_open(store->stream_by_name, AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	IndexScanDesc scan = es_index_beginscan(rel, index, GetActiveSnapshot(), 1);
+	text	   *arg = cstring_to_text_with_len(name, len);
+	ScanKeyData key;
+
+	ScanKeyEntryInitialize(&key, 0, 1, BTEqualStrategyNumber, TEXTOID,
+						   C_COLLATION_OID, F_TEXTEQ, PointerGetDatum(arg));
+	index_rescan(scan, &key, 1, NULL, 0);
+	(void) index_getnext_slot(scan, ForwardScanDirection, slot);
+	index_endscan(scan);
+	pfree(arg);
+	ExecDropSingleTupleTableSlot(slot);
+	index_close(index, AccessShareLock);
+}
+
+/*
  * Find the number of a stream, for reading.
  *
  * Result: 0 when there is no such stream for this session.
@@ -272,6 +296,7 @@ es_stream_find(const EsStore *store, const char *name, int len)
 	EsStreamState state;
 	TransactionId pending;
 	Relation	rel;
+	bool		found;
 
 	es_stream_cache_begin();
 	cached = es_stream_cached(name, len);
@@ -280,10 +305,11 @@ es_stream_find(const EsStore *store, const char *name, int len)
 
 	rel = table_open(store->stream, AccessShareLock);
 	state = es_stream_lookup(rel, store, name, len, &stream, &pending);
+	found = state == ES_STREAM_COMMITTED || state == ES_STREAM_OWN;
+	if (!found && IsolationIsSerializable())
+		es_stream_note_absence(rel, store, name, len);
 	table_close(rel, NoLock);
-	if (state == ES_STREAM_COMMITTED || state == ES_STREAM_OWN)
-		return stream.stream_no;
-	return 0;
+	return found ? stream.stream_no : 0;
 }
 
 /*
