@@ -226,6 +226,14 @@ CREATE OR REPLACE FUNCTION upcast_2(data jsonb) RETURNS jsonb LANGUAGE sql IMMUT
           WHEN data->>'total' = '10' THEN (SELECT e.data->'total' FROM es_read_stream('Up-1', 2, 1) AS e) END) $$;
 TABLE upcast_stream;
 
+-- and without end
+CREATE OR REPLACE FUNCTION upcast_2(data jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE
+    AS $$ SELECT e.data FROM es_read_stream('Up-1', 1, 1) AS e $$;
+\set VERBOSITY sqlstate
+SELECT data FROM es_read_stream('Up-1', 1, 1);
+\set VERBOSITY default
+SELECT version, event_type FROM es_read_stream('Up-1', 3);
+
 --
 -- With whose rights
 --

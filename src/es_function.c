@@ -274,6 +274,8 @@ es_function_rethrow(const EsFunction *function, const Datum *event)
 	ErrorData  *edata = CopyErrorData();
 	StringInfoData detail;
 
+	/* first, or nested errors fill up the error stack */
+	FlushErrorState();
 	switch (ERRCODE_TO_CATEGORY(edata->sqlerrcode))
 	{
 		case ERRCODE_OPERATOR_INTERVENTION:
@@ -282,8 +284,10 @@ es_function_rethrow(const EsFunction *function, const Datum *event)
 			ReThrowError(edata);
 			break;
 	}
+	/* an event that the function reads by itself: that is the one to name */
+	if (edata->sqlerrcode == ERRCODE_ES_USER_FUNCTION)
+		ReThrowError(edata);
 
-	FlushErrorState();
 	es_function_cause = edata->sqlerrcode;
 	initStringInfo(&detail);
 	es_function_detail(&detail, event);
