@@ -447,7 +447,12 @@ es_function_call(EsFunction *function, const Datum *args, const Datum *event)
 	PG_END_TRY();
 
 	if (callee != function)
-		MemoryContextSetParent(callee->context, TopTransactionContext);
+	{
+		/* the result may be a constant of the expression */
+		if (!isnull)
+			result = PointerGetDatum(PG_DETOAST_DATUM_COPY(result));
+		MemoryContextDelete(callee->context);
+	}
 	if (isnull)
 		es_function_error(function, event, ERRCODE_NULL_VALUE_NOT_ALLOWED,
 						  "it returned NULL");
