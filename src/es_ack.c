@@ -32,8 +32,11 @@ PG_FUNCTION_INFO_V1(es_ack);
  */
 void
 es_ack_begin(EsOwnerScope *scope, const EsSubscription *sub, Datum member,
-			 EsCursor *cursor)
+			 int64 position, EsCursor *cursor)
 {
+	bool		foreign;
+	bool		own;
+
 	es_cursor_load(scope, sub, member, true, cursor);
 	if (sub->slots > 0)
 	{
@@ -53,19 +56,29 @@ es_ack_begin(EsOwnerScope *scope, const EsSubscription *sub, Datum member,
 				errmsg("subscription \"%s\" has no checkpoint",
 					   TextDatumGetCString(sub->name)),
 				errhint("Set one with es_reset_subscription."));
-	if (es_lease_is_busy(cursor, member))
+
+	/*
+	 * Without a name, fetching and acknowledging may come from different
+	 * sessions of the client's connection pool.  Not so a session that got
+	 * the event itself: then it is either still in its hands or lost.
+	 */
+	foreign = es_lease_is_foreign(cursor, member);
+	own = member == (Datum) 0 && es_lease_remembered(sub->name, position);
+	if (es_lease_is_busy(cursor, member) &&
+		(own || member != (Datum) 0 || cursor->member != (Datum) 0 ||
+		 position > cursor->delivered))
 		ereport(ERROR,
 				errcode(ERRCODE_OBJECT_IN_USE),
 				errmsg("the events of subscription \"%s\" are with another consumer",
 					   TextDatumGetCString(sub->name)),
 				errhint("Roll back, and fetch again."));
-	if (es_lease_is_foreign(cursor, member) &&
-		(member != (Datum) 0 || es_lease_remembered(sub->name)))
+	if ((foreign && member != (Datum) 0) ||
+		(own && (foreign || cursor->delivered == 0)))
 		ereport(ERROR,
 				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				errmsg("the lease on subscription \"%s\" has ended",
 					   TextDatumGetCString(sub->name)),
-				errdetail("The events were handed out to another consumer."),
+				errdetail("The events were handed out to another consumer or acknowledged by one."),
 				errhint("Roll back, and fetch again."));
 }
 
@@ -90,7 +103,7 @@ es_ack(PG_FUNCTION_ARGS)
 	es_owner_begin(&scope);
 	es_subscription_load(&scope, name, &sub);
 	member = es_arg_member(fcinfo, 2, &sub);
-	es_ack_begin(&scope, &sub, member, &cursor);
+	es_ack_begin(&scope, &sub, member, position, &cursor);
 	es_owner_end(&scope);
 
 	/* not from a fetch: never beyond what is settled */

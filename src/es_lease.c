@@ -36,14 +36,16 @@
 typedef struct EsFetched
 {
 	char		name[ES_NAME_MAX + 1];	/* hash key */
-	bool		acknowledged;	/* in this transaction */
+	int64		delivered;		/* highest position that it got */
+	bool		fresh;			/* in this transaction */
+	bool		acknowledged;	/* all of it, in this transaction */
 } EsFetched;
 
 /* number of this session; random, never used twice */
 static int64 es_session = 0;
 
 static HTAB *es_fetched = NULL;
-static bool es_forgetting = false;
+static bool es_fetched_changed = false;
 
 /* end of the WAL of this transaction if it wrote leases only; 0 = it did not */
 static XLogRecPtr es_lease_end = 0;
@@ -58,7 +60,8 @@ es_lease_key(Datum name, char *key)
 }
 
 /*
- * At the end of a transaction: forget what was acknowledged in it.
+ * At the end of a transaction: forget what was acknowledged in it, or what
+ * was fetched in vain.
  */
 static void
 es_lease_settle(bool committed)
@@ -66,14 +69,14 @@ es_lease_settle(bool committed)
 	HASH_SEQ_STATUS status;
 	EsFetched  *entry;
 
-	es_forgetting = false;
+	es_fetched_changed = false;
 	hash_seq_init(&status, es_fetched);
 	while ((entry = hash_seq_search(&status)) != NULL)
 	{
-		if (entry->acknowledged && committed)
+		if (committed ? entry->acknowledged : entry->fresh)
 			hash_search(es_fetched, entry->name, HASH_REMOVE, NULL);
 		else
-			entry->acknowledged = false;
+			entry->fresh = entry->acknowledged = false;
 	}
 }
 
@@ -91,7 +94,7 @@ es_lease_xact_callback(XactEvent event, void *arg)
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
 			es_lease_end = 0;
-			if (es_forgetting)
+			if (es_fetched_changed)
 				es_lease_settle(event == XACT_EVENT_COMMIT);
 			break;
 		default:
@@ -193,7 +196,7 @@ es_lease_is_busy(const EsCursor *cursor, Datum member)
  * an acknowledgement then.
  */
 void
-es_lease_remember(Datum name)
+es_lease_remember(Datum name, int64 delivered)
 {
 	EsFetched  *entry;
 	char		key[ES_NAME_MAX + 1];
@@ -211,18 +214,26 @@ es_lease_remember(Datum name)
 	}
 	es_lease_key(name, key);
 	entry = hash_search(es_fetched, key, HASH_ENTER, NULL);
+	entry->delivered = delivered;
+	entry->fresh = es_fetched_changed = true;
 	entry->acknowledged = false;
 }
 
+/*
+ * Has this session fetched the event at this position by itself, without
+ * having acknowledged all it got?
+ */
 bool
-es_lease_remembered(Datum name)
+es_lease_remembered(Datum name, int64 position)
 {
+	EsFetched  *entry;
 	char		key[ES_NAME_MAX + 1];
 
 	if (es_fetched == NULL)
 		return false;
 	es_lease_key(name, key);
-	return hash_search(es_fetched, key, HASH_FIND, NULL) != NULL;
+	entry = hash_search(es_fetched, key, HASH_FIND, NULL);
+	return entry != NULL && !entry->acknowledged && position <= entry->delivered;
 }
 
 /*
@@ -239,5 +250,5 @@ es_lease_forget(Datum name)
 	es_lease_key(name, key);
 	entry = hash_search(es_fetched, key, HASH_FIND, NULL);
 	if (entry != NULL)
-		es_forgetting = entry->acknowledged = true;
+		es_fetched_changed = entry->acknowledged = true;
 }

@@ -306,7 +306,7 @@ es_nack(PG_FUNCTION_ARGS)
 	es_owner_begin(&scope);
 	es_subscription_load(&scope, name, &sub);
 	member = es_arg_member(fcinfo, 4, &sub);
-	es_ack_begin(&scope, &sub, member, &cursor);
+	es_ack_begin(&scope, &sub, member, position, &cursor);
 
 	args[0] = Int64GetDatum(position);
 	if (es_sql_run(&es_sql_event, args, NULL) == 0)

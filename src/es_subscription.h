@@ -97,8 +97,8 @@ extern int64 es_lease_session(void);
 extern bool es_lease_session_lives(int64 session);
 extern void es_lease_write_begin(void);
 extern void es_lease_write_end(void);
-extern void es_lease_remember(Datum name);
-extern bool es_lease_remembered(Datum name);
+extern void es_lease_remember(Datum name, int64 delivered);
+extern bool es_lease_remembered(Datum name, int64 position);
 extern void es_lease_forget(Datum name);
 extern bool es_lease_is_foreign(const EsCursor *cursor, Datum member);
 extern bool es_lease_is_busy(const EsCursor *cursor, Datum member);
@@ -120,7 +120,7 @@ extern int64 *es_group_slots(EsOwnerScope *scope, const EsSubscription *sub,
 
 /* es_ack.c */
 extern void es_ack_begin(EsOwnerScope *scope, const EsSubscription *sub, Datum member,
-						 EsCursor *cursor);
+						 int64 position, EsCursor *cursor);
 
 /* es_parked.c */
 extern EsParked *es_parked_load(EsOwnerScope *scope, const EsSubscription *sub,

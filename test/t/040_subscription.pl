@@ -72,14 +72,16 @@ sub leases
 	is(positions($dbh, 'lease', 3), '1 2 3', 'the first consumer gets events');
 	is(positions($other, 'lease', 3), '', 'the second gets none of them');
 	is(positions($dbh, 'lease', 4), '1 2 3 4', 'the first gets them again');
-	is(sqlstate($other, q{SELECT es_ack('lease', 4)}), '55006',
-		'the second cannot acknowledge them');
+	is(sqlstate($other, q{SELECT es_ack('lease', 5)}), '55006',
+		'the second cannot acknowledge what was not handed out meanwhile');
 	is(sqlstate($dbh, q{SELECT es_ack('lease', 2)}), '00000', 'the first can, in part');
 	is(positions($other, 'lease', 3), '', 'then the rest is still the first one\'s');
 	is(sqlstate($dbh, q{SELECT es_ack('lease', 4)}), '00000', 'the first can');
 	is(positions($other, 'lease', 3), '5 6 7', 'then the second gets the next');
-	is(sqlstate($dbh, q{SELECT es_ack('lease', 3)}), '55006',
-		'who has nothing in hand and comes too late hears of the other');
+	is(sqlstate($dbh, q{SELECT es_ack('lease', 3)}), '00000', 'acknowledging again is no harm');
+	is(sqlstate($third, q{SELECT es_ack('lease', 6)}), '00000',
+		'from a pool: another session acknowledges');
+	is(positions($other, 'lease', 3), '7 8 9', '... and it counts');
 
 	# the second waits for the first
 	start_client('waiting', sub {
@@ -92,20 +94,23 @@ sub leases
 		sql_value($dbh, q{SELECT count(*) FROM pg_catalog.pg_stat_activity
 			WHERE query LIKE '%es_fetch%' AND state = 'active' AND pid <> pg_backend_pid()});
 	});
-	$other->do(q{SELECT es_ack('lease', 7)});
-	is(wait_clients(names => ['waiting'])->{waiting}{got}, '8 9 10',
+	is(sqlstate($third, q{SELECT es_ack('lease', 9)}), '00000', 'acknowledged from the pool again');
+	is(sqlstate($other, q{SELECT es_ack('lease', 9)}), '55000',
+		'then the session that got the events cannot');
+	is(wait_clients(names => ['waiting'])->{waiting}{got}, '10',
 		'a consumer that waits gets its turn');
 	poll_until(sub { client_count($dbh) == 2 });
-	is(positions($third, 'lease', 2), '8 9', 'a consumer that is gone has nothing in hand');
+	is(positions($third, 'lease', 2), '10', 'a consumer that is gone has nothing in hand');
+	add('Lease-1', 2);
 
 	# in a transaction
-	$third->do(q{SELECT es_ack('lease', 9)});
+	$third->do(q{SELECT es_ack('lease', 10)});
 	$other->begin_work;
-	is(positions($other, 'lease'), '10', 'fetched in a transaction');
+	is(positions($other, 'lease'), '11 12', 'fetched in a transaction');
 	is(positions($third, 'lease'), '', 'meanwhile another one gets nothing and does not wait');
 	$other->rollback;
-	is(positions($third, 'lease'), '10', 'rolled back, it is as if nothing had been fetched');
-	$third->do(q{SELECT es_ack('lease', 10)});
+	is(positions($third, 'lease'), '11 12', 'rolled back, it is as if nothing had been fetched');
+	$third->do(q{SELECT es_ack('lease', 12)});
 
 	# the lease ends by time
 	is(positions($dbh, 'short', 2), '1 2', 'a short lease');
