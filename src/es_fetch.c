@@ -534,6 +534,7 @@ es_fetch(PG_FUNCTION_ARGS)
 	TimestampTz deadline;
 	int64		wait;
 	int			immediate = 0;
+	int			fruitless = 0;
 
 	fetch.name = es_arg_name_datum(fcinfo, 0, "name");
 	if (PG_ARGISNULL(1))
@@ -580,6 +581,12 @@ es_fetch(PG_FUNCTION_ARGS)
 			if (fetch.sub.slots > 0)
 				until = Min(until, now + ES_GROUP_MS * INT64CONST(1000));
 			es_wakeup_await(fetch.scanned, until);
+
+			/* others' events only: let some more come together */
+			if (++fruitless > 2)
+				es_wakeup_await(PG_INT64_MAX,
+								Min(until, GetCurrentTimestamp() +
+									Min(fruitless, 10) * INT64CONST(500)));
 		}
 		else
 			es_wakeup_await(PG_INT64_MAX,

@@ -66,7 +66,7 @@ sub leases
 	my $third = connect_store($node);
 	add('Lease-1', 10);
 	run_sql($dbh, q{SELECT es_create_subscription('lease')},
-		q{SELECT es_create_subscription('short', lease => '300 ms')},
+		q{SELECT es_create_subscription('short', lease => '1500 ms')},
 		q{SELECT es_create_subscription('named')});
 
 	is(positions($dbh, 'lease', 3), '1 2 3', 'the first consumer gets events');
