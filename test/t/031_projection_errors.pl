@@ -1,0 +1,302 @@
+# Events that a handler cannot digest: back-off, the policies stop, park and
+# skip, resume after repair, the time limit, and what the others feel.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::Bin/../perl";
+use EventStoreTest;
+use EventStoreTest::Projection
+  qw(create_model differences caught_up worker_pid wait_for_worker projection);
+use Test::More;
+use Time::HiRes qw(time);
+
+my $poisoned = setting('ES_POISON', 12);
+my $per_stream = 20;
+my $streams = 25;
+
+seed_random();
+my $node = store_cluster('errors', preload => 'event_store',
+	conf => "event_store.projection_retry_delay = 10ms\n"
+	  . "event_store.projection_timeout = 1s\n");
+create_store($node);
+my $dbh = connect_store($node);
+
+# Streams of $per_stream events each, interleaved, some of them poison.
+my %poison;
+while (keys %poison < $poisoned)
+{
+	$poison{ random_int(1, $streams) . ' ' . random_int(1, $per_stream) } = 1;
+}
+foreach my $version (1 .. $per_stream)
+{
+	foreach my $stream (1 .. $streams)
+	{
+		append($dbh, "Acc-$stream", $version - 1, 'Added', undef,
+			$poison{"$stream $version"} ? '{"n": 1, "poison": true}' : '{"n": 1}');
+	}
+}
+my %first_poison;
+foreach my $key (keys %poison)
+{
+	my ($stream, $version) = split / /, $key;
+	$first_poison{$stream} = $version
+	  if !$first_poison{$stream} || $first_poison{$stream} > $version;
+}
+
+$dbh->do('CREATE TABLE cured (yes boolean)');
+foreach my $kind (qw(each set))
+{
+	stop_and_resume($kind);
+	park_poison($kind);
+	skip_poison($kind);
+}
+time_limit();
+others_go_on();
+deferred_check();
+not_an_event();
+$dbh->disconnect;
+$node->stop;
+done_testing();
+
+# ---------------------------------------------------------------------------
+
+# A model whose handler fails at poison, unless it was cured.
+sub poison_model
+{
+	my ($table, $kind) = @_;
+	my $handler = create_model($dbh, $table, set => $kind eq 'set');
+	if ($kind eq 'set')
+	{
+		$dbh->do("CREATE FUNCTION check_$table(events es_event[]) RETURNS void LANGUAGE plpgsql AS \$\$
+			BEGIN
+				IF NOT EXISTS (SELECT FROM cured)
+				   AND EXISTS (SELECT FROM unnest(events) e WHERE jsonb_exists(e.data, 'poison')) THEN
+					RAISE 'poison' USING ERRCODE = 'P0666';
+				END IF;
+				PERFORM on_$table(events);
+			END \$\$");
+	}
+	else
+	{
+		$dbh->do("CREATE FUNCTION check_$table(e es_event) RETURNS void LANGUAGE plpgsql AS \$\$
+			BEGIN
+				PERFORM on_$table(e);
+				IF jsonb_exists(e.data, 'poison') AND NOT EXISTS (SELECT FROM cured) THEN
+					RAISE 'poison' USING ERRCODE = 'P0666';
+				END IF;
+			END \$\$");
+	}
+	$handler =~ s/^on_/check_/;
+	return $handler;
+}
+
+sub create_projection
+{
+	my ($name, $handler, %opt) = @_;
+	my $options = join '', map { ", $_ => $opt{$_}" } sort keys %opt;
+	$dbh->do("SELECT es_create_projection(?, ?::regprocedure$options)", undef, $name, $handler);
+	return;
+}
+
+sub wait_for_state
+{
+	my ($name, $state) = @_;
+	return poll_until(sub { projection($dbh, $name)->{state} eq $state });
+}
+
+# Stops at each poison event in turn, with nothing after it applied; an
+# operator lets each pass.
+sub stop_and_resume
+{
+	my ($kind) = @_;
+	my $name = "stop_$kind";
+	create_projection($name, poison_model($name, $kind), max_attempts => 3, batch_size => 64);
+	my $expected = $dbh->selectcol_arrayref(
+		q{SELECT global_position FROM event_store.events WHERE jsonb_exists(data, 'poison') ORDER BY 1});
+
+	ok(wait_for_state($name, 'stopped'), "$name: stops");
+	my $state = projection($dbh, $name);
+	is($state->{error_position}, $expected->[0], "$name: at the first poison event");
+	is($state->{position}, $expected->[0] - 1, "$name: right after the event before");
+	is($state->{error_sqlstate}, 'P0666', "$name: its SQLSTATE");
+	is($state->{error_message}, 'poison', "$name: its message");
+	is($state->{attempts}, 3, "$name: after three attempts");
+	ok($state->{error_at}, "$name: and when");
+	is( differences($dbh, $name, "global_position < $expected->[0]"),
+		'', "$name: everything before it is applied, nothing of it or after it");
+
+	# resume without repair: it stops again in the same place
+	$dbh->do('SELECT es_resume_projection(?)', undef, $name);
+	ok( poll_until(
+			sub {
+				my $now = projection($dbh, $name);
+				return $now->{state} eq 'stopped' && $now->{error_at} gt $state->{error_at};
+			}),
+		"$name: stops again");
+	is(projection($dbh, $name)->{error_position}, $expected->[0], "$name: in the same place");
+
+	$dbh->do('INSERT INTO cured VALUES (true)');
+	$dbh->do('SELECT es_resume_projection(?)', undef, $name);
+	caught_up($dbh, $name);
+	is(differences($dbh, $name), '', "$name: repaired, nothing lost, nothing twice");
+	$dbh->do('TRUNCATE cured');
+	$dbh->do('SELECT es_drop_projection(?)', undef, $name);
+	return;
+}
+
+# The poisoned streams stand still, in order; all others are complete.
+sub park_poison
+{
+	my ($kind) = @_;
+	my $name = "park_$kind";
+	create_projection($name, poison_model($name, $kind),
+		max_attempts => 2, batch_size => 64, policy => "'park'");
+	caught_up($dbh, $name);
+	my $where = join ' AND ',
+	  map { "NOT (stream_id = 'Acc-$_' AND version >= $first_poison{$_})" } keys %first_poison;
+	is(differences($dbh, $name, $where), '', "$name: streams stop before their poison event");
+	my %count = map { @$_ } @{ $dbh->selectall_arrayref(
+		'SELECT disposition, count(*) FROM event_store.projection_parked
+		 WHERE projection = ? GROUP BY 1', undef, $name) };
+	is($count{parked}, scalar(keys %first_poison), "$name: one event parked per stream");
+	my $behind = 0;
+	$behind += sql_value($dbh, 'SELECT es_stream_version(?)', "Acc-$_") - $first_poison{$_}
+	  for keys %first_poison;
+	is($count{behind} || 0, $behind, "$name: what comes after waits behind it");
+
+	# a new event of a parked stream queues up, too
+	my ($stream) = sort keys %first_poison;
+	append($dbh, "Acc-$stream", -1, 'Added', undef, '{"n": 1}');
+	caught_up($dbh, $name);
+	is(projection($dbh, $name)->{events_parked}, $behind + 1 + keys %first_poison,
+		"$name: a later event queues up");
+
+	is(sqlstate($dbh, 'SELECT es_retry_projection_parked(?)', $name),
+		'VE006', "$name: a retry without repair fails");
+	$dbh->do('INSERT INTO cured VALUES (true)');
+	my $waiting = sql_value($dbh, 'SELECT es_stream_version(?)', "Acc-$stream")
+	  - $first_poison{$stream} + 1;
+	is( sql_value($dbh, 'SELECT es_retry_projection_parked(?, ?)', $name, "Acc-$stream"),
+		$waiting, "$name: one stream is retried");
+	cmp_ok(sql_value($dbh, 'SELECT es_retry_projection_parked(?)', $name),
+		'>', 0, "$name: then the others");
+	is(differences($dbh, $name), '', "$name: repaired, nothing lost, in order");
+	append($dbh, "Acc-$stream", -1, 'Added', undef, '{"n": 1}');
+	caught_up($dbh, $name);
+	is(differences($dbh, $name), '', "$name: the stream goes on");
+	$dbh->do('TRUNCATE cured');
+	$dbh->do('SELECT es_drop_projection(?)', undef, $name);
+	is(sql_value($dbh, 'SELECT count(*) FROM event_store.projection_parked'),
+		0, "$name: nothing is left of it");
+	return;
+}
+
+sub skip_poison
+{
+	my ($kind) = @_;
+	my $name = "skip_$kind";
+	my $handler = poison_model($name, $kind);
+
+	# what follows a skipped event is not in sequence
+	$dbh->do("CREATE OR REPLACE FUNCTION on_$name(e es_event) RETURNS void LANGUAGE sql AS \$\$
+		INSERT INTO $name VALUES ((e).stream_id, 1, ((e).data->>'n')::bigint, (e).version)
+		ON CONFLICT (id) DO UPDATE SET n = $name.n + 1,
+			total = $name.total + EXCLUDED.total, last = EXCLUDED.last \$\$")
+	  if $kind eq 'each';
+	create_projection($name, $handler, max_attempts => 2, batch_size => 64, policy => "'skip'");
+	caught_up($dbh, $name);
+	is(differences($dbh, $name, "NOT jsonb_exists(data, 'poison')"), '', "$name: all but the poison events");
+	is_deeply(
+		$dbh->selectcol_arrayref(
+			q{SELECT global_position FROM event_store.projection_parked
+			  WHERE projection = ? AND disposition = 'skipped' AND sqlstate = 'P0666' ORDER BY 1},
+			undef, $name),
+		$dbh->selectcol_arrayref(
+			q{SELECT global_position FROM event_store.events WHERE jsonb_exists(data, 'poison') ORDER BY 1}),
+		"$name: each is recorded");
+	is(projection($dbh, $name)->{events_skipped}, $poisoned, "$name: and counted");
+	$dbh->do('SELECT es_drop_projection(?)', undef, $name);
+	return;
+}
+
+# A handler that hangs is ended, although no statement_timeout is set.
+sub time_limit
+{
+	$dbh->do('CREATE FUNCTION hang(e es_event) RETURNS void LANGUAGE plpgsql AS
+		$$ BEGIN PERFORM pg_sleep(600); END $$');
+	my $begin = time();
+	create_projection('hang', 'hang(es_event)', max_attempts => 1, batch_size => 1);
+	ok(wait_for_state('hang', 'stopped'), 'time limit: the handler is ended');
+	cmp_ok(time() - $begin, '<', 10, 'time limit: soon');
+	is(projection($dbh, 'hang')->{error_sqlstate}, '57014', 'time limit: its SQLSTATE');
+	$dbh->do(q{SELECT es_drop_projection('hang')});
+	return;
+}
+
+# One projection fails all the time, another of the same owner does not wait
+# for it.
+sub others_go_on
+{
+	$dbh->do('CREATE FUNCTION always_fails(e es_event) RETURNS void LANGUAGE plpgsql AS
+		$$ BEGIN RAISE division_by_zero; END $$');
+	create_projection('fails', 'always_fails(es_event)', max_attempts => 1000);
+	create_projection('works', create_model($dbh, 'works', set => 1));
+	ok(poll_until(sub { projection($dbh, 'fails')->{attempts} > 2 }), 'one keeps failing');
+	my $slowest = 0;
+	foreach my $n (1 .. 50)
+	{
+		my $event = append($dbh, 'Acc-1', -1, 'Added');
+		my $begin = time();
+		ok(0, 'the other is late')
+		  unless sql_value($dbh, q{SELECT es_wait_projection('works', ?, '20 s')::int},
+			$event->{position});
+		$slowest = time() - $begin if time() - $begin > $slowest;
+	}
+	cmp_ok($slowest, '<', 2, 'the other does not wait for it');
+	ok(projection($dbh, 'fails')->{next_attempt_at}, 'the next attempt is planned');
+	is(differences($dbh, 'works'), '', 'the other is right');
+	$dbh->do('SELECT es_drop_projection(?)', undef, $_) for qw(fails works);
+	return;
+}
+
+# A check that fails at commit belongs to the handler, too.
+sub deferred_check
+{
+	$dbh->do('CREATE TABLE deferred_model (n bigint, UNIQUE (n) DEFERRABLE INITIALLY DEFERRED)');
+	$dbh->do(q{CREATE FUNCTION on_deferred(e es_event) RETURNS void LANGUAGE sql AS
+		$$ INSERT INTO deferred_model VALUES (CASE WHEN jsonb_exists((e).data, 'twice') THEN 1 ELSE (e).global_position END) $$});
+	append($dbh, 'Deferred-1', -1, 'Added', undef, '{"n": 1}') for 1 .. 5;
+	my $bad = append($dbh, 'Deferred-1', -1, 'Added', undef, '{"twice": 1}');
+	$bad = append($dbh, 'Deferred-1', -1, 'Added', undef, '{"twice": 1}');
+	append($dbh, 'Deferred-1', -1, 'Added', undef, '{"n": 1}') for 1 .. 5;
+	create_projection('deferred', 'on_deferred(es_event)',
+		categories => "'{Deferred}'", max_attempts => 2, policy => "'skip'");
+	caught_up($dbh, 'deferred');
+	is(sql_value($dbh, 'SELECT count(*) FROM deferred_model'), 11, 'deferred check: all but one');
+	is( sql_value($dbh, q{SELECT global_position FROM event_store.projection_parked
+			WHERE projection = 'deferred'}),
+		$bad->{position}, 'deferred check: the event is found');
+	$dbh->do(q{SELECT es_drop_projection('deferred')});
+	return;
+}
+
+# A handler that is gone must not make every event be skipped.
+sub not_an_event
+{
+	create_projection('gone', create_model($dbh, 'gone'), max_attempts => 2, policy => "'skip'",
+		categories => "'{Acc}'", paused => 'true');
+	$dbh->do('ALTER FUNCTION on_gone(es_event) RENAME TO on_gone_away');
+	$dbh->do(q{SELECT es_resume_projection('gone')});
+	ok(wait_for_state('gone', 'stopped'), 'no handler: stops whatever the policy');
+	my $state = projection($dbh, 'gone');
+	is($state->{error_sqlstate}, '42883', 'no handler: SQLSTATE');
+	is($state->{error_position}, undef, 'no handler: no event is blamed');
+	is($state->{position}, 0, 'no handler: nothing is passed');
+	$dbh->do('ALTER FUNCTION on_gone_away(es_event) RENAME TO on_gone');
+	$dbh->do(q{SELECT es_resume_projection('gone')});
+	caught_up($dbh, 'gone');
+	is(differences($dbh, 'gone', "stream_id LIKE 'Acc-%'"), '', 'no handler: goes on when it is back');
+	return;
+}
