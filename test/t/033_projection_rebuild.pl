@@ -1,0 +1,183 @@
+# Rebuilds while events are being appended: from scratch, and a new version
+# beside the old one that is then switched in one transaction.
+#
+# Side effects are written to an outbox unless es_is_replaying(): each event
+# must be there exactly once, whatever was rebuilt or switched.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::Bin/../perl";
+use EventStoreTest;
+use EventStoreTest::Projection
+  qw(create_model write_amounts differences caught_up projection);
+use Test::More;
+use Time::HiRes qw(time);
+
+my $streams = 200;
+my $old_events = setting('ES_REBUILD_EVENTS', 20000);
+
+seed_random();
+my $node = store_cluster('rebuild', preload => 'event_store');
+create_store($node);
+my $dbh = connect_store($node);
+foreach my $n (1 .. $streams)
+{
+	my @ids = map { undef } 1 .. $old_events / $streams;
+	append_batch($dbh, "Acc-$n", 0, 'Added', \@ids);
+}
+
+# Version 1 counts event by event and has side effects, version 2 is set-based.
+$dbh->do('CREATE TABLE outbox (position bigint)');
+create_model($dbh, 'model');
+create_model($dbh, 'model_new', set => 1);
+run_sql($dbh,
+	q{CREATE FUNCTION apply_1(e es_event) RETURNS void LANGUAGE plpgsql AS $$
+		BEGIN
+			PERFORM on_model(e);
+			IF NOT es_is_replaying() THEN
+				INSERT INTO outbox VALUES (e.global_position);
+			END IF;
+		END $$},
+	q{CREATE FUNCTION apply_2(events es_event[]) RETURNS void LANGUAGE plpgsql AS $$
+		BEGIN
+			PERFORM on_model_new(events);
+			IF NOT es_is_replaying() THEN
+				INSERT INTO outbox SELECT global_position FROM unnest(events);
+			END IF;
+		END $$},
+	'CREATE FUNCTION reset_1() RETURNS void LANGUAGE sql AS $$ TRUNCATE model $$',
+	'CREATE FUNCTION reset_2() RETURNS void LANGUAGE sql AS $$ TRUNCATE model_new $$',
+	q{CREATE FUNCTION switch() RETURNS void LANGUAGE plpgsql AS $$
+		BEGIN
+			ALTER TABLE model RENAME TO model_old;
+			ALTER TABLE model_new RENAME TO model;
+			CREATE OR REPLACE FUNCTION on_model_new(events es_event[]) RETURNS void LANGUAGE sql AS
+				'INSERT INTO model SELECT stream_id, count(*), sum((data->>''n'')::bigint), max(version)
+				 FROM unnest(events) GROUP BY 1
+				 ON CONFLICT (id) DO UPDATE SET n = model.n + EXCLUDED.n,
+					total = model.total + EXCLUDED.total, last = EXCLUDED.last';
+		END $$});
+$dbh->do(q{SELECT es_create_projection('model', 'apply_1(es_event)', reset_handler => 'reset_1()')});
+caught_up($dbh, 'model');
+is(outbox_faults(), '', 'side effects: once each');
+
+new_flags();
+start_client("writer_$_", sub { write_amounts($node, $streams, pause => 5) }) for 1 .. 2;
+from_scratch();
+cancelled();
+beside();
+flag_set('stop');
+wait_clients(test => 'no writer failed');
+caught_up($dbh, 'model');
+is(differences($dbh, 'model'), '', 'in the end: read model = recomputation');
+is(outbox_faults(), '', 'in the end: side effects once each');
+$dbh->disconnect;
+$node->stop;
+done_testing();
+
+# ---------------------------------------------------------------------------
+
+# Events whose side effect is missing or doubled, up to the checkpoint.
+sub outbox_faults
+{
+	return sql_value(
+		$dbh, q{
+		WITH p AS (SELECT position FROM event_store.projections WHERE name = 'model' AND NOT is_shadow),
+			 o AS (SELECT position, count(*) AS n FROM outbox GROUP BY 1)
+		SELECT coalesce(string_agg(coalesce(e.global_position, o.position) || ': ' || coalesce(o.n, 0), ', '), '')
+		FROM (SELECT global_position FROM event_store.event, p WHERE global_position <= p.position) e
+		FULL JOIN o ON o.position = e.global_position
+		WHERE o.n IS DISTINCT FROM 1});
+}
+
+sub from_scratch
+{
+	$dbh->do(q{SELECT es_rebuild_projection('model')});
+	my $seen = 0;
+	my $progress;
+	ok( poll_until(
+			sub {
+				$progress = $dbh->selectrow_hashref(
+					q{SELECT * FROM event_store.projection_progress WHERE name = 'model'});
+				$seen++ if $progress && $progress->{events_to_do} > 0;
+				return !$progress;
+			}),
+		'from scratch: it ends under load');
+	cmp_ok($seen, '>', 0, 'from scratch: progress is visible');
+	caught_up($dbh, 'model');
+	$dbh->do(q{SELECT es_pause_projection('model')});
+	my $position = projection($dbh, 'model')->{position};
+	is(differences($dbh, 'model', "global_position <= $position"),
+		'', 'from scratch: read model = recomputation');
+	is(outbox_faults(), '', 'from scratch: no side effect repeated, none lost');
+	$dbh->do(q{SELECT es_resume_projection('model')});
+	return;
+}
+
+sub prepare
+{
+	$dbh->do(q{SELECT es_prepare_projection('model', 'apply_2(es_event[])', 'reset_2()')});
+	return;
+}
+
+sub shadow_position
+{
+	return sql_value($dbh,
+		q{SELECT position FROM event_store.projections WHERE name = 'model' AND is_shadow});
+}
+
+# A preparation can be given up, and one that was interrupted goes on.
+sub cancelled
+{
+	prepare();
+	ok(poll_until(sub { shadow_position() > 0 }), 'cancel: it has begun');
+	$dbh->do(q{SELECT es_cancel_rebuild('model')});
+	is(shadow_position(), undef, 'cancel: it is gone');
+	is(sqlstate($dbh, q{SELECT es_switch_projection('model')}), '55000', 'cancel: nothing to switch');
+
+	prepare();
+	ok(poll_until(sub { shadow_position() > 0 }), 'interrupted: it has begun');
+	$dbh->do(q{SELECT es_pause_projection('model')});
+	my $at = shadow_position();
+	append($dbh, 'Acc-1', -1, 'Added');
+	is(shadow_position(), $at, 'interrupted: it stands still');
+	$dbh->do(q{SELECT es_resume_projection('model')});
+	return;
+}
+
+sub beside
+{
+	my $behind = poll_until(
+		sub {
+			my $to_do = sql_value($dbh,
+				q{SELECT events_to_do FROM event_store.projection_progress WHERE is_shadow});
+			return defined $to_do && $to_do < 1000;
+		});
+	ok($behind, 'beside: it catches up under load');
+	cmp_ok(sql_value($dbh, q{SELECT events_done FROM event_store.projection_progress WHERE is_shadow}),
+		'>=', $old_events, 'beside: it has done the work');
+
+	# The switch: both read models at the same position, seen in its transaction.
+	my $head = sql_value($dbh, 'SELECT es_head()');
+	$dbh->begin_work;
+	my $begin = time();
+	$dbh->do(q{SELECT es_switch_projection('model', 'switch()')});
+	my $took = time() - $begin;
+	is( sql_value($dbh, q{SELECT count(*) FROM (
+			(SELECT * FROM model EXCEPT SELECT * FROM model_old)
+			UNION ALL (SELECT * FROM model_old EXCEPT SELECT * FROM model)) AS d}),
+		0, 'beside: new read model = old one at the switch');
+	my $position = sql_value($dbh,
+		q{SELECT position FROM event_store.projections WHERE name = 'model' AND NOT is_shadow});
+	$dbh->commit;
+	cmp_ok($took, '<', 5, 'beside: the switch is short');
+	cmp_ok(sql_value($dbh, 'SELECT es_head()'), '>=', $head, 'beside: events came meanwhile');
+	is(sql_value($dbh, 'SELECT count(*) FROM event_store.projection_progress WHERE is_shadow'),
+		0, 'beside: it is done');
+	like(projection($dbh, 'model')->{handler}, qr/apply_2/, 'beside: the new handler is in charge');
+	ok( poll_until(sub { projection($dbh, 'model')->{position} > $position }),
+		'beside: it goes on from there');
+	return;
+}
