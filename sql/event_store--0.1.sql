@@ -1038,7 +1038,16 @@ BEGIN
         RAISE undefined_object USING MESSAGE = format('role "%s" does not exist', role);
     END IF;
 
-    FOR function_name IN SELECT f FROM event_store.es_role_functions(kind) AS f LOOP
+    -- what readers and writers share stays while the role is the other one
+    FOR function_name IN
+        SELECT f FROM event_store.es_role_functions(kind) AS f
+         WHERE is_grant
+            OR kind = 'admin'
+            OR f NOT IN (SELECT event_store.es_role_functions('reader') INTERSECT
+                         SELECT event_store.es_role_functions('writer'))
+            OR NOT (SELECT bool_and(has_function_privilege(role, o, 'EXECUTE'))
+                      FROM event_store.es_role_functions(CASE kind WHEN 'reader' THEN 'writer' ELSE 'reader' END) AS o)
+    LOOP
         EXECUTE format(action, format('EXECUTE ON FUNCTION %s', function_name), grantee);
     END LOOP;
     IF kind IN ('reader', 'admin') THEN

@@ -79,6 +79,7 @@ typedef struct EsFetch
 	int64		count;			/* events found */
 	int64		last;			/* highest position among them */
 	int64		scanned;		/* how far the walk got */
+	bool		skipped;		/* met events of held-up streams */
 	bool		must_move;		/* a stream that is due waits for the cursor */
 	bool		must_write;		/* a stream is held up no longer */
 	TimestampTz look_again;		/* when the next retry is due */
@@ -355,6 +356,7 @@ es_fetch_walk(EsFetch *fetch, Relation event, const EsStore *store, int64 bound)
 			parked = es_parked_find(fetch->parked, fetch->nparked, stream_no);
 			if (parked != NULL && !parked->finished)
 			{
+				fetch->skipped = true;
 				if (!parked->is_parked && parked->next_attempt_at <= now)
 					fetch->must_move = true;
 				continue;
@@ -397,7 +399,7 @@ es_fetch_read(EsFetch *fetch)
 
 	fetch->count = 0;
 	fetch->last = 0;
-	fetch->must_move = fetch->must_write = false;
+	fetch->skipped = fetch->must_move = fetch->must_write = false;
 	fetch->look_again = DT_NOEND;
 
 	PushActiveSnapshot(GetTransactionSnapshot());
@@ -488,7 +490,7 @@ es_fetch_round(EsFetch *fetch, bool last)
 		bool		lazy;
 
 		es_fetch_read(fetch);
-		lazy = fetch->scanned - fetch->start >= ES_LAZY_POSITIONS;
+		lazy = fetch->skipped || fetch->scanned - fetch->start >= ES_LAZY_POSITIONS;
 		if (fetch->count > 0)
 		{
 			if (es_fetch_write(fetch))

@@ -43,6 +43,7 @@
 #include "es_compat.h"
 #include "es_fault.h"
 #include "es_scan.h"
+#include "es_table.h"
 
 #define ES_SCAN_MIN_LOT		8
 #define ES_SCAN_MAX_LOT		512
@@ -131,18 +132,7 @@ es_scan_highest(Relation event, const EsStore *store, Snapshot snapshot, int64 u
 int64
 es_scan_highest_inserted(Relation event, const EsStore *store)
 {
-	Relation	index = index_open(store->read_index[ES_INDEX_POSITION], AccessShareLock);
-	IndexScanDesc scan = es_index_beginscan(event, index, SnapshotAny, 0);
-	int64		result = 0;
-	bool		isnull;
-
-	scan->xs_want_itup = true;
-	index_rescan(scan, NULL, 0, NULL, 0);
-	if (index_getnext_tid(scan, BackwardScanDirection) != NULL)
-		result = DatumGetInt64(index_getattr(scan->xs_itup, 1, scan->xs_itupdesc, &isnull));
-	index_endscan(scan);
-	index_close(index, AccessShareLock);
-	return result;
+	return es_table_highest_key(event, store->read_index[ES_INDEX_POSITION]);
 }
 
 static inline bool

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  * es_table.c
- *	  Insert rows and index entries without the executor.
+ *	  Rows and index entries without the executor.
  *
  * The store's tables refuse INSERT (es_guard.c), so the store itself goes
  * below the executor, as PostgreSQL does for its catalogs (CatalogTupleInsert
@@ -10,11 +10,14 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/heapam.h"
+#include "access/relscan.h"
 #include "access/xact.h"
 #include "catalog/index.h"
 #include "executor/executor.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 
 #include "es_compat.h"
 #include "es_table.h"
@@ -83,4 +86,30 @@ es_table_insert(Relation rel, Datum *values, bool *isnull)
 	}
 	list_free(list);
 	heap_freetuple(tuple);
+}
+
+/*
+ * The highest number in the first column of a B-tree index, whoever inserted
+ * it; 0 if the index is empty.
+ */
+int64
+es_table_highest_key(Relation rel, Oid indexoid)
+{
+	Relation	index = index_open(indexoid, AccessShareLock);
+	IndexScanDesc scan = es_index_beginscan(rel, index, SnapshotAny, 0);
+	int64		result = 0;
+
+	scan->xs_want_itup = true;
+	index_rescan(scan, NULL, 0, NULL, 0);
+	if (index_getnext_tid(scan, BackwardScanDirection) != NULL)
+	{
+		bool		isnull;
+		Datum		value = index_getattr(scan->xs_itup, 1, scan->xs_itupdesc, &isnull);
+
+		result = TupleDescAttr(scan->xs_itupdesc, 0)->attlen == sizeof(int32) ?
+			DatumGetInt32(value) : DatumGetInt64(value);
+	}
+	index_endscan(scan);
+	index_close(index, AccessShareLock);
+	return result;
 }

@@ -7,9 +7,9 @@
  * insertion lock, positions are drawn and put into the tuples, the tuples go
  * into the heap and their entries into the position and type indexes.  The
  * entries of all other indexes are made after the lock is released.  Under
- * the lock nothing waits for another transaction: both indexes are entered
- * without a uniqueness check, and the sequence's relation lock is ours
- * already.
+ * the lock nothing waits for another transaction: a position that is taken,
+ * because somebody has set the sequence back, is found without waiting and
+ * refused, and the sequence's relation lock is ours already.
  *
  * Events go in chunks, each under a lock period and with positions of its
  * own, so that the lock is held for about a millisecond at the most.
@@ -40,7 +40,7 @@
 #include "es_errors.h"
 #include "es_fault.h"
 #include "es_order.h"
-#include "es_scan.h"
+#include "es_sequence.h"
 #include "es_stream.h"
 #include "es_table.h"
 #include "es_write.h"
@@ -48,66 +48,6 @@
 /* events and payload bytes under one insertion lock period */
 #define ES_CHUNK_EVENTS		64
 #define ES_CHUNK_BYTES		(64 * 1024)
-
-/* fourth field of the advisory lock tag under which the sequence is repaired */
-#define ES_LOCK_CLASS_SEQUENCE	4
-
-/* the sequence that this session has found in order */
-static Oid	es_checked_seq = InvalidOid;
-
-static int64
-es_sequence_last(Oid seq)
-{
-	LOCAL_FCINFO(fcinfo, 1);
-	Datum		last;
-
-	InitFunctionCallInfoData(*fcinfo, NULL, 1, InvalidOid, NULL, NULL);
-	fcinfo->args[0].value = ObjectIdGetDatum(seq);
-	fcinfo->args[0].isnull = false;
-	last = pg_sequence_last_value(fcinfo);
-	return fcinfo->isnull ? 0 : DatumGetInt64(last);
-}
-
-/*
- * A restore, a promoted logical subscriber or setval() can leave the sequence
- * behind the events.  Move it forward before this session draws from it.
- */
-static void
-es_repair_sequence(Relation event, const EsStore *store)
-{
-	Oid			user;
-	int			context;
-	int64		highest;
-	int64		last;
-	LOCKTAG		tag;
-
-	GetUserIdAndSecContext(&user, &context);
-	SetUserIdAndSecContext(event->rd_rel->relowner,
-						   context | SECURITY_LOCAL_USERID_CHANGE);
-
-	highest = es_scan_highest_inserted(event, store);
-	if (es_sequence_last(store->position_seq) < highest)
-	{
-		SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, store->position_seq, 0,
-							 ES_LOCK_CLASS_SEQUENCE);
-		(void) LockAcquire(&tag, ExclusiveLock, false, false);
-		highest = es_scan_highest_inserted(event, store);
-		last = es_sequence_last(store->position_seq);
-		if (last < highest)
-		{
-			DirectFunctionCall2(setval_oid, ObjectIdGetDatum(store->position_seq),
-								Int64GetDatum(highest));
-			ereport(WARNING,
-					errmsg("sequence \"event_global_position_seq\" was behind the events and has been moved forward"),
-					errdetail("It stood at " INT64_FORMAT ", the highest position is " INT64_FORMAT ".",
-							  last, highest));
-		}
-		(void) LockRelease(&tag, ExclusiveLock, false);
-	}
-
-	SetUserIdAndSecContext(user, context);
-	es_checked_seq = store->position_seq;
-}
 
 /*
  * Everything that could fail or wait before the first event is written.
@@ -117,8 +57,7 @@ es_write_prepare(Relation event, const EsStore *store)
 {
 	es_order_attach();
 	LockRelationOid(store->position_seq, RowExclusiveLock);
-	if (unlikely(es_checked_seq != store->position_seq))
-		es_repair_sequence(event, store);
+	es_sequence_check(event, store);
 	(void) GetCurrentTransactionId();
 	if (RelationGetDescr(event)->natts < Natts_es_event)
 		ereport(ERROR,
@@ -250,6 +189,21 @@ es_form_tuple(Relation event, int64 stream_no, EsNewEvent *new_event, TimestampT
 }
 
 /*
+ * Somebody has set the sequence back.  Called under the insertion lock, which
+ * the error releases.
+ */
+static void
+es_position_taken(int64 position)
+{
+	es_sequence_recheck();
+	ereport(ERROR,
+			errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			errmsg("position " INT64_FORMAT " is already taken", position),
+			errdetail("Sequence \"event_global_position_seq\" has been set back."),
+			errhint("Try again: the next append moves the sequence forward."));
+}
+
+/*
  * Make the entry of one tuple in one index.
  */
 static void
@@ -263,8 +217,10 @@ es_index_event(Relation event, const EsStore *store, Relation index, EsIndexRole
 	{
 		case ES_INDEX_POSITION:
 			values[0] = Int64GetDatum(new_event->position);
-			es_index_insert(index, values, isnull, &tuple->t_self, event,
-							UNIQUE_CHECK_NO, NULL);
+			if (!es_index_insert(index, values, isnull, &tuple->t_self, event,
+								 index->rd_index->indisunique ?
+								 UNIQUE_CHECK_PARTIAL : UNIQUE_CHECK_NO, NULL))
+				es_position_taken(new_event->position);
 			break;
 		case ES_INDEX_TYPE:
 			values[0] = Int32GetDatum(new_event->type_no);
