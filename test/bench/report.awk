@@ -1,5 +1,5 @@
 # Medians of the results as a Markdown table.  Input: item, contestant,
-# repetition, value, per cent lost.  Of a repetition given twice the later counts.
+# repetition, value, per cent lost, CPU time of the server per event.  Of a repetition given twice the later counts.
 
 function median(list,    a, n, i, j, t)
 {
@@ -50,7 +50,7 @@ function row(item, label, base, op, target,    i, c, cell, ratio, v, l, line, ve
 		if (v == "")
 			cell = (c in note) ? "not run" : "–"
 		else {
-			cell = sprintf("%.0f", median(v))
+			cell = sprintf(item ~ / cpu$/ ? "%.1f" : "%.0f", median(v))
 			ratio = ratios(item, c, item, "raw")
 			if (c != "raw" && ratio != "")
 				cell = cell sprintf(" (%.2f)", median(ratio))
@@ -61,6 +61,10 @@ function row(item, label, base, op, target,    i, c, cell, ratio, v, l, line, ve
 		line = line " | " cell
 	}
 	ratio = ratios(item, "event_store", item, base)
+	if (op == "cpu") {
+		print line " |"
+		return
+	}
 	if (op == "") {
 		print line " | – | – |"
 		return
@@ -75,10 +79,28 @@ function row(item, label, base, op, target,    i, c, cell, ratio, v, l, line, ve
 	print line " | " (op == ">=" ? "≥ " : "≤ ") target " × " base " | " verdict " |"
 }
 
+function heading(more,    i, line, rule)
+{
+	line = "| work"
+	rule = "|---"
+	for (i = 1; i <= n_contestants; i++) {
+		line = line " | " contestant[i]
+		rule = rule "|---:"
+	}
+	print line more " |"
+	gsub(/[^|]/, "", more)
+	gsub(/\|/, "|---", more)
+	print rule more "|"
+}
+
 BEGIN { FS = "\t" }
 {
 	value[$1, $2, $3] = $4
 	lost[$1, $2, $3] = $5
+	if ($6 > 0)
+		value[$1 " cpu", $2, $3] = $6
+	if ($6 > 0)
+		seen[$1 " cpu"] = 1
 	seen[$1] = 1
 	if ($3 > reps)
 		reps = $3
@@ -89,14 +111,7 @@ END {
 	for (i = 1; i <= n; i++)
 		if (split(a[i], b, "=") == 2)
 			note[b[1]] = b[2]
-	line = "| work"
-	rule = "|---"
-	for (i = 1; i <= n_contestants; i++) {
-		line = line " | " contestant[i]
-		rule = rule "|---:"
-	}
-	print line " | target | reached |"
-	print rule "|---|---|"
+	heading(" | target | reached")
 	row("append1", "append 1 event, 1 client, events/s", "raw", ">=", 1.0)
 	row("append4", "append 1 event, 4 clients", "raw", ">=", 1.0)
 	row("append16", "append 1 event, 16 clients", "raw", ">=", 1.0)
@@ -111,6 +126,11 @@ END {
 	row("size_indexes", "of which indexes", "raw", "", 0)
 	row("wal_steady", "WAL bytes per event, steady", "raw", "<=", 1.0)
 	row("wal_first", "WAL bytes per event, first 8000 after a checkpoint", "raw", "<=", 0.5)
+	print "\nCPU time of the server per event, µs; less is better, and it depends less on what else the machine does:\n"
+	heading("")
+	n = split("append1 append4 append16 exact16 batch hot stream50 stream1000 all category", item_list, " ")
+	for (i = 1; i <= n; i++)
+		row(item_list[i] " cpu", item_list[i], "raw", "cpu", 0)
 	if ("big_big" in seen) {
 		print ""
 		print "| append 1 event, 16 clients | small store | large store | large : small |"

@@ -15,7 +15,8 @@
 #   BENCH_SHARED_BUFFERS  [2GB]
 #   BENCH_DATA         keep the cluster in this directory and use it again;
 #                      otherwise it lives in a temporary one and is removed
-#   BENCH_OUT          append the raw results to this file [in the cluster's directory]
+#   BENCH_OUT          append the raw results (item, contestant, repetition, value,
+#                      % lost, CPU us per event) to this file [in the cluster's directory]
 #   BENCH_LOCK         hold a lock on this file during each load and each item
 #   BENCH_USER         unprivileged user for the server, when run by root [postgres]
 
@@ -254,33 +255,48 @@ script() { # item, contestant -> path of the pgbench script, nothing when there 
 	printf '%s' "$dst"
 }
 
-# One pgbench run.  Prints "events per second <tab> per cent of attempts lost".
+# CPU time of the server so far, in clock ticks: the postmaster, the children
+# that it has reaped, and those that live.
+server_ticks() {
+	local pm
+	[ -r /proc/self/stat ] || { echo 0; return; }
+	pm=$(head -n 1 "$data/postmaster.pid")
+	# a process may end between the listing and the reading
+	{ cat /proc/[0-9]*/stat 2>/dev/null || true; } | sed 's/(.*)/x/' |
+		awk -v pm="$pm" '$1 == pm { t += $14 + $15 + $16 + $17 } $4 == pm { t += $14 + $15 } END { print t + 0 }'
+}
+
+# One pgbench run.  Prints, with tabs: events per second, per cent of attempts
+# lost, CPU time of the server per event in microseconds.
 run_one() { # script, contestant, database, clients, events per transaction, writes?, duration, extra...
 	local file=$1 c=$2 db=$3 clients=$4 per=$5 writes=$6 duration=$7
 	shift 7
-	local threads=$((clients > 1 ? 2 : 1)) log before=0 after=-1
+	local threads=$((clients > 1 ? 2 : 1)) log before=0 after=-1 ticks
 	log=$logs/pgbench_$db.log
 	if [ "$writes" = 1 ]; then
 		before=$(q "$db" -c 'SELECT coalesce(max(global_position), 0) FROM bench.positions')
 	fi
+	ticks=$(server_ticks)
 	if ! pgbench -n -M prepared -c "$clients" -j "$threads" -f "$file" "$duration" \
 		-D data="$event_data" -D metadata="$event_metadata" "$@" "$db" >"$log" 2>&1 ||
 		grep -q aborted "$log"; then
 		die "pgbench failed for $c, see $log: $(grep -m1 -i error "$log")"
 	fi
+	ticks=$(($(server_ticks) - ticks))
 	if [ "$writes" = 1 ]; then
 		after=$(q "$db" -c "SELECT count(*) FROM bench.positions WHERE global_position > $before")
 	fi
-	awk -v per="$per" -v done="$after" '
+	awk -v per="$per" -v done="$after" -v cpu="$((ticks * 1000000 / $(getconf CLK_TCK)))" '
 		/^number of transactions actually processed/ { split($NF, a, "/"); n = a[1] }
 		/^tps = / { tps = $3 }
 		END {
 			if (done < 0) done = n * per
-			printf "%.1f\t%.1f\n", tps * done / n, 100 - 100 * done / (n * per)
+			printf "%.1f\t%.1f\t%.2f\n", tps * done / n, 100 - 100 * done / (n * per), \
+				(done > 0 ? cpu / done : 0)
 		}' "$log"
 }
 
-record() { # item, contestant, repetition, value [tab, per cent lost]
+record() { # item, contestant, repetition, value [tab, per cent lost, tab, CPU]
 	printf '%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$4" >>"$out"
 }
 
