@@ -226,7 +226,7 @@ show_version_conflict
 show_retry
 show_immutability
 show_snapshot
-# show_subscription
-# show_projection
+show_subscription
+show_projection
 
 heading "That was the event store, in $((SECONDS - started)) s; the throw-away cluster goes now"
