@@ -317,7 +317,8 @@ es_fetch_walk(EsFetch *fetch, Relation event, const EsStore *store, int64 bound)
 	int			ntypes = 0;
 	int64		after = fetch->start;
 
-	if (fetch->walked_from == fetch->start)
+	/* what was walked over before, unless slots have changed hands since */
+	if (!fetch->wrote && fetch->walked_from == fetch->start)
 		after = Max(after, fetch->walked_to);
 
 	/* the list must be younger than the bound: see es_type.c */

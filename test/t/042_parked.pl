@@ -65,7 +65,7 @@ sub stress
 		my $parked = $dbh->selectall_arrayref(
 			q{SELECT global_position, stream_id, version, state, attempts, reason
 			FROM event_store.parked_events WHERE subscription = ? ORDER BY 1}, undef, $name);
-		is(join(',', map { $_->[0] } @$parked), $expected,
+		ok(join(',', map { $_->[0] } @$parked) eq $expected,
 			"$name: parked are the bad events and all that follows in their streams, each once");
 		my @heads = grep { $_->[3] eq 'parked' } @$parked;
 		is(join(',', sort map { "$_->[1]:$_->[2]" } @heads),
@@ -133,8 +133,9 @@ sub consumer
 			{
 				return !(flag_is_set('drain')
 					&& sql_value($conn,
-						'SELECT lag_events FROM event_store.subscriptions WHERE name = ?',
-						$name) == 0);
+						q{SELECT lag_events + (SELECT count(*) FROM event_store.parked_events p
+							WHERE p.subscription = s.name)
+						FROM event_store.subscriptions s WHERE name = ?}, $name) == 0);
 			}
 			foreach my $event (@$events)
 			{
