@@ -107,7 +107,7 @@ SET check_function_bodies = off;
 BEGIN;
 SELECT pg_temp.error($$INSERT INTO event_store.mark VALUES (1000000000)$$);
 COPY event_store.stream FROM stdin;
-1000000000	Guard-restored
+-1	Guard-restored
 \.
 SELECT count(*) FROM event_store.stream WHERE stream_id = 'Guard-restored';
 SELECT name || ': ' || string_agg(left(pg_temp.error(format(sql, name, key)), 5), ' ' ORDER BY n) FROM statement, guarded

@@ -153,6 +153,19 @@ SELECT count(*) FROM es_read_stream('Priv-1');
 RESET ROLE;
 SELECT es_revoke('regress es "odd"', 'reader');
 DROP ROLE "regress es ""odd""";
+-- what readers and writers share stays with whom is the other one, too
+SELECT es_grant('regress_es_none', 'reader'), es_grant('regress_es_none', 'writer');
+SELECT es_revoke('regress_es_none', 'reader');
+SET ROLE regress_es_none;
+SELECT pg_temp.try($$SELECT es_append('Priv-1', es_any(), 'T', '{}')$$) AS append, pg_temp.try($$SELECT es_read_stream('Priv-1')$$) AS stream,
+       pg_temp.try($$SELECT es_read_all(0)$$) AS "all", pg_temp.try($$SELECT FROM event_store.events$$) AS view;
+RESET ROLE;
+SELECT es_grant('regress_es_none', 'reader'), es_revoke('regress_es_none', 'writer');
+SET ROLE regress_es_none;
+SELECT pg_temp.try($$SELECT es_append('Priv-1', es_any(), 'T', '{}')$$) AS append, pg_temp.try($$SELECT es_read_stream('Priv-1')$$) AS stream,
+       pg_temp.try($$SELECT es_read_all(0)$$) AS "all", pg_temp.try($$SELECT FROM event_store.events$$) AS view;
+RESET ROLE;
+SELECT es_revoke('regress_es_none', 'reader');
 -- membership works as with any privilege
 GRANT regress_es_writer TO regress_es_none;
 SET ROLE regress_es_none;
