@@ -164,5 +164,6 @@ typedef struct EsProjectionWorkerArgs
 } EsProjectionWorkerArgs;
 
 extern bool es_projection_reconcile(void);
+extern void es_projection_note_slot(Oid owner, bool refused);
 
 #endif							/* ES_PROJECTION_H */

@@ -106,8 +106,11 @@ es_owner_worker_lives(EsOwnerWorker *worker)
 	return false;
 }
 
-static void
-es_owner_note_slot(Oid owner, bool refused)
+/*
+ * Note that there is no slot for the worker of a role, or that there is one.
+ */
+void
+es_projection_note_slot(Oid owner, bool refused)
 {
 	Datum		values[2] = {CStringGetTextDatum(GetUserNameFromId(owner, false)),
 	BoolGetDatum(refused)};
@@ -140,17 +143,15 @@ es_owner_worker_start(EsOwnerWorker *owner)
 	MemoryContextSwitchTo(old_context);
 	if (!registered)
 		owner->handle = NULL;
-	if (registered == owner->refused)
+	if (!registered && !owner->refused)
 	{
-		/* the state has changed: make it visible */
-		owner->refused = !registered;
-		es_owner_note_slot(owner->owner, owner->refused);
-		if (owner->refused)
-			ereport(WARNING,
-					errmsg("could not start a background worker for the projections of role \"%s\"",
-						   GetUserNameFromId(owner->owner, false)),
-					errhint("Raise \"max_worker_processes\"."));
+		es_projection_note_slot(owner->owner, true);
+		ereport(WARNING,
+				errmsg("could not start a background worker for the projections of role \"%s\"",
+					   GetUserNameFromId(owner->owner, false)),
+				errhint("Raise \"max_worker_processes\"."));
 	}
+	owner->refused = !registered;
 	owner->started_at = GetCurrentTimestamp();
 }
 

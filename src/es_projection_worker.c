@@ -187,7 +187,8 @@ es_worker_look(MemoryContext context, long *pause_ms, bool *retrying)
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	if (!es_worker_extension_is_same() || es_worker_in_the_way())
+	if (!es_worker_extension_is_same() || es_worker_in_the_way() ||
+		!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(GetUserId())))
 		proc_exit(0);
 
 	projections = es_projection_list(GetUserId());
@@ -299,7 +300,7 @@ es_worker_record(EsWorkerEntry *entry, EsApplied *failed, ErrorData *error)
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	projection = es_projection_load(entry->name, entry->is_shadow, ES_PROJECTION_LOCK);
+	projection = es_projection_load(entry->name, entry->is_shadow, ES_PROJECTION_TRY_LOCK);
 	if (projection == NULL || projection->generation != entry->generation ||
 		projection->position != entry->position || strcmp(projection->state, "running") != 0)
 	{
@@ -524,6 +525,12 @@ es_worker_claim(void)
 	StartTransactionCommand();
 	es_projection_owner_tag(&tag, GetUserId());
 	got = LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
+	if (got && OidIsValid(get_extension_oid("event_store", true)))
+	{
+		PushActiveSnapshot(GetTransactionSnapshot());
+		es_projection_note_slot(GetUserId(), false);
+		PopActiveSnapshot();
+	}
 	CommitTransactionCommand();
 	return got;
 }
