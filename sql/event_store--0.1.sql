@@ -53,7 +53,8 @@ CREATE TABLE event_store.event (
     schema_version int NOT NULL,
     data jsonb NOT NULL,
     metadata jsonb NOT NULL,
-    PRIMARY KEY (global_position),
+    -- entries arrive in order but for a few of concurrent appends
+    PRIMARY KEY (global_position) WITH (fillfactor = 97),
     UNIQUE (stream_no, version),
     UNIQUE (event_id)
 ) USING heap;
