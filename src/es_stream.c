@@ -52,6 +52,9 @@
 /* committed streams that one backend remembers (about 150 bytes each) */
 #define ES_MAX_CACHED_STREAMS	16384
 
+/* names that are read beyond the wanted one */
+#define ES_STREAM_READ_AHEAD	15
+
 /* fourth field of our advisory lock tags; the SQL functions use 1 and 2 */
 #define ES_LOCK_CLASS_STREAM	3
 
@@ -315,6 +318,9 @@ es_stream_find(const EsStore *store, const char *name, int len)
 /*
  * The name of the stream of a visible event.
  *
+ * Streams that were created one after the other are often read together, so
+ * a miss also brings the next ES_STREAM_READ_AHEAD names into the cache.
+ *
  * Result: good until the next call of a function of this file; not
  * zero-terminated, its length in *len.
  */
@@ -322,15 +328,13 @@ const char *
 es_stream_name(const EsStore *store, int64 stream_no, int *len)
 {
 	static char own_name[256];
+	const char *result = NULL;
 	EsStreamEntry *cached;
 	Relation	rel;
 	Relation	index;
 	TupleTableSlot *slot;
 	IndexScanDesc scan;
 	ScanKeyData key;
-	text	   *name;
-	bool		isnull;
-	const char *result;
 
 	es_stream_cache_begin();
 	cached = hash_search(es_stream_by_no, &stream_no, HASH_FIND, NULL);
@@ -343,29 +347,51 @@ es_stream_name(const EsStore *store, int64 stream_no, int *len)
 	rel = table_open(store->stream, AccessShareLock);
 	index = index_open(store->stream_by_no, AccessShareLock);
 	slot = table_slot_create(rel, NULL);
-	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(stream_no));
+	ScanKeyInit(&key, 1, BTGreaterEqualStrategyNumber, F_INT8GE, Int64GetDatum(stream_no));
 	scan = es_index_beginscan(rel, index, SnapshotSelf, 1);
 	index_rescan(scan, &key, 1, NULL, 0);
-	if (!index_getnext_slot(scan, ForwardScanDirection, slot))
-		ereport(ERROR,
-				errcode(ERRCODE_DATA_CORRUPTED),
-				errmsg("an event belongs to stream number " INT64_FORMAT ", which does not exist",
-					   stream_no));
-	name = DatumGetTextPP(slot_getattr(slot, Anum_es_stream_stream_id, &isnull));
-	*len = VARSIZE_ANY_EXHDR(name);
-	if (TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(ExecFetchSlotHeapTuple(slot, false, NULL)->t_data)))
+	for (int i = 0; i <= ES_STREAM_READ_AHEAD; i++)
 	{
-		*len = Min(*len, (int) sizeof(own_name));
-		memcpy(own_name, VARDATA_ANY(name), *len);
-		result = own_name;
+		HeapTuple	tuple;
+		text	   *name;
+		int64		found;
+		bool		isnull;
+
+		if (!index_getnext_slot(scan, ForwardScanDirection, slot))
+			break;
+		found = DatumGetInt64(slot_getattr(slot, Anum_es_stream_stream_no, &isnull));
+		if (i == 0 && found != stream_no)
+			break;
+		tuple = ExecFetchSlotHeapTuple(slot, false, NULL);
+		name = DatumGetTextPP(slot_getattr(slot, Anum_es_stream_stream_id, &isnull));
+		if (!TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data)))
+		{
+			if (hash_search(es_stream_by_no, &found, HASH_FIND, NULL) == NULL)
+				cached = es_stream_remember(found, VARDATA_ANY(name),
+											VARSIZE_ANY_EXHDR(name), &slot->tts_tid);
+			if (i == 0)
+			{
+				*len = cached->len;
+				result = cached->name;
+			}
+		}
+		else if (i == 0)
+		{
+			*len = Min(VARSIZE_ANY_EXHDR(name), sizeof(own_name));
+			memcpy(own_name, VARDATA_ANY(name), *len);
+			result = own_name;
+		}
 	}
-	else
-		result = es_stream_remember(stream_no, VARDATA_ANY(name), *len,
-									&slot->tts_tid)->name;
 	index_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
 	index_close(index, AccessShareLock);
 	table_close(rel, NoLock);
+
+	if (result == NULL)
+		ereport(ERROR,
+				errcode(ERRCODE_DATA_CORRUPTED),
+				errmsg("an event belongs to stream number " INT64_FORMAT ", which does not exist",
+					   stream_no));
 	return result;
 }
 
