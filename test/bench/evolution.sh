@@ -40,10 +40,9 @@ run() {
 	psql -X -q -A -t -v ON_ERROR_STOP=1 "$@"
 }
 
-# load database
 load() {
-	run -c "CREATE DATABASE $1"
-	run -d "$1" -f - >/dev/null <<-'SQL'
+	run -c 'CREATE DATABASE bench'
+	run -d bench -f - >/dev/null <<-'SQL'
 		CREATE EXTENSION event_store;
 
 		-- inlined into the query that calls it, and (because of a STABLE function
@@ -76,14 +75,14 @@ load() {
 	SQL
 }
 
-# transactions script database [options]: thousandths of a ms per transaction
+# transactions script: us per transaction
 transactions() {
-	pgbench -n -M prepared -T "$seconds" -f "$1" -D streams=1000 "$2" 2>"$scratch/error" |
+	pgbench -n -M prepared -T "$seconds" -f "$1" -D streams=1000 bench 2>"$scratch/error" |
 		awk '/^latency average/ { print $4 * 1000; found = 1 } END { exit !found }' ||
 		{ cat "$scratch/error" >&2; return 1; }
 }
 
-# compare name target "script|database|options" "script|database|options" [less]
+# compare name target "script|options|statement before" "the same" [invert]
 #	ratio of the first side's time to the second's, or the other way round
 compare() {
 	local name=$1 target=$2 invert=${5:-} side time r values=
@@ -93,7 +92,8 @@ compare() {
 		values+=$r
 		for side in "$3" "$4"; do
 			IFS='|' read -ra parts <<<"$side"
-			time=$(PGOPTIONS=${parts[2]:-} transactions "$scratch/${parts[0]}.sql" "${parts[1]}")
+			run -d bench -c "${parts[2]:-SELECT}" >/dev/null
+			time=$(PGOPTIONS=${parts[1]:-} transactions "$scratch/${parts[0]}.sql")
 			values+=" $time"
 		done
 		values+=$'\n'
@@ -109,14 +109,8 @@ compare() {
 		' <<<"$values"
 }
 
-load plain
-load hundred
-run -d hundred -f - >/dev/null <<-'SQL'
-	SELECT es_define_upcaster('Other' || n, 1, 'upcast_inline(jsonb)') FROM generate_series(1, 100) AS n;
-SQL
-load upcast
-run -d upcast -f - >/dev/null <<-'SQL'
-	SELECT es_define_upcaster('Inline', 1, 'upcast_inline(jsonb)'), es_define_upcaster('Call', 1, 'upcast_call(jsonb)');
+load
+run -d bench -f - >/dev/null <<-'SQL'
 	SELECT es_define_aggregate('Cached', 'reduce(jsonb,es_event)', '{"balance": 0}', 50),
 		es_define_aggregate('Folded', 'reduce(jsonb,es_event)', '{"balance": 0}', 0);
 	-- as after a life of appends and loads: 25 events after the newest snapshot
@@ -124,7 +118,7 @@ run -d upcast -f - >/dev/null <<-'SQL'
 	UPDATE event_store.snapshot SET version = s.version, data = s.state FROM es_state('Cached-1', 9975) AS s
 	 WHERE stream_no = (SELECT stream_no FROM event_store.stream WHERE stream_id = 'Cached-1');
 SQL
-test "$(run -d upcast -c "SELECT (SELECT a FROM es_state('Cached-1') AS a) = (SELECT a FROM es_state('Folded-1') AS a) AND (es_load('Cached-1')).snapshot_version = 9975")" = t ||
+test "$(run -d bench -c "SELECT (SELECT a FROM es_state('Cached-1') AS a) = (SELECT a FROM es_state('Folded-1') AS a) AND (es_load('Cached-1')).snapshot_version = 9975")" = t ||
 	{ echo "the snapshot of 9975 events is not as it should be" >&2; exit 1; }
 
 cat >"$scratch/cached.sql" <<<"SELECT * FROM es_state('Cached-1');"
@@ -140,8 +134,11 @@ done
 off='-c event_store.upcast=off'
 echo '| work | this, us | that, us | ratio | target |'
 echo '|---|---|---|---|---|'
-compare 'es_state, 10 000 events: snapshots / none (times faster)' '≥ 50' 'cached|upcast' 'folded|upcast' invert
-compare 'stream of 50: 100 upcasters for others / none (speed)' '≥ 0.97' 'stream|hundred' 'stream|plain' invert
-compare 'page of 1000: 100 upcasters for others / none (speed)' '≥ 0.97' 'page|hundred' 'page|plain' invert
-compare 'page of 1000, inlined function: upcast / by hand (time)' '≤ 1.5' 'inline|upcast' "inline.hand|upcast|$off"
-compare 'page of 1000, called function: upcast / by hand (time)' '≤ 1.5' 'call|upcast' "call.hand|upcast|$off"
+compare 'es_state, 10 000 events: snapshots / none (times faster)' '≥ 50' 'cached' 'folded' invert
+others="SELECT es_define_upcaster(concat('Other', n), 1, 'upcast_inline(jsonb)') FROM generate_series(1, 100) AS n"
+none='SELECT es_drop_upcaster(event_type, schema_version) FROM event_store.upcaster'
+compare 'stream of 50: 100 upcasters for others / none (speed)' '≥ 0.97' "stream||$others" "stream||$none" invert
+compare 'page of 1000: 100 upcasters for others / none (speed)' '≥ 0.97' "page||$others" "page||$none" invert
+run -d bench -c "SELECT es_define_upcaster('Inline', 1, 'upcast_inline(jsonb)'), es_define_upcaster('Call', 1, 'upcast_call(jsonb)')" >/dev/null
+compare 'page of 1000, inlined function: upcast / by hand (time)' '≤ 1.5' 'inline' "inline.hand|$off"
+compare 'page of 1000, called function: upcast / by hand (time)' '≤ 1.5' 'call' "call.hand|$off"
