@@ -48,9 +48,12 @@ ES_QUERY("UPDATE event_store.projection p"
 		 " error_message = CASE WHEN $2 THEN 'no free background worker (max_worker_processes)' END,"
 		 " error_position = NULL,"
 		 " error_at = CASE WHEN $2 THEN pg_catalog.clock_timestamp() END"
-		 " WHERE (p.name, p.is_shadow) IN (SELECT q.name, q.is_shadow FROM event_store.projection q"
-		 "  WHERE q.owner OPERATOR(pg_catalog.=) $1 AND ($2 OR q.error_sqlstate OPERATOR(pg_catalog.=) '53400')"
-		 "  FOR UPDATE SKIP LOCKED)",
+		 " FROM (SELECT q.name, q.is_shadow FROM event_store.projection q"
+		 "  WHERE q.owner OPERATOR(pg_catalog.=) $1"
+		 "  AND ($2 OR q.error_sqlstate OPERATOR(pg_catalog.=) '53400')"
+		 "  FOR UPDATE SKIP LOCKED) f"
+		 " WHERE p.name OPERATOR(pg_catalog.=) f.name"
+		 " AND p.is_shadow OPERATOR(pg_catalog.=) f.is_shadow",
 		 2, TEXTOID, BOOLOID);
 
 static EsOwnerWorker *

@@ -19,6 +19,7 @@
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/syscache.h"
@@ -110,6 +111,7 @@ es_query(EsQuery *query, Datum *values, const char *nulls, bool read_only,
 {
 	Oid			user;
 	int			context;
+	int			guc_level;
 	int			code;
 
 	if (caller != NULL)
@@ -118,6 +120,11 @@ es_query(EsQuery *query, Datum *values, const char *nulls, bool read_only,
 	GetUserIdAndSecContext(&user, &context);
 	SetUserIdAndSecContext(es_projection_table_owner(),
 						   context | SECURITY_LOCAL_USERID_CHANGE);
+
+	/* should a name have been left unqualified, it shall do no harm */
+	guc_level = NewGUCNestLevel();
+	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
 	if (query->plan == NULL)
 	{
 		SPIPlanPtr	plan = SPI_prepare(query->sql, query->nargs, query->argtypes);
@@ -127,6 +134,7 @@ es_query(EsQuery *query, Datum *values, const char *nulls, bool read_only,
 		query->plan = plan;
 	}
 	code = SPI_execute_plan(query->plan, values, nulls, read_only, 0);
+	AtEOXact_GUC(true, guc_level);
 	SetUserIdAndSecContext(user, context);
 	if (code < 0)
 		elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(code));
