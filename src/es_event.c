@@ -136,7 +136,7 @@ es_event_values(const EsStore *store, TupleTableSlot *slot, Datum *values)
 {
 	EsType	   *type = es_event_stored_values(store, slot, values);
 
-	if (unlikely(es_upcast_possible) && es_upcast_enabled)
+	if (es_upcast_needed(type))
 		es_upcast_event(type, values);
 }
 

@@ -125,6 +125,7 @@ es_type_remember(TupleTableSlot *slot)
 		type->category_len = VARSIZE_ANY_EXHDR(category);
 		type->name_len = VARSIZE_ANY_EXHDR(name);
 		type->upcast_generation = 0;
+		type->nupcasters = 0;
 		type->category = MemoryContextAlloc(es_type_context,
 											type->category_len + type->name_len + 1);
 		type->name = type->category + type->category_len;

@@ -64,9 +64,9 @@ struct EsTypeFilter
 
 bool		es_upcast_enabled = true;
 bool		es_upcast_possible = true;
+uint64		es_upcast_current = 1;
 
 static bool es_upcast_valid = false;
-static uint64 es_upcast_current = 1;	/* moves with every change */
 static Oid	es_upcast_relid = InvalidOid;
 static MemoryContext es_upcast_context = NULL;
 static EsUpcaster *es_upcasters = NULL; /* by event type and schema version */

@@ -22,6 +22,9 @@ extern bool es_upcast_enabled;
 /* false: surely no upcaster is defined */
 extern bool es_upcast_possible;
 
+/* moves with every change of definitions */
+extern uint64 es_upcast_current;
+
 extern void es_upcast_init(void);
 extern void es_upcast_event(EsType *type, Datum *values);
 extern uint64 es_upcast_generation(void);
@@ -40,6 +43,16 @@ extern int es_upcast_type_list(const EsStore *store, Datum *categories, int ncat
 							   EsTypeFilter **filter);
 extern bool es_upcast_passes(const EsStore *store, const EsTypeFilter *filter,
 							 TupleTableSlot *slot);
+
+/*
+ * May events of this type have to be upcast?
+ */
+static inline bool
+es_upcast_needed(const EsType *type)
+{
+	return unlikely(es_upcast_possible) && es_upcast_enabled &&
+		(type->nupcasters > 0 || type->upcast_generation != es_upcast_current);
+}
 
 /*
  * Will the event in the slot be of a type that is wanted?
