@@ -78,6 +78,7 @@ struct EsScan
 	bool		filtered;
 	int64		upto;			/* last position of interest */
 	IndexScanDesc desc;
+	IndexFetchTableData *fetch; /* keeps the heap page of the last row pinned */
 	TupleTableSlot *slot;
 	int			nsources;
 	int			lot_size;
@@ -242,6 +243,7 @@ es_scan_begin(Relation event, const EsStore *store, Snapshot snapshot,
 	scan->desc = es_index_beginscan(event, scan->index, SnapshotAny,
 									scan->filtered ? 3 : 2);
 	scan->desc->xs_want_itup = true;
+	scan->fetch = table_index_fetch_begin(event);
 	scan->nsources = scan->filtered ? ntypes : 1;
 	scan->lot_size = (int) Min(expected_rows, ES_SCAN_MAX_LOT) / Max(scan->nsources, 1);
 	scan->lot_size = Max(scan->lot_size + 1, ES_SCAN_MIN_LOT);
@@ -310,15 +312,20 @@ es_scan_entry(EsScan *scan, EsScanEntry *entry)
 }
 
 /*
- * Is the fetched row the one that the index entry was made for?
+ * Fetch the row of an index entry, if the snapshot shows it and it is still
+ * the one that the entry was made for.
  */
 static bool
-es_scan_is_entry(EsScan *scan, EsScanEntry *entry)
+es_scan_fetch(EsScan *scan, EsScanEntry *entry, Snapshot snapshot)
 {
+	ItemPointerData tid = entry->tid;	/* modified by the call */
+	bool		call_again = false;
 	bool		isnull;
 
-	return DatumGetInt64(slot_getattr(scan->slot, Anum_es_event_global_position,
-									  &isnull)) == entry->position;
+	return table_index_fetch_tuple(scan->fetch, &tid, snapshot, scan->slot,
+								   &call_again, NULL) &&
+		DatumGetInt64(slot_getattr(scan->slot, Anum_es_event_global_position,
+								   &isnull)) == entry->position;
 }
 
 /*
@@ -329,14 +336,9 @@ es_scan_judge(EsScan *scan, EsScanEntry *entry, TransactionId *inserter)
 {
 	TransactionId xmin;
 
-	if (scan->mode == ES_SCAN_VISIBLE &&
-		table_tuple_fetch_row_version(scan->event, &entry->tid,
-									  scan->snapshot, scan->slot))
-		return es_scan_is_entry(scan, entry) ? ES_LIVE : ES_DEAD;
-
-	if (!table_tuple_fetch_row_version(scan->event, &entry->tid,
-									   SnapshotAny, scan->slot) ||
-		!es_scan_is_entry(scan, entry))
+	if (scan->mode == ES_SCAN_VISIBLE && es_scan_fetch(scan, entry, scan->snapshot))
+		return ES_LIVE;
+	if (!es_scan_fetch(scan, entry, SnapshotAny))
 		return ES_DEAD;
 
 	xmin = HeapTupleHeaderGetXmin(ExecFetchSlotHeapTuple(scan->slot, false, NULL)->t_data);
@@ -443,6 +445,7 @@ void
 es_scan_end(EsScan *scan)
 {
 	index_endscan(scan->desc);
+	table_index_fetch_end(scan->fetch);
 	ExecDropSingleTupleTableSlot(scan->slot);
 	index_close(scan->index, AccessShareLock);
 	for (int i = 0; i < scan->nsources; i++)

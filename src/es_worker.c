@@ -57,13 +57,14 @@
 #define ES_IDLE_MS		1000
 
 /*
- * After a round the worker rests for this many times its duration, within
- * limits in us.  Its latch stays set meanwhile, so the appends of a busy
- * store do not pay for waking it, and its share of a CPU is bounded.
+ * After a round that found something the worker rests, so that the appends of
+ * a busy store do not pay for waking it each time and its share of a CPU is
+ * bounded: shortly when events come one by one, longer (us) when it found
+ * ES_BUSY_EVENTS or more at once.
  */
-#define ES_REST_FACTOR	5
-#define ES_MIN_REST_US	200
-#define ES_MAX_REST_US	5000
+#define ES_REST_US		400
+#define ES_BUSY_REST_US	2000
+#define ES_BUSY_EVENTS	3
 
 /* restart of the launcher after a crash, s */
 #define ES_LAUNCHER_RESTART_S	5
@@ -162,7 +163,6 @@ es_worker_main(Datum main_arg)
 	for (;;)
 	{
 		int64		before = head;
-		TimestampTz started_at;
 		long		timeout;
 
 		CHECK_FOR_INTERRUPTS();
@@ -173,7 +173,6 @@ es_worker_main(Datum main_arg)
 		}
 
 		pgstat_report_activity(STATE_RUNNING, "event_store: looking for the settled head");
-		started_at = GetCurrentTimestamp();
 		timeout = es_worker_round(&head);
 		pgstat_report_stat(false);
 		pgstat_report_activity(STATE_IDLE, NULL);
@@ -188,9 +187,8 @@ es_worker_main(Datum main_arg)
 		{
 			busy_at = GetCurrentTimestamp();
 			if (head != before)
-				pg_usleep(Max(ES_MIN_REST_US,
-							  Min(ES_MAX_REST_US,
-								  ES_REST_FACTOR * (long) (busy_at - started_at))));
+				pg_usleep(before > 0 && head - before >= ES_BUSY_EVENTS ?
+						  ES_BUSY_REST_US : ES_REST_US);
 		}
 		else if (TimestampDifferenceExceeds(busy_at, GetCurrentTimestamp(),
 											es_worker_idle_timeout_ms))
