@@ -33,7 +33,7 @@
 #include "es_read.h"
 #include "es_result.h"
 #include "es_subscription.h"
-#include "es_type.h"
+#include "es_upcast.h"
 #include "es_wakeup.h"
 
 PG_FUNCTION_INFO_V1(es_fetch);
@@ -313,6 +313,7 @@ es_fetch_walk(EsFetch *fetch, Relation event, const EsStore *store, int64 bound)
 	EsRowFilter *filter;
 	EsScan	   *scan;
 	EsBlocked	blocked;
+	EsTypeFilter *types = NULL;
 	int32	   *type_nos = NULL;
 	int			ntypes = 0;
 	int64		after = fetch->start;
@@ -323,8 +324,9 @@ es_fetch_walk(EsFetch *fetch, Relation event, const EsStore *store, int64 bound)
 
 	/* the list must be younger than the bound: see es_type.c */
 	if (sub->categories != NULL || sub->event_types != NULL)
-		ntypes = es_type_list(store, sub->categories, sub->ncategories,
-							  sub->event_types, sub->nevent_types, &type_nos);
+		ntypes = es_upcast_type_list(store, sub->categories, sub->ncategories,
+									 sub->event_types, sub->nevent_types, &type_nos,
+									 &types);
 
 	row_context = AllocSetContextCreate(CurrentMemoryContext, "event_store row",
 										ALLOCSET_DEFAULT_SIZES);
@@ -363,7 +365,8 @@ es_fetch_walk(EsFetch *fetch, Relation event, const EsStore *store, int64 bound)
 				continue;
 			}
 		}
-		if (!es_row_filter_passes(filter, position))
+		if (!es_row_filter_passes(filter, position) ||
+			!es_upcast_wanted(store, types, es_scan_slot(scan)))
 			continue;
 
 		old_context = MemoryContextSwitchTo(row_context);
@@ -630,6 +633,7 @@ es_subscription_lag(PG_FUNCTION_ARGS)
 	int64		after = PG_INT64_MAX;
 	int64		bound;
 	int64		count = 0;
+	EsTypeFilter *types = NULL;
 	int32	   *type_nos = NULL;
 	int			ntypes = 0;
 	Datum		values[2];
@@ -654,8 +658,9 @@ es_subscription_lag(PG_FUNCTION_ARGS)
 	event = es_store_open_event(&store, AccessShareLock);
 	bound = es_head_bound(event, store, snapshot);
 	if (sub.categories != NULL || sub.event_types != NULL)
-		ntypes = es_type_list(store, sub.categories, sub.ncategories,
-							  sub.event_types, sub.nevent_types, &type_nos);
+		ntypes = es_upcast_type_list(store, sub.categories, sub.ncategories,
+									 sub.event_types, sub.nevent_types, &type_nos,
+									 &types);
 	if (after < bound)
 	{
 		scan = es_scan_begin(event, store, snapshot, ES_SCAN_VISIBLE,
@@ -668,7 +673,8 @@ es_subscription_lag(PG_FUNCTION_ARGS)
 															   Anum_es_event_stream_no,
 															   &is_null));
 
-			if (es_scan_position(scan) <= done[es_stream_slot(stream_no, sub.slots)])
+			if (es_scan_position(scan) <= done[es_stream_slot(stream_no, sub.slots)] ||
+				!es_upcast_wanted(store, types, es_scan_slot(scan)))
 				continue;
 			if (count++ == 0)
 			{

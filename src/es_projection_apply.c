@@ -410,12 +410,13 @@ es_projection_apply(EsProjection *projection, int limit, int64 upto, bool lazy,
 /*
  * Fetch the event at a position with the active snapshot.
  *
+ * upcast		in today's shape, which may fail
  * values		Natts_es_out results in the current memory context
  *
  * Result: false when there is none that the current user may see.
  */
 static bool
-es_projection_event_at(int64 position, Datum *values)
+es_projection_event_at(int64 position, bool upcast, Datum *values)
 {
 	const EsStore *store;
 	Relation	event = es_store_open_event(&store, AccessShareLock);
@@ -427,7 +428,10 @@ es_projection_event_at(int64 position, Datum *values)
 
 	if (found)
 	{
-		es_event_values(store, es_scan_slot(scan), values);
+		if (upcast)
+			es_event_values(store, es_scan_slot(scan), values);
+		else
+			(void) es_event_stored_values(store, es_scan_slot(scan), values);
 
 		/* by-reference columns may point into the slot */
 		values[Anum_es_out_event_id - 1] =
@@ -451,7 +455,7 @@ es_projection_stream_at(int64 position)
 {
 	Datum		values[Natts_es_out];
 
-	if (!es_projection_event_at(position, values))
+	if (!es_projection_event_at(position, false, values))
 		return NULL;
 	return TextDatumGetCString(values[Anum_es_out_stream_id - 1]);
 }
@@ -512,7 +516,7 @@ es_projection_retry(EsProjection *projection, const char *stream, EsApplied *res
 
 		MemoryContextSwitchTo(context);
 		result->fail_position = positions[i];
-		if (es_projection_event_at(positions[i], values))
+		if (es_projection_event_at(positions[i], true, values))
 		{
 			Datum		event = es_handler_event(handler, values);
 

@@ -58,6 +58,7 @@ typedef struct EsWakeupEntry
 	pg_atomic_uint32 worker;	/* PGPROC number of the worker + 1; 0 = none */
 	pg_atomic_uint64 head;		/* settled head that the worker saw last */
 	pg_atomic_uint64 attempted_at;	/* last attempt to start the worker */
+	pg_atomic_uint32 waiters;	/* sessions that sleep on settled */
 	ConditionVariable settled;	/* broadcast when head has moved */
 } EsWakeupEntry;
 
@@ -69,6 +70,9 @@ typedef struct EsWakeupShared
 static EsWakeupShared *es_wakeup_shared = NULL;
 static EsWakeupEntry *es_wakeup_entry = NULL;
 static bool es_wakeup_tried = false;
+
+/* whether this session is counted among the waiters */
+static bool es_wakeup_sleeping = false;
 
 /* whether this transaction has appended */
 static bool es_wakeup_pending = false;
@@ -106,6 +110,7 @@ es_wakeup_create(void)
 			pg_atomic_init_u32(&entry->worker, 0);
 			pg_atomic_init_u64(&entry->head, 0);
 			pg_atomic_init_u64(&entry->attempted_at, 0);
+			pg_atomic_init_u32(&entry->waiters, 0);
 			ConditionVariableInit(&entry->settled);
 		}
 	}
@@ -229,6 +234,17 @@ es_wakeup_after_commit(int64 position)
 	}
 }
 
+/*
+ * No longer count among the waiters; also called when an error ends the sleep.
+ */
+static void
+es_wakeup_awake(void)
+{
+	if (es_wakeup_sleeping)
+		pg_atomic_fetch_sub_u32(&es_wakeup_entry->waiters, 1);
+	es_wakeup_sleeping = false;
+}
+
 static void
 es_wakeup_xact_callback(XactEvent event, void *arg)
 {
@@ -251,6 +267,9 @@ es_wakeup_xact_callback(XactEvent event, void *arg)
 			 * worker looks often enough while something does.
 			 */
 		case XACT_EVENT_ABORT:
+			es_wakeup_awake();
+			es_wakeup_pending = false;
+			break;
 		case XACT_EVENT_PREPARE:
 			es_wakeup_pending = false;
 			break;
@@ -283,7 +302,15 @@ es_wakeup_sleep(long max_ms)
 	EsWakeupEntry *entry = es_wakeup_get();
 
 	if (entry != NULL)
-		return !ConditionVariableTimedSleep(&entry->settled, max_ms, es_wait_event());
+	{
+		bool		timed_out;
+
+		pg_atomic_fetch_add_u32(&entry->waiters, 1);
+		es_wakeup_sleeping = true;
+		timed_out = ConditionVariableTimedSleep(&entry->settled, max_ms, es_wait_event());
+		es_wakeup_awake();
+		return !timed_out;
+	}
 
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 					 Min(max_ms, ES_POLL_MS), es_wait_event());
@@ -423,6 +450,15 @@ es_wakeup_claim(void)
 	before_shmem_exit(es_wakeup_release, (Datum) 0);
 	pg_atomic_write_u32(&entry->worker, es_proc_number() + 1);
 	return true;
+}
+
+/*
+ * How many sessions sleep.
+ */
+int
+es_wakeup_waiters(void)
+{
+	return (int) pg_atomic_read_u32(&es_wakeup_entry->waiters);
 }
 
 /*

@@ -57,14 +57,18 @@
 #define ES_IDLE_MS		1000
 
 /*
- * After a round that found something the worker rests, so that the appends of
- * a busy store do not pay for waking it each time and its share of a CPU is
- * bounded: shortly when events come one by one, longer (us) when it found
- * ES_BUSY_EVENTS or more at once.
+ * After a round that found something the worker rests (us), so that the
+ * appends of a busy store do not pay for waking it each time, and it and the
+ * sessions that it wakes get a bounded share of the CPUs: shortly when events
+ * come one by one, longer when it found ES_BUSY_EVENTS or more at once, and
+ * the longer the more sessions there are to be woken.
  */
-#define ES_REST_US		400
-#define ES_BUSY_REST_US	2000
-#define ES_BUSY_EVENTS	3
+#define ES_REST_US				400
+#define ES_REST_PER_WAITER_US	50
+#define ES_BUSY_EVENTS			3
+#define ES_BUSY_REST_US			2000
+#define ES_BUSY_REST_PER_WAITER_US	1000
+#define ES_MAX_REST_US			100000
 
 /* restart of the launcher after a crash, s */
 #define ES_LAUNCHER_RESTART_S	5
@@ -139,6 +143,18 @@ es_worker_round(int64 *head)
 	return pending || waiting ? ES_BLOCKED_MS : ES_IDLE_MS;
 }
 
+static void
+es_worker_rest(int64 events, int waiters)
+{
+	long		rest;
+
+	if (events >= ES_BUSY_EVENTS)
+		rest = ES_BUSY_REST_US + (long) waiters * ES_BUSY_REST_PER_WAITER_US;
+	else
+		rest = ES_REST_US + (long) waiters * ES_REST_PER_WAITER_US;
+	pg_usleep(Min(rest, ES_MAX_REST_US));
+}
+
 /*
  * Main function of a database's worker.
  */
@@ -163,6 +179,7 @@ es_worker_main(Datum main_arg)
 	for (;;)
 	{
 		int64		before = head;
+		int			waiters = es_wakeup_waiters();
 		long		timeout;
 
 		CHECK_FOR_INTERRUPTS();
@@ -187,8 +204,7 @@ es_worker_main(Datum main_arg)
 		{
 			busy_at = GetCurrentTimestamp();
 			if (head != before)
-				pg_usleep(before > 0 && head - before >= ES_BUSY_EVENTS ?
-						  ES_BUSY_REST_US : ES_REST_US);
+				es_worker_rest(head - before, waiters);
 		}
 		else if (TimestampDifferenceExceeds(busy_at, GetCurrentTimestamp(),
 											es_worker_idle_timeout_ms))
