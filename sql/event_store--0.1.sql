@@ -4,6 +4,10 @@
 -- and views in schema event_store.  Plain CREATE throughout: nothing planted
 -- beforehand is adopted.
 
+-- What is not qualified below comes from pg_catalog: a function of the same
+-- name in the target schema must not be a better match.
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 CREATE SCHEMA event_store;
 COMMENT ON SCHEMA event_store IS 'tables and views of the event store';
 REVOKE ALL ON SCHEMA event_store FROM PUBLIC;
@@ -344,9 +348,7 @@ COMMENT ON VIEW event_store.status IS
 
 CREATE FUNCTION @extschema@.es_snapshot(stream_id text, version bigint, data jsonb, schema_version int DEFAULT 1)
     RETURNS boolean
-    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-    SET search_path = pg_catalog, pg_temp
-    AS 'MODULE_PATHNAME', 'es_snapshot';
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_snapshot';
 COMMENT ON FUNCTION @extschema@.es_snapshot(text, bigint, jsonb, int) IS
     'keeps the state of a stream at a version; false when a newer snapshot is there already';
 

@@ -312,6 +312,7 @@ es_append_events(const char *function, const char *stream, int stream_len,
 	append.events = events;
 	append.nevents = nevents;
 	append.event = es_store_open_event(&append.store, RowExclusiveLock);
+	es_head_refuse_subscriber(append.store);
 	es_write_prepare(append.event, append.store);
 
 	append.stream_no = es_stream_lock(append.store, stream, stream_len);

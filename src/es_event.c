@@ -27,6 +27,9 @@
 #include "es_type.h"
 #include "es_upcast.h"
 
+/* made at first use, kept; it adapts to role and policies by itself */
+static SPIPlanPtr es_row_filter_plan = NULL;
+
 struct EsRowFilter
 {
 	SPIPlanPtr	plan;
@@ -48,6 +51,10 @@ es_row_filter_begin(Relation event)
 		return NULL;
 
 	filter = palloc(sizeof(EsRowFilter));
+	filter->plan = es_row_filter_plan;
+	if (filter->plan != NULL)
+		return filter;
+
 	SPI_connect();
 	filter->plan = SPI_prepare("SELECT 1 FROM event_store.event "
 							   "WHERE global_position OPERATOR(pg_catalog.=) $1",
@@ -56,6 +63,7 @@ es_row_filter_begin(Relation event)
 		elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
 	if (SPI_keepplan(filter->plan) != 0)
 		elog(ERROR, "SPI_keepplan failed");
+	es_row_filter_plan = filter->plan;
 	SPI_finish();
 	return filter;
 }
@@ -85,10 +93,7 @@ void
 es_row_filter_end(EsRowFilter *filter)
 {
 	if (filter != NULL)
-	{
-		SPI_freeplan(filter->plan);
 		pfree(filter);
-	}
 }
 
 /*

@@ -30,8 +30,10 @@
 #include "catalog/indexing.h"
 #include "catalog/pg_subscription_rel.h"
 #include "utils/fmgroids.h"
+#include "utils/inval.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 
 #include "es_compat.h"
 #include "es_errors.h"
@@ -96,6 +98,62 @@ es_table_is_subscribed(Oid relid, bool *ready)
 	return found;
 }
 
+/* whether a subscription writes the store, and whether its copy is over */
+static Oid	es_subscribed_event = InvalidOid;	/* store that was looked at */
+static bool es_subscribed = false;
+static bool es_subscribed_ready = false;
+
+static void
+es_subscription_callback(Datum arg, int cacheid, uint32 hashvalue)
+{
+	es_subscribed_event = InvalidOid;
+}
+
+/*
+ * Called once per process, from _PG_init.
+ */
+void
+es_head_init(void)
+{
+	CacheRegisterSyscacheCallback(SUBSCRIPTIONRELMAP, es_subscription_callback, (Datum) 0);
+}
+
+/*
+ * Is this store written by a subscription?  Then es_subscribed_ready tells
+ * whether all that the order needs arrives in the order of commits.
+ */
+static bool
+es_head_is_subscriber(const EsStore *store)
+{
+	if (likely(es_subscribed_event == store->event))
+		return es_subscribed;
+
+	es_subscribed_event = store->event;
+	es_subscribed_ready = true;
+	es_subscribed = es_table_is_subscribed(store->event, &es_subscribed_ready);
+	if (es_subscribed)
+		es_subscribed_ready =
+			es_table_is_subscribed(store->mark, &es_subscribed_ready) &&
+			es_table_is_subscribed(store->stream, &es_subscribed_ready) &&
+			es_table_is_subscribed(store->event_type, &es_subscribed_ready) &&
+			es_subscribed_ready;
+	return es_subscribed;
+}
+
+/*
+ * Refuse to append where a subscription does (VE005): the publisher will send
+ * the same positions.
+ */
+void
+es_head_refuse_subscriber(const EsStore *store)
+{
+	if (unlikely(es_head_is_subscriber(store)))
+		ereport(ERROR,
+				errcode(ERRCODE_ES_ORDER_UNAVAILABLE),
+				errmsg("cannot append to the store of a logical subscriber"),
+				errhint("Append on the publisher, or drop the subscription first."));
+}
+
 /*
  * The position up to which the given snapshot may walk: every lower position
  * has been inserted physically, or never will be.  0 for an empty store.
@@ -107,27 +165,22 @@ es_table_is_subscribed(Oid relid, bool *ready)
 int64
 es_head_bound(Relation event, const EsStore *store, Snapshot snapshot)
 {
-	bool		ready = true;
-	int64		mark;
+	int64		mark = 0;
 
 	/* our own uncommitted events have not passed the barrier yet */
 	es_order_barrier_own();
 
-	if (likely(!es_table_is_subscribed(store->event, &ready)))
+	if (likely(!es_head_is_subscriber(store)))
 		return es_scan_highest(event, store, snapshot, PG_INT64_MAX);
 
-	mark = 0;
-	if (es_table_is_subscribed(store->mark, &ready) &&
-		es_table_is_subscribed(store->stream, &ready) &&
-		es_table_is_subscribed(store->event_type, &ready) &&
-		ready)
+	if (es_subscribed_ready)
 		mark = es_mark_newest(store, snapshot);
 	if (mark == 0)
 		ereport(ERROR,
 				errcode(ERRCODE_ES_ORDER_UNAVAILABLE),
 				errmsg("the global order is not available on this logical subscriber"),
 				errdetail("Events arrive here in the order of commits, and no mark has arrived yet."),
-				errhint("Publish all tables of schema event_store together, and wait for the initial copy and the next mark."));
+				errhint("Publish event, stream, event_type and mark of schema event_store together, and wait for the initial copy and the next mark."));
 	return mark;
 }
 
@@ -189,7 +242,7 @@ es_head_pending(Relation event, const EsStore *store, Snapshot snapshot, int64 h
 
 	if (inserted <= head)
 		return false;
-	scan = es_scan_begin(event, store, snapshot, ES_SCAN_VISIBLE,
+	scan = es_scan_begin(event, store, snapshot, ES_SCAN_PROBE,
 						 ForwardScanDirection, head, inserted, NULL, 0,
 						 ES_MARK_INTERVAL);
 	while (es_scan_next(scan))
@@ -228,17 +281,24 @@ es_head_check_cursor(Relation event, const EsStore *store, int64 cursor)
 /*
  * Write a mark if enough has been settled since the last one.
  *
- * Called by an append, outside the insertion lock.  Waits for nobody.
+ * Called by an append, outside the insertion lock.  Waits for insertions in
+ * progress, never for a transaction.  Not in SERIALIZABLE, where looking at
+ * the end of the order would count as a read that everybody conflicts with.
  */
 void
 es_head_mark(Relation event, const EsStore *store)
 {
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	int64		last = es_mark_newest(store, snapshot);
-	int64		mark = last;
+	Snapshot	snapshot;
+	int64		last;
+	int64		mark;
 	int64		bound;
 	EsScan	   *scan;
 
+	if (IsolationIsSerializable())
+		return;
+
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	last = mark = es_mark_newest(store, snapshot);
 	es_order_barrier_own();
 	bound = es_scan_highest(event, store, snapshot, PG_INT64_MAX);
 	bound = Min(bound, last + ES_MARK_MAX_WALK);

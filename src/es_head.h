@@ -11,6 +11,8 @@
 /* positions between two marks, about */
 #define ES_MARK_INTERVAL	1024
 
+extern void es_head_init(void);
+extern void es_head_refuse_subscriber(const EsStore *store);
 extern int64 es_head_bound(Relation event, const EsStore *store, Snapshot snapshot);
 extern int64 es_head_settled(Relation event, const EsStore *store, Snapshot snapshot,
 							 int64 proven, EsBlocked *blocked);

@@ -133,6 +133,8 @@ es_order_attach(void)
 	}
 	PG_CATCH();
 	{
+		if (geterrcode() != ERRCODE_OUT_OF_MEMORY)
+			PG_RE_THROW();
 		FlushErrorState();
 		ereport(ERROR,
 				errcode(ERRCODE_OUT_OF_MEMORY),

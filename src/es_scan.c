@@ -22,9 +22,8 @@
  * event that the filter does not want.
  *
  * Entries are read from the index in lots and their rows fetched later, when
- * the index page is no longer pinned.  A row that was removed meanwhile and
- * its place taken by another one shows by its position, which is never used
- * twice.
+ * the index page may no longer be pinned.  A row that was removed meanwhile
+ * and its place taken by another one shows by its position.
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -62,6 +61,7 @@ typedef struct EsScanSource
 {
 	int32		type_no;		/* unused without a filter */
 	int64		last;			/* last position read from the index */
+	ItemPointerData last_tid;	/* and its row; invalid before the first lot */
 	bool		exhausted;		/* the index has no more */
 	int			n;				/* entries in the lot */
 	int			next;			/* first not yet used */
@@ -151,6 +151,7 @@ es_scan_fill(EsScan *scan, EsScanSource *source)
 	ScanKeyData keys[3];
 	int			nkeys = 0;
 	AttrNumber	column = scan->filtered ? 2 : 1;
+	bool		again;
 
 	source->n = source->next = 0;
 	if (source->exhausted)
@@ -158,22 +159,39 @@ es_scan_fill(EsScan *scan, EsScanSource *source)
 
 	if (es_dead_event == RelationGetRelid(scan->event) && es_scan_forward(scan) &&
 		source->last >= es_dead_from - 1 && source->last < es_dead_to)
+	{
 		source->last = es_dead_to;
+		ItemPointerSetInvalid(&source->last_tid);
+	}
+
+	/*
+	 * A dead row and a live one may share a position, if rows were put back
+	 * twice; so go on behind the last row, not behind its position.
+	 */
+	again = ItemPointerIsValid(&source->last_tid);
 
 	if (scan->filtered)
 		ScanKeyInit(&keys[nkeys++], 1, BTEqualStrategyNumber, F_INT4EQ,
 					Int32GetDatum(source->type_no));
 	if (es_scan_forward(scan))
 	{
-		ScanKeyInit(&keys[nkeys++], column, BTGreaterStrategyNumber, F_INT8GT,
-					Int64GetDatum(source->last));
+		if (again)
+			ScanKeyInit(&keys[nkeys++], column, BTGreaterEqualStrategyNumber,
+						F_INT8GE, Int64GetDatum(source->last));
+		else
+			ScanKeyInit(&keys[nkeys++], column, BTGreaterStrategyNumber,
+						F_INT8GT, Int64GetDatum(source->last));
 		ScanKeyInit(&keys[nkeys++], column, BTLessEqualStrategyNumber, F_INT8LE,
 					Int64GetDatum(scan->upto));
 	}
 	else
 	{
-		ScanKeyInit(&keys[nkeys++], column, BTLessStrategyNumber, F_INT8LT,
-					Int64GetDatum(source->last));
+		if (again)
+			ScanKeyInit(&keys[nkeys++], column, BTLessEqualStrategyNumber,
+						F_INT8LE, Int64GetDatum(source->last));
+		else
+			ScanKeyInit(&keys[nkeys++], column, BTLessStrategyNumber,
+						F_INT8LT, Int64GetDatum(source->last));
 		ScanKeyInit(&keys[nkeys++], column, BTGreaterEqualStrategyNumber, F_INT8GE,
 					Int64GetDatum(scan->upto));
 	}
@@ -182,6 +200,7 @@ es_scan_fill(EsScan *scan, EsScanSource *source)
 	while (source->n < scan->lot_size)
 	{
 		ItemPointer tid = index_getnext_tid(scan->desc, scan->direction);
+		int64		position;
 		bool		isnull;
 
 		if (tid == NULL)
@@ -189,14 +208,24 @@ es_scan_fill(EsScan *scan, EsScanSource *source)
 			source->exhausted = true;
 			break;
 		}
+		position = DatumGetInt64(index_getattr(scan->desc->xs_itup, column,
+											   scan->desc->xs_itupdesc, &isnull));
+		if (again && position == source->last)
+		{
+			int			cmp = ItemPointerCompare(tid, &source->last_tid);
+
+			if (es_scan_forward(scan) ? cmp <= 0 : cmp >= 0)
+				continue;		/* had it in the last lot */
+		}
 		source->lot[source->n].tid = *tid;
-		source->lot[source->n].position =
-			DatumGetInt64(index_getattr(scan->desc->xs_itup, column,
-										scan->desc->xs_itupdesc, &isnull));
+		source->lot[source->n].position = position;
 		source->n++;
 	}
 	if (source->n > 0)
+	{
 		source->last = source->lot[source->n - 1].position;
+		source->last_tid = source->lot[source->n - 1].tid;
+	}
 }
 
 static int
@@ -257,6 +286,7 @@ es_scan_begin(Relation event, const EsStore *store, Snapshot snapshot,
 
 		source->type_no = scan->filtered ? type_nos[i] : 0;
 		source->last = after;
+		ItemPointerSetInvalid(&source->last_tid);
 		source->lot = palloc(sizeof(EsScanEntry) * scan->lot_size);
 		es_scan_fill(scan, source);
 		if (scan->heap != NULL && source->n > 0)
@@ -269,7 +299,7 @@ es_scan_begin(Relation event, const EsStore *store, Snapshot snapshot,
 	 * A walk steps over what it does not see, so for SSI it has read the
 	 * whole table.
 	 */
-	if (IsolationIsSerializable() && mode == ES_SCAN_VISIBLE)
+	if (IsolationIsSerializable() && mode != ES_SCAN_SETTLED)
 		PredicateLockRelation(event, snapshot);
 	return scan;
 }
@@ -336,7 +366,7 @@ es_scan_judge(EsScan *scan, EsScanEntry *entry, TransactionId *inserter)
 {
 	TransactionId xmin;
 
-	if (scan->mode == ES_SCAN_VISIBLE && es_scan_fetch(scan, entry, scan->snapshot))
+	if (scan->mode != ES_SCAN_SETTLED && es_scan_fetch(scan, entry, scan->snapshot))
 		return ES_LIVE;
 	if (!es_scan_fetch(scan, entry, SnapshotAny))
 		return ES_DEAD;
@@ -360,10 +390,14 @@ es_scan_judge(EsScan *scan, EsScanEntry *entry, TransactionId *inserter)
 	return ES_DEAD;
 }
 
+/*
+ * A run of dead gaps has ended.  Beyond the highest visible position nothing
+ * may be remembered: there a missing position can still be on its way.
+ */
 static void
 es_scan_remember_dead(EsScan *scan, int64 upto)
 {
-	if (scan->dead_from > 0 && !scan->filtered && es_scan_forward(scan) &&
+	if (scan->dead_from > 0 && scan->mode != ES_SCAN_PROBE && !scan->filtered && es_scan_forward(scan) &&
 		upto - scan->dead_from >= ES_MIN_DEAD_RUN)
 	{
 		if (es_dead_event == RelationGetRelid(scan->event) &&

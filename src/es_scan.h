@@ -16,6 +16,7 @@
 typedef enum EsScanMode
 {
 	ES_SCAN_VISIBLE,			/* return visible events, stop at unsettled */
+	ES_SCAN_PROBE,				/* the same beyond what is proven to be inserted */
 	ES_SCAN_SETTLED				/* return whatever is settled once this
 								 * transaction has ended, dead gaps included;
 								 * no slot */

@@ -8,8 +8,8 @@
  * that row-level security hides from a user, users to whom policies on the
  * event table apply get none.
  *
- * Writing is rare and goes through SPI, in a SECURITY DEFINER function with a
- * fixed search_path; reading goes straight to the index.
+ * Writing is rare and goes through SPI, qualified throughout and with the
+ * rights of the table's owner; reading goes straight to the index.
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -30,6 +30,7 @@
 
 #include "es_args.h"
 #include "es_compat.h"
+#include "es_function.h"
 #include "es_read.h"
 #include "es_result.h"
 #include "es_snapshot.h"
@@ -42,8 +43,8 @@ PG_FUNCTION_INFO_V1(es_load);
 /*
  * Keep a snapshot of a stream, unless a newer one is there.
  *
- * The caller has checked that the stream has reached the version, and runs
- * with the rights of the extension's owner.
+ * The caller has checked that the stream has reached the version, and acts
+ * with the rights of the table's owner.
  *
  * Result: whether it was kept.
  */
@@ -146,7 +147,8 @@ es_snapshot_allowed(Relation event)
  *		RETURNS boolean
  *
  * Result: false when a newer snapshot is there already.
- * Errors: 22023 for a version that the stream has not reached.
+ * Errors: 22023 for a version that the stream has not reached; 42501 for a
+ * user to whom row-level security applies, who may not know the whole state.
  */
 Datum
 es_snapshot(PG_FUNCTION_ARGS)
@@ -159,6 +161,9 @@ es_snapshot(PG_FUNCTION_ARGS)
 	Jsonb	   *data = es_arg_jsonb(fcinfo, 2, "data");
 	int64		stream_no;
 	int64		current = 0;
+	Oid			user;
+	int			sec_context;
+	bool		kept;
 
 	if (PG_ARGISNULL(3))
 		ereport(ERROR,
@@ -170,6 +175,10 @@ es_snapshot(PG_FUNCTION_ARGS)
 	PreventCommandIfReadOnly("es_snapshot()");
 
 	event = es_store_open_event(&store, AccessShareLock);
+	if (!es_snapshot_allowed(event))
+		ereport(ERROR,
+				errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				errmsg("cannot keep a snapshot while row-level security applies"));
 	stream_no = es_stream_find(store, stream, len);
 	if (stream_no != 0)
 		current = es_event_version(event, store, GetActiveSnapshot(), stream_no);
@@ -178,7 +187,11 @@ es_snapshot(PG_FUNCTION_ARGS)
 		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, "version", 0,
 					 "Stream \"%.*s\" is at version " INT64_FORMAT ", a snapshot cannot be of version " INT64_FORMAT ".",
 					 len, stream, current, version);
-	PG_RETURN_BOOL(es_snapshot_write(stream_no, PG_GETARG_INT32(3), version, data));
+
+	es_table_owner_enter(store->snapshot, &user, &sec_context);
+	kept = es_snapshot_write(stream_no, PG_GETARG_INT32(3), version, data);
+	es_table_owner_leave(user, sec_context);
+	PG_RETURN_BOOL(kept);
 }
 
 /*

@@ -97,12 +97,39 @@ es_stream_xact_callback(XactEvent event, void *arg)
 }
 
 /*
+ * A subtransaction that aborts gives back the locks that it has taken.
+ */
+static void
+es_stream_subxact_callback(SubXactEvent event, SubTransactionId subid,
+						   SubTransactionId parent, void *arg)
+{
+	static int *nlocks_at = NULL;	/* by nesting level, at its start */
+	static int	size = 0;
+	int			level = GetCurrentTransactionNestLevel();
+
+	if (event == SUBXACT_EVENT_START_SUB)
+	{
+		if (level >= size)
+		{
+			size = Max(2 * level, 16);
+			nlocks_at = nlocks_at == NULL ?
+				MemoryContextAlloc(TopMemoryContext, size * sizeof(int)) :
+				repalloc(nlocks_at, size * sizeof(int));
+		}
+		nlocks_at[level] = es_stream_nlocks;
+	}
+	else if (event == SUBXACT_EVENT_ABORT_SUB && level < size)
+		es_stream_nlocks = nlocks_at[level];
+}
+
+/*
  * Called once per process, from _PG_init.
  */
 void
 es_stream_init(void)
 {
 	RegisterXactCallback(es_stream_xact_callback, NULL);
+	RegisterSubXactCallback(es_stream_subxact_callback, NULL);
 }
 
 /*

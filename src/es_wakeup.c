@@ -56,6 +56,7 @@ typedef struct EsWakeupEntry
 {
 	Oid			dboid;			/* InvalidOid = free */
 	pg_atomic_uint32 worker;	/* PGPROC number of the worker + 1; 0 = none */
+	pg_atomic_uint32 store;		/* event table that head is of; 0 = none */
 	pg_atomic_uint64 head;		/* settled head that the worker saw last */
 	pg_atomic_uint64 attempted_at;	/* last attempt to start the worker */
 	pg_atomic_uint32 waiters;	/* sessions that sleep on settled */
@@ -108,6 +109,7 @@ es_wakeup_create(void)
 
 			entry->dboid = InvalidOid;
 			pg_atomic_init_u32(&entry->worker, 0);
+			pg_atomic_init_u32(&entry->store, InvalidOid);
 			pg_atomic_init_u64(&entry->head, 0);
 			pg_atomic_init_u64(&entry->attempted_at, 0);
 			pg_atomic_init_u32(&entry->waiters, 0);
@@ -145,9 +147,14 @@ es_wakeup_get(void)
 		}
 		PG_CATCH();
 		{
-			/* out of shared memory, the only error here: do without */
+			/* out of shared memory: do without */
+			if (geterrcode() != ERRCODE_OUT_OF_MEMORY)
+				PG_RE_THROW();
 			MemoryContextSwitchTo(context);
 			FlushErrorState();
+
+			/* the error has reset the hold-off that comes with the lock */
+			HOLD_INTERRUPTS();
 			LWLockRelease(AddinShmemInitLock);
 			es_wakeup_shared = NULL;
 		}
@@ -187,8 +194,7 @@ es_worker_ensure(void)
 	uint64		now;
 	uint64		attempted_at;
 
-	if (es_notify_mode != ES_NOTIFY_WORKER || RecoveryInProgress() || IsBinaryUpgrade ||
-		!IsUnderPostmaster)
+	if (RecoveryInProgress() || IsBinaryUpgrade || !IsUnderPostmaster)
 		return;
 	entry = es_wakeup_get();
 	if (entry == NULL || likely(pg_atomic_read_u32(&entry->worker) != 0))
@@ -375,6 +381,24 @@ es_wakeup_current_head(int64 proven)
 }
 
 /*
+ * The settled head that the worker has told; 0 if it is of another store, of
+ * before DROP EXTENSION and CREATE EXTENSION.
+ */
+static int64
+es_wakeup_published(EsWakeupEntry *entry)
+{
+	Oid			store = es_store_get()->event;
+	int64		head;
+
+	if (pg_atomic_read_u32(&entry->store) != store)
+		return 0;
+	pg_read_barrier();
+	head = (int64) pg_atomic_read_u64(&entry->head);
+	pg_read_barrier();
+	return pg_atomic_read_u32(&entry->store) == store ? head : 0;
+}
+
+/*
  * Sleep until the settled head is beyond a position.
  *
  * after		the position
@@ -399,13 +423,14 @@ es_wakeup_await(int64 after, TimestampTz deadline)
 
 		if (remaining <= 0)
 			break;
-		es_worker_ensure();
+		if (es_notify_mode == ES_NOTIFY_WORKER)
+			es_worker_ensure();
 		es_wakeup_prepare();
 		has_worker = entry != NULL && pg_atomic_read_u32(&entry->worker) != 0;
 
 		/* what the worker has seen settled, every later snapshot sees */
 		if (has_worker)
-			head = (int64) pg_atomic_read_u64(&entry->head);
+			head = Max(head, es_wakeup_published(entry));
 		if (head > after)
 			break;
 
@@ -462,13 +487,23 @@ es_wakeup_waiters(void)
 }
 
 /*
- * Tell everybody the settled head.
+ * Tell everybody the settled head of a store.
  */
 void
-es_wakeup_publish(int64 head)
+es_wakeup_publish(Oid store, int64 head)
 {
-	if ((int64) pg_atomic_read_u64(&es_wakeup_entry->head) < head)
-		pg_atomic_write_u64(&es_wakeup_entry->head, (uint64) head);
+	EsWakeupEntry *entry = es_wakeup_entry;
+
+	if (pg_atomic_read_u32(&entry->store) != store)
+	{
+		pg_atomic_write_u32(&entry->store, InvalidOid);
+		pg_write_barrier();
+		pg_atomic_write_u64(&entry->head, 0);
+		pg_write_barrier();
+		pg_atomic_write_u32(&entry->store, store);
+	}
+	if ((int64) pg_atomic_read_u64(&entry->head) < head)
+		pg_atomic_write_u64(&entry->head, (uint64) head);
 	es_wakeup_broadcast();
 }
 

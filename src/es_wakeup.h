@@ -30,7 +30,7 @@ extern int64 es_wakeup_await(int64 after, TimestampTz deadline);
 /* for the database's worker */
 extern bool es_wakeup_claim(void);
 extern int	es_wakeup_waiters(void);
-extern void es_wakeup_publish(int64 head);
+extern void es_wakeup_publish(Oid store, int64 head);
 extern void es_wakeup_broadcast(void);
 
 /* start the database's worker unless it runs; never fails, never waits */

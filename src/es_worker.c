@@ -105,6 +105,7 @@ es_worker_in_the_way(void)
 static long
 es_worker_round(int64 *head)
 {
+	static Oid	published_store = InvalidOid;
 	const EsStore *store;
 	Relation	event;
 	int64		now;
@@ -122,6 +123,11 @@ es_worker_round(int64 *head)
 	}
 
 	event = es_store_open_event(&store, AccessShareLock);
+
+	/* what was settled in a store that was dropped means nothing here */
+	if (published_store != store->event)
+		*head = 0;
+	published_store = store->event;
 	now = es_head_settled(event, store, GetActiveSnapshot(), *head, NULL);
 	pending = es_head_pending(event, store, GetActiveSnapshot(), now, NULL);
 	table_close(event, AccessShareLock);
@@ -137,7 +143,7 @@ es_worker_round(int64 *head)
 
 	/* those who sleep need no NOTIFY, so they need not wait for it */
 	if (now > *head)
-		es_wakeup_publish(now);
+		es_wakeup_publish(published_store, now);
 	CommitTransactionCommand();
 	*head = Max(*head, now);
 	return pending || waiting ? ES_BLOCKED_MS : ES_IDLE_MS;

@@ -25,8 +25,10 @@
 #include "access/heapam.h"
 #include "access/heaptoast.h"
 #include "access/htup_details.h"
+#include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "catalog/pg_sequence.h"
 #include "commands/sequence.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
@@ -34,7 +36,9 @@
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/rls.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 
 #include "es_compat.h"
 #include "es_errors.h"
@@ -49,6 +53,57 @@
 #define ES_CHUNK_EVENTS		64
 #define ES_CHUNK_BYTES		(64 * 1024)
 
+/* the position that this session has drawn last, and from which sequence */
+static int64 es_last_drawn = 0;
+static Oid	es_last_seq = InvalidOid;
+
+/*
+ * Lock the sequence of positions and have its catalog entries at hand, so
+ * that drawing from it under the insertion lock waits for nobody.
+ *
+ * Errors: 55000 when its numbers would not be drawn one by one.
+ */
+static void
+es_open_sequence(Oid seq)
+{
+	Relation	rel = relation_open(seq, RowExclusiveLock);
+	HeapTuple	tuple = SearchSysCache1(SEQRELID, ObjectIdGetDatum(seq));
+	Form_pg_sequence form;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for sequence %u", seq);
+	form = (Form_pg_sequence) GETSTRUCT(tuple);
+	if (form->seqcache != 1 || form->seqincrement != 1 || form->seqcycle)
+		ereport(ERROR,
+				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				errmsg("sequence \"%s\" has been altered", RelationGetRelationName(rel)),
+				errdetail("Positions must be drawn one by one."),
+				errhint("Run ALTER SEQUENCE event_store.%s INCREMENT 1 CACHE 1 NO CYCLE.",
+						RelationGetRelationName(rel)));
+	ReleaseSysCache(tuple);
+	relation_close(rel, NoLock);
+}
+
+/*
+ * Lock the event table's TOAST table and its indexes, likewise.
+ */
+static void
+es_lock_toast(Relation event)
+{
+	Relation	toast;
+	List	   *indexes;
+	ListCell   *lc;
+
+	if (!OidIsValid(event->rd_rel->reltoastrelid))
+		return;
+	toast = table_open(event->rd_rel->reltoastrelid, RowExclusiveLock);
+	indexes = RelationGetIndexList(toast);
+	foreach(lc, indexes)
+		index_close(index_open(lfirst_oid(lc), RowExclusiveLock), NoLock);
+	list_free(indexes);
+	table_close(toast, NoLock);
+}
+
 /*
  * Everything that could fail or wait before the first event is written.
  */
@@ -56,9 +111,13 @@ void
 es_write_prepare(Relation event, const EsStore *store)
 {
 	es_order_attach();
-	LockRelationOid(store->position_seq, RowExclusiveLock);
+	es_open_sequence(store->position_seq);
 	es_sequence_check(event, store);
-	(void) GetCurrentTransactionId();
+	if (es_last_seq != store->position_seq)
+	{
+		es_last_seq = store->position_seq;
+		es_last_drawn = 0;
+	}
 	if (RelationGetDescr(event)->natts < Natts_es_event)
 		ereport(ERROR,
 				errcode(ERRCODE_UNDEFINED_COLUMN),
@@ -111,7 +170,10 @@ es_event_id_conflict(Relation event, const EsStore *store, const pg_uuid_t *even
 	initStringInfo(&detail);
 	appendStringInfo(&detail, "event_id=%s",
 					 DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(event_id))));
-	if (es_find_event_id(event, store, event_id, self, slot, &pending))
+
+	/* where it is used is nobody's business to whom policies apply */
+	if (check_enable_rls(RelationGetRelid(event), InvalidOid, true) != RLS_ENABLED &&
+		es_find_event_id(event, store, event_id, self, slot, &pending))
 	{
 		bool		isnull;
 		int64		stream_no = DatumGetInt64(slot_getattr(slot, Anum_es_event_stream_no, &isnull));
@@ -196,6 +258,7 @@ static void
 es_position_taken(int64 position)
 {
 	es_sequence_recheck();
+	es_last_drawn = 0;
 	ereport(ERROR,
 			errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			errmsg("position " INT64_FORMAT " is already taken", position),
@@ -262,10 +325,22 @@ es_write_chunk(Relation event, const EsStore *store, Relation *indexes, int64 st
 {
 	CommandId	cid = GetCurrentCommandId(true);
 
+	for (int i = 0; i < n; i++)
+	{
+		if (tuples[i]->t_len > TOAST_TUPLE_THRESHOLD)
+		{
+			es_lock_toast(event);
+			break;
+		}
+	}
+
 	es_order_lock();
 	for (int i = 0; i < n; i++)
 	{
 		events[i].position = nextval_internal(store->position_seq, false);
+		if (events[i].position <= es_last_drawn)
+			es_position_taken(events[i].position);
+		es_last_drawn = events[i].position;
 		if (i == 0)
 		{
 			es_order_publish(events[0].position);
@@ -336,6 +411,9 @@ es_write_events(Relation event, const EsStore *store, int64 stream_no,
 	MemoryContext chunk_context;
 	MemoryContext old_context;
 	int			done = 0;
+
+	/* a transaction id, assigned outside the lock */
+	(void) GetCurrentTransactionId();
 
 	/* columns that an administrator has added stay null */
 	memset(isnull, true, natts);

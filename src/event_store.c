@@ -20,6 +20,7 @@
 #include "es_compat.h"
 #include "es_function.h"
 #include "es_guc.h"
+#include "es_head.h"
 #include "es_order.h"
 #include "es_projection.h"
 #include "es_store.h"
@@ -39,6 +40,7 @@ _PG_init(void)
 	es_guc_init();
 	es_order_init();
 	es_store_init();
+	es_head_init();
 	es_stream_init();
 	es_function_init();
 	es_upcast_init();

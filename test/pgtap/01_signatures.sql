@@ -22,7 +22,7 @@ INSERT INTO wanted VALUES
     ('es_head', '', 'bigint', false, 's', 'r', false),
     ('es_read_event', 'event_id uuid', 'es_event', false, 's', 'r', false),
     ('es_envelope', 'event es_event', 'jsonb', false, 's', 's', false),
-    ('es_snapshot', 'stream_id text, version bigint, data jsonb, schema_version integer DEFAULT 1', 'boolean', false, 'v', 'u', true),
+    ('es_snapshot', 'stream_id text, version bigint, data jsonb, schema_version integer DEFAULT 1', 'boolean', false, 'v', 'u', false),
     ('es_read_snapshot', 'stream_id text, schema_version integer DEFAULT NULL::integer, OUT stream_id text, OUT version bigint, OUT data jsonb, OUT schema_version integer, OUT created_at timestamp with time zone', 'record', false, 's', 'r', false),
     ('es_load', 'stream_id text, schema_version integer DEFAULT NULL::integer, OUT version bigint, OUT snapshot_version bigint, OUT snapshot jsonb, OUT events es_event[]', 'record', false, 's', 'r', false),
     ('es_wait', 'after_position bigint, timeout interval DEFAULT ''00:00:30''::interval', 'bigint', false, 'v', 'u', false),
