@@ -1,0 +1,158 @@
+# What holds the global order up, and what must not: locks that are taken while
+# events are inserted, what a session remembers of dead gaps, stream locks that
+# a savepoint gives back.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::Bin/../perl";
+use EventStoreTest;
+use Test::More;
+
+seed_random();
+my $node = store_cluster('order_locks');
+toast_lock();
+dead_gaps();
+savepoints();
+# if something hangs after all, an orderly shutdown would hang as well
+$node->stop('immediate');
+done_testing();
+
+# ---------------------------------------------------------------------------
+
+# How many sessions wait for a lock on this relation.
+sub waiting_for
+{
+	my ($dbh, $relation) = @_;
+	return sql_value($dbh,
+		'SELECT count(*) FROM pg_catalog.pg_locks WHERE NOT granted AND relation = ?::regclass',
+		$relation);
+}
+
+# 70 kB that do not compress
+sub large_data
+{
+	return '"' . join('', map { random_uuid() } 1 .. 2000) . '"';
+}
+
+# An event is written to the TOAST table, which REINDEX wants to lock.  Whoever
+# waits for that lock must let the others insert and commit meanwhile.
+sub toast_lock
+{
+	create_store($node, 'toast');
+	my $dbh = connect_store($node, db => 'toast');
+	my $toast = sql_value($dbh, q{SELECT reltoastrelid::regclass FROM pg_catalog.pg_class
+		WHERE oid = 'event_store.event'::regclass});
+	my $large = large_data();
+
+	new_flags();
+	start_client('first', sub {
+		my $first = connect_store($node, db => 'toast');
+		$first->begin_work;
+		append($first, 'First-1', 0, 'Large', undef, $large);
+		flag_set('first.wrote');
+		poll_until(sub { flag_is_set('second.waits') }) or die 'the second does not wait';
+		append($first, 'First-1', 1, 'Small');
+		$first->commit;
+		return {};
+	});
+	ok(poll_until(sub { flag_is_set('first.wrote') }), 'a transaction has written to TOAST');
+	start_client('reindex', sub {
+		my $reindex = connect_store($node, db => 'toast');
+		$reindex->do("REINDEX TABLE $toast");
+		return {};
+	});
+	ok(poll_until(sub { waiting_for($dbh, $toast) == 1 }, 20), 'REINDEX waits for it');
+	start_client('second', sub {
+		my $second = connect_store($node, db => 'toast');
+		$second->do(q{SET lock_timeout = '2s'});
+		return { state => sqlstate($second, q{SELECT es_append('Second-1', 0, 'Large', ?::jsonb)}, $large) };
+	});
+	ok(poll_until(sub { waiting_for($dbh, $toast) == 2 }, 20), 'an append waits for REINDEX');
+	flag_set('second.waits');
+
+	wait_clients(names => ['first'], limit => 20,
+		test => 'the first goes on and commits meanwhile');
+	my $ended = wait_clients(names => [ 'reindex', 'second' ], limit => 20,
+		test => 'REINDEX and the other append end, too');
+	like($ended->{second}{state} || '', qr/^(00000|55P03)$/,
+		'... with success or lock_timeout');
+	is(sql_value($dbh, q{SELECT es_stream_version('First-1')}), 2, 'both events are there');
+	$dbh->disconnect;
+	return;
+}
+
+# A session that looks beyond the settled head finds many dead positions, with
+# one among them that has been drawn and is not yet inserted: that is no gap.
+sub dead_gaps
+{
+	create_store($node, 'gaps');
+	use_fault_build($node, 'gaps');
+	my ($dbh, $aborts, $reader) = map { connect_store($node, db => 'gaps') } 1 .. 3;
+	$_->do('SET event_store.notify = off') for $dbh, $aborts, $reader;
+	my $drawn = 'SELECT last_value FROM event_store.event_global_position_seq';
+
+	append($dbh, 'Start-1', 0, 'T');
+	$aborts->begin_work;
+	append_batch($aborts, 'Abort-1', 0, 'T', [ (undef) x 10 ]);
+	is(sql_value($dbh, $drawn), 11, 'positions 2 to 11 are of one that will abort');
+	new_flags();
+	start_client('slow', sub {
+		my $slow = connect_store($node, db => 'gaps');
+		run_sql($slow, 'SET event_store.notify = off',
+			q{SET event_store.fault = 'append_drawn:pause=5000'});
+		return append($slow, 'Slow-1', 0, 'T');
+	});
+	ok(poll_until(sub { sql_value($dbh, $drawn) == 12 }, 20),
+		'position 12 is drawn and not inserted');
+	append_batch($aborts, 'Abort-1', 10, 'T', [ (undef) x 1005 ]);
+	$reader->do('BEGIN ISOLATION LEVEL REPEATABLE READ');
+	is(sql_value($reader, 'SELECT es_head()'), 1, 'a reader sees the first event');
+	$aborts->rollback;
+	$reader->do('SELECT * FROM event_store.status');
+	$reader->do('COMMIT');
+	is(sql_value($dbh, q{SELECT count(*) FROM pg_catalog.pg_stat_activity
+			WHERE pid <> pg_backend_pid() AND state = 'active'
+			  AND query LIKE '%FROM es_append(%'}),
+		1, 'all that while position 12 is on its way');
+
+	my $slow = wait_clients(limit => 30)->{slow};
+	is($slow->{position}, 12, 'it arrives');
+	my $last = append($dbh, 'Start-1', 1, 'T')->{position};
+	is_deeply(
+		$reader->selectcol_arrayref('SELECT global_position FROM es_read_all(1)'),
+		[ 12, $last ], 'the reader that has seen the dead positions does not skip it');
+	$_->disconnect for $dbh, $aborts, $reader;
+	return;
+}
+
+# Appends that fail and are caught do not count as locked streams, of which a
+# transaction may have some hundred before it locks rows instead.
+sub savepoints
+{
+	create_store($node, 'savepoints');
+	my $dbh = connect_store($node, db => 'savepoints');
+	append($dbh, 'Order-1', 0, 'T');
+	$dbh->do(q{
+		DO $$
+		DECLARE
+			caught int := 0;
+		BEGIN
+			FOR i IN 1 .. 400 LOOP
+				BEGIN
+					PERFORM es_append('Order-1', 99, 'T', '{}');
+				EXCEPTION WHEN SQLSTATE 'VE001' THEN
+					caught := caught + 1;
+				END;
+			END LOOP;
+			ASSERT caught = 400;
+			PERFORM es_append('Order-1', 1, 'T', '{}');
+		END $$});
+	is(sql_value($dbh, q{SELECT es_stream_version('Order-1')}), 2,
+		'400 conflicts are caught, then an append works');
+	is(sql_value($dbh, q{SELECT xmax FROM event_store.stream WHERE stream_id = 'Order-1'}),
+		0, '... without a lock on the row of the stream');
+	$dbh->disconnect;
+	return;
+}
