@@ -188,3 +188,12 @@ SELECT count(*) FROM (
     UNION ALL SELECT 'mark', count(*), md5(string_agg(t::text, ',' ORDER BY t::text)) FROM event_store.mark AS t
     INTERSECT SELECT * FROM before) AS same;
 SELECT version FROM es_append('Guard-1', 2, 'C', '3');
+
+--
+-- Positions that would not be drawn one by one
+--
+
+ALTER SEQUENCE event_store.event_global_position_seq CACHE 100;
+SELECT pg_temp.error($$SELECT es_append('Guard-1', 3, 'D', '4')$$);
+ALTER SEQUENCE event_store.event_global_position_seq CACHE 1;
+SELECT version FROM es_append('Guard-1', 3, 'D', '4');

@@ -237,7 +237,12 @@ SELECT version FROM es_append('Priv-1', 3, 'D', '{}', '{"tenant": "a"}', '000000
 SELECT version, is_duplicate FROM es_append('Priv-1', 3, 'D', '{}', '{"tenant": "a"}', '00000000-0000-4000-8000-0000009b0004');
 -- and cannot, as the policies are asked with their own rights
 SELECT pg_temp.error($$SELECT es_read_stream('Priv-1')$$);
+-- where an id is used is not told, and the whole state is not theirs to keep
+SELECT pg_temp.error($$SELECT es_append('Priv-9', -1, 'D', '{}', NULL, '00000000-0000-4000-8000-0000009b0002')$$);
+SELECT pg_temp.error($$SELECT es_snapshot('Priv-1', 4, '{}')$$);
 RESET ROLE;
+-- the owner is told
+SELECT pg_temp.error($$SELECT es_append('Priv-9', -1, 'D', '{}', NULL, '00000000-0000-4000-8000-0000009b0002')$$) ~ 'stream=Priv-1.*version=2' AS told;
 -- the owner, a superuser: everything
 SELECT count(*) FROM es_read_stream('Priv-1');
 SELECT snapshot_version FROM es_load('Priv-1');
