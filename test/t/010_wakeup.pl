@@ -19,6 +19,7 @@ starts_on_demand();
 starts_with_the_server();
 no_worker_to_be_had();
 modes();
+made_anew();
 standby();
 done_testing();
 
@@ -233,6 +234,34 @@ sub modes
 	is(next_notification($listener, 0.5), undef, 'mode off tells nobody');
 	is(worker_pid($dbh), undef, 'neither mode starts a worker');
 	$_->disconnect for $dbh, $listener;
+	$node->stop;
+	return;
+}
+
+# The extension is dropped and made again in one transaction: what was settled
+# in the store before says nothing about the new one.
+sub made_anew
+{
+	my $node = store_cluster('wakeup_anew');
+	create_store($node);
+	my $dbh = connect_store($node);
+	append_batch($dbh, 'Order-1', 0, 'Placed', [ (undef) x 500 ]);
+	ok(wait_for_worker($dbh), 'the worker runs');
+	is(sql_value($dbh, q{SELECT es_wait(499, '20 s')}), 500, 'es_wait knows the old head');
+	$dbh->disconnect;
+
+	$dbh = connect_store($node, plain => 1);
+	run_sql($dbh, 'BEGIN', 'DROP EXTENSION event_store CASCADE',
+		'CREATE EXTENSION event_store', 'COMMIT');
+	is(append($dbh, 'Order-1', 0, 'Placed')->{position}, 1, 'a new store begins at 1');
+	ok(poll_until(sub {
+		$dbh->do(q{SELECT es_wait(1, '10 ms')});
+		worker_pid($dbh);
+	}, 20), '... with a worker, which who waits brings back');
+	is(sql_value($dbh, q{SELECT es_wait(1, '300 ms')}), 1,
+		'es_wait does not return the head of the old one');
+	is(sql_value($dbh, q{SELECT es_wait(0, '20 s')}), 1, '... but its own');
+	$dbh->disconnect;
 	$node->stop;
 	return;
 }
