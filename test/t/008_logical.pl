@@ -88,6 +88,19 @@ sub refused
 	}
 	is(sqlstate($copy, q{SELECT * FROM es_read_stream('Early-1')}),
 		'00000', "$title: a stream can be read");
+	append_refused($title);
+	return;
+}
+
+# The publisher will send the same positions.
+sub append_refused
+{
+	my ($title) = @_;
+	foreach my $append (q{es_append('Own-1', 0, 'T', '{}')},
+		q{es_append_batch('Own-1', 0, '{T}', '{1}')})
+	{
+		is(sqlstate($copy, "SELECT * FROM $append"), 'VE005', "$title: $append is refused");
+	}
 	return;
 }
 
@@ -147,6 +160,8 @@ sub follow_under_load
 		} @$committed;
 		is($faults->{delivered}, $within, "subscriber, $name: got all up to the head");
 	}
+
+	append_refused('all tables');
 
 	# Promoted: without the subscription the store is complete and goes on.
 	unsubscribe('store');
