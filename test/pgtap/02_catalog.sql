@@ -2,7 +2,7 @@
 -- added later: comments, privileges, search_path, dump.
 \set ON_ERROR_STOP on
 BEGIN;
-SELECT plan(29);
+SELECT plan(31);
 
 CREATE TEMP TABLE member AS
     SELECT d.classid, d.objid, pg_describe_object(d.classid, d.objid, 0) AS name
@@ -100,6 +100,31 @@ SELECT is_empty($$
 SELECT is_empty($$SELECT name FROM member_function WHERE lanname = 'c' AND probin NOT LIKE '%event_store'$$, 'C functions come from this library');
 SELECT is_empty($$SELECT name FROM member_function WHERE lanname NOT IN ('c', 'sql', 'plpgsql')$$, 'nothing is written in another language');
 
+-- What is created was resolved in pg_catalog: nothing of it, nor its columns'
+-- defaults, constraints, indexes, triggers and views' queries, uses an object of
+-- schema public that is not the extension's own.
+CREATE TEMP VIEW part AS
+    SELECT classid, objid FROM member
+    UNION SELECT 'pg_rewrite'::regclass, r.oid FROM pg_rewrite AS r JOIN member_relation AS c ON c.oid = r.ev_class
+    UNION SELECT d.classid, d.objid FROM pg_depend AS d JOIN member_relation AS c ON d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid
+     WHERE d.deptype IN ('a', 'i');
+CREATE TEMP VIEW in_public AS
+    SELECT 'pg_proc'::regclass AS classid, oid FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+    UNION ALL SELECT 'pg_operator'::regclass, oid FROM pg_operator WHERE oprnamespace = 'public'::regnamespace
+    UNION ALL SELECT 'pg_class'::regclass, oid FROM pg_class WHERE relnamespace = 'public'::regnamespace
+    UNION ALL SELECT 'pg_type'::regclass, oid FROM pg_type WHERE typnamespace = 'public'::regnamespace;
+CREATE TEMP VIEW foreign_use AS
+    SELECT pg_describe_object(d.classid, d.objid, d.objsubid) AS name,
+           pg_describe_object(d.refclassid, d.refobjid, d.refobjsubid) AS uses
+      FROM pg_depend AS d JOIN part AS p ON p.classid = d.classid AND p.objid = d.objid
+      JOIN in_public AS i ON i.classid = d.refclassid AND i.oid = d.refobjid
+     WHERE d.deptype IN ('n', 'a', 'i')
+       AND NOT EXISTS (SELECT FROM part AS p WHERE p.classid = d.refclassid AND p.objid = d.refobjid)
+       -- arrays of the extension's types come by themselves
+       AND NOT EXISTS (SELECT FROM pg_type AS t JOIN part AS p ON p.classid = 'pg_type'::regclass AND p.objid = t.typelem
+                        WHERE d.refclassid = 'pg_type'::regclass AND t.oid = d.refobjid);
+SELECT is_empty('SELECT name, uses FROM foreign_use', 'nothing uses what is not the extension''s in schema public');
+
 --
 -- Dump
 --
@@ -130,5 +155,17 @@ SELECT set_eq($$
     ARRAY['stream_id C', 'category C', 'event_type C'], 'names do not depend on the collation of the system');
 SELECT is((SELECT count(*) FROM pg_sequence AS s JOIN member_relation AS r ON r.oid = s.seqrelid WHERE s.seqcycle OR s.seqcache <> 1 OR s.seqincrement <> 1),
           0::bigint, 'sequences count up by one, without cache and cycle');
+
+--
+-- Control: a use of something in schema public would have been seen.  Last, as
+-- it adds to what counts as the extension's.
+--
+
+CREATE FUNCTION public.stranger() RETURNS int LANGUAGE sql AS 'SELECT 1';
+CREATE VIEW event_store.uses_stranger AS SELECT public.stranger();
+INSERT INTO member VALUES ('pg_class'::regclass, 'event_store.uses_stranger'::regclass, 'view');
+INSERT INTO member_relation SELECT c.*, 'view' FROM pg_class AS c WHERE c.oid = 'event_store.uses_stranger'::regclass;
+SELECT set_eq('SELECT name, uses FROM foreign_use', $$VALUES ('rule _RETURN on view event_store.uses_stranger', 'function stranger()')$$,
+              'a view''s use of a function in schema public is seen');
 
 ROLLBACK;

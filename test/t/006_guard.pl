@@ -26,6 +26,7 @@ replication_is_refused();
 role_matrix();
 row_level_security();
 hostile_search_path();
+planted_before();
 
 $admin->disconnect;
 $node->stop;
@@ -570,6 +571,30 @@ sub hostile_search_path
 	}
 	is(sqlstate($dbh, q{SET search_path = evil, pg_catalog; SELECT 1 = 1}),
 		'ZZ001', 'control: the traps are set');
+	$dbh->disconnect;
+	return;
+}
+
+# ---------------------------------------------------------------------------
+
+# A function in the target schema that matches an argument's type better than
+# the catalog's, there before the extension is: nothing of that uses it.
+sub planted_before
+{
+	$admin->do('CREATE DATABASE planted');
+	my $dbh = connect_store($node, db => 'planted', plain => 1);
+	run_sql(
+		$dbh,
+		q{CREATE FUNCTION public.row_security_active(regclass) RETURNS boolean
+		  LANGUAGE sql AS 'SELECT false'},
+		'CREATE EXTENSION event_store');
+	my $users = q{
+		SELECT coalesce(string_agg(pg_describe_object(d.classid, d.objid, 0), ', '), '')
+		FROM pg_catalog.pg_depend d
+		WHERE d.refobjid = 'public.row_security_active(regclass)'::regprocedure};
+	is(sql_value($dbh, $users), '', 'planted before: nothing of the extension uses it');
+	$dbh->do(q{CREATE VIEW control AS SELECT row_security_active('pg_class'::regclass)});
+	like(sql_value($dbh, $users), qr/view control/, 'control: a use would be seen');
 	$dbh->disconnect;
 	return;
 }
