@@ -13,6 +13,7 @@
  */
 #include "postgres.h"
 
+#include "access/relation.h"
 #include "access/table.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_am.h"
@@ -268,14 +269,20 @@ es_store_open_event(const EsStore **store, LOCKMODE mode)
 {
 	Relation	rel;
 
-	*store = es_store_get();
-	rel = table_open((*store)->event, mode);
-	*store = es_store_get();
+	for (;;)
+	{
+		*store = es_store_get();
+		rel = try_relation_open((*store)->event, mode);
+		if (rel != NULL)
+		{
+			*store = es_store_get();
+			if (RelationGetRelid(rel) == (*store)->event)
+				return rel;
+			relation_close(rel, mode);
+		}
 
-	/* dropped and made again while we waited for the lock */
-	if (RelationGetRelid(rel) != (*store)->event)
-		ereport(ERROR,
-				errcode(ERRCODE_OBJECT_IN_USE),
-				errmsg("extension event_store was replaced by another session"));
-	return rel;
+		/* another session has dropped the extension, maybe made it again */
+		es_store_valid = false;
+		CHECK_FOR_INTERRUPTS();
+	}
 }
