@@ -115,10 +115,24 @@ static EsSql es_sql_retry =
 {"UPDATE event_store.parked_stream p SET state = 'retry', attempts = 0,"
 	" next_attempt_at = pg_catalog.clock_timestamp()"
 	" WHERE subscription OPERATOR(pg_catalog.=) $1 AND failed_position IS NOT NULL"
-	" AND ($2 IS NULL OR stream_no OPERATOR(pg_catalog.=)"
+	" AND stream_no OPERATOR(pg_catalog.=)"
 	" (SELECT s.stream_no FROM event_store.stream s"
-	" WHERE s.stream_id OPERATOR(pg_catalog.=) $2))",
+	" WHERE s.stream_id OPERATOR(pg_catalog.=) $2)",
 2, {TEXTOID, TEXTOID}, NULL};
+
+/*
+ * All at once: what a consumer has in hand at the moment is passed over, since
+ * waiting for it with other rows locked could end in a deadlock.
+ */
+static EsSql es_sql_retry_all =
+{"WITH q AS MATERIALIZED (SELECT stream_no FROM event_store.parked_stream"
+	"  WHERE subscription OPERATOR(pg_catalog.=) $1 AND failed_position IS NOT NULL"
+	"  FOR UPDATE SKIP LOCKED)"
+	" UPDATE event_store.parked_stream p SET state = 'retry', attempts = 0,"
+	" next_attempt_at = pg_catalog.clock_timestamp() FROM q"
+	" WHERE p.subscription OPERATOR(pg_catalog.=) $1"
+	" AND p.stream_no OPERATOR(pg_catalog.=) q.stream_no",
+1, {TEXTOID}, NULL};
 static EsSql es_sql_discard =
 {"UPDATE event_store.parked_stream SET state = 'retry', attempts = 0,"
 	" next_version = next_version OPERATOR(pg_catalog.+) 1, done_position = $2,"
@@ -421,7 +435,9 @@ es_retry_parked(PG_FUNCTION_ARGS)
 		es_arg_name_datum(fcinfo, 1, "stream_id");
 
 	PreventCommandIfReadOnly("es_retry_parked()");
-	PG_RETURN_INT64(es_parked_change(name, &es_sql_retry, stream, PG_ARGISNULL(1)));
+	PG_RETURN_INT64(es_parked_change(name,
+									 PG_ARGISNULL(1) ? &es_sql_retry_all : &es_sql_retry,
+									 stream, PG_ARGISNULL(1)));
 }
 
 /*

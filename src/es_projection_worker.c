@@ -382,6 +382,8 @@ es_worker_slice(EsWorkerEntry *entry, MemoryContext context, EsApplied *result)
 		if (es_projection_timeout_ms > 0)
 			enable_timeout_after(STATEMENT_TIMEOUT, es_projection_timeout_ms);
 		PushActiveSnapshot(GetTransactionSnapshot());
+		if (es_worker_in_the_way())
+			proc_exit(0);
 
 		/* a session that runs it at the moment does our work */
 		projection = es_projection_load(entry->name, entry->is_shadow, ES_PROJECTION_TRY_LOCK);

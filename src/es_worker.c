@@ -27,6 +27,7 @@
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_database.h"
+#include "catalog/pg_extension.h"
 #include "commands/async.h"
 #include "commands/extension.h"
 #include "pgstat.h"
@@ -77,10 +78,14 @@ PGDLLEXPORT void es_worker_main(Datum main_arg);
 PGDLLEXPORT void es_launcher_main(Datum main_arg);
 
 /*
- * Does somebody want this database for himself, to drop, rename or copy it?
+ * Does somebody want this database for himself, to drop, rename or copy it,
+ * or drop the extension?
  *
- * He holds the database's lock and looks for five seconds whether everybody
- * else is gone (CountOtherDBBackends).  Called within a transaction.
+ * The former holds the database's lock and looks for five seconds whether
+ * everybody else is gone (CountOtherDBBackends).  The latter locks the
+ * extension first of all: a worker's transaction holds that lock in share
+ * mode to its end, so that the two do not meet half-way, in a deadlock.
+ * Called at the start of a transaction.
  */
 bool
 es_worker_in_the_way(void)
@@ -91,7 +96,10 @@ es_worker_in_the_way(void)
 	if (LockAcquire(&tag, RowExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
 		return true;
 	(void) LockRelease(&tag, RowExclusiveLock, false);
-	return false;
+
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, ExtensionRelationId,
+					   get_extension_oid("event_store", true), 0);
+	return LockAcquire(&tag, AccessShareLock, false, true) == LOCKACQUIRE_NOT_AVAIL;
 }
 
 /*
