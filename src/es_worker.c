@@ -61,12 +61,12 @@
  * After a round that found something the worker rests (us), so that the
  * appends of a busy store do not pay for waking it each time, and it and the
  * sessions that it wakes get a bounded share of the CPUs: shortly when events
- * come one by one, longer when it found ES_BUSY_EVENTS or more at once, and
- * the longer the more sessions there are to be woken.
+ * come one by one, longer when they come at more than ES_BUSY_RATE a second,
+ * and the longer the more sessions there are to be woken.
  */
 #define ES_REST_US				400
 #define ES_REST_PER_WAITER_US	50
-#define ES_BUSY_EVENTS			3
+#define ES_BUSY_RATE			3000
 #define ES_BUSY_REST_US			2000
 #define ES_BUSY_REST_PER_WAITER_US	1000
 #define ES_MAX_REST_US			100000
@@ -160,9 +160,13 @@ es_worker_round(int64 *head)
 static void
 es_worker_rest(int64 events, int waiters)
 {
+	static TimestampTz rested_at = 0;
+	TimestampTz now = GetCurrentTimestamp();
+	int64		elapsed_us = Max(now - rested_at, 1);
 	long		rest;
 
-	if (events >= ES_BUSY_EVENTS)
+	rested_at = now;
+	if (events > 1 && events * USECS_PER_SEC / elapsed_us > ES_BUSY_RATE)
 		rest = ES_BUSY_REST_US + (long) waiters * ES_BUSY_REST_PER_WAITER_US;
 	else
 		rest = ES_REST_US + (long) waiters * ES_REST_PER_WAITER_US;
@@ -218,7 +222,7 @@ es_worker_main(Datum main_arg)
 		{
 			busy_at = GetCurrentTimestamp();
 			if (head != before)
-				es_worker_rest(head - before, waiters);
+				es_worker_rest(before > 0 ? head - before : 1, waiters);
 		}
 		else if (TimestampDifferenceExceeds(busy_at, GetCurrentTimestamp(),
 											es_worker_idle_timeout_ms))
