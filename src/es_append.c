@@ -140,27 +140,14 @@ static bool
 es_known_event(EsAppend *append, const pg_uuid_t *event_id, EsKnownEvent *known)
 {
 	TupleTableSlot *slot = table_slot_create(append->event, NULL);
-	bool		found = false;
+	TransactionId pending = InvalidTransactionId;
+	bool		found;
 
-	for (;;)
+	while ((found = es_find_event_id(append->event, append->store, event_id, NULL,
+									 slot, &pending)) &&
+		   TransactionIdIsValid(pending))
 	{
-		Relation	index = index_open(append->store->read_index[ES_INDEX_EVENT_ID],
-									   AccessShareLock);
-		SnapshotData dirty;
-		IndexScanDesc scan;
-		ScanKeyData key;
-
-		InitDirtySnapshot(dirty);
-		ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_UUID_EQ, UUIDPGetDatum(event_id));
-		scan = es_index_beginscan(append->event, index, &dirty, 1);
-		index_rescan(scan, &key, 1, NULL, 0);
-		found = index_getnext_slot(scan, ForwardScanDirection, slot);
-		index_endscan(scan);
-		index_close(index, AccessShareLock);
-
-		if (!found || !TransactionIdIsValid(dirty.xmin))
-			break;
-		XactLockTableWait(dirty.xmin, append->event, &slot->tts_tid, XLTW_InsertIndex);
+		XactLockTableWait(pending, append->event, &slot->tts_tid, XLTW_InsertIndex);
 		ExecClearTuple(slot);
 	}
 

@@ -130,7 +130,7 @@ es_write_prepare(Relation event, const EsStore *store)
  * self			a tuple to leave out, or NULL
  * pending		result: its transaction, if it is still running
  */
-static bool
+bool
 es_find_event_id(Relation event, const EsStore *store, const pg_uuid_t *event_id,
 				 ItemPointer self, TupleTableSlot *slot, TransactionId *pending)
 {

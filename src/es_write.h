@@ -6,6 +6,7 @@
 #ifndef ES_WRITE_H
 #define ES_WRITE_H
 
+#include "executor/tuptable.h"
 #include "storage/itemptr.h"
 #include "utils/uuid.h"
 
@@ -29,6 +30,9 @@ typedef struct EsNewEvent
 extern void es_write_prepare(Relation event, const EsStore *store);
 extern void es_write_events(Relation event, const EsStore *store, int64 stream_no,
 							EsNewEvent *events, int nevents);
+extern bool es_find_event_id(Relation event, const EsStore *store,
+							 const pg_uuid_t *event_id, ItemPointer self,
+							 TupleTableSlot *slot, TransactionId *pending);
 extern void es_event_id_conflict(Relation event, const EsStore *store,
 								 const pg_uuid_t *event_id, ItemPointer self);
 
