@@ -21,7 +21,6 @@
 #include "catalog/dependency.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
-#include "commands/extension.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -105,7 +104,7 @@ es_handler_event_type(Oid argtype, bool *is_array)
 		ReleaseSysCache(tuple);
 	}
 	if (!matches ||
-		getExtensionOfObject(TypeRelationId, type) != get_extension_oid("event_store", true))
+		getExtensionOfObject(TypeRelationId, type) != es_store_extension())
 		return InvalidOid;
 	*is_array = OidIsValid(element);
 	return type;

@@ -26,7 +26,6 @@
 #include "catalog/indexing.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_type.h"
-#include "commands/extension.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
@@ -50,6 +49,7 @@
 #include "es_guc.h"
 #include "es_head.h"
 #include "es_projection.h"
+#include "es_store.h"
 #include "es_wakeup.h"
 #include "es_worker.h"
 
@@ -129,7 +129,7 @@ es_worker_entry(EsProjection *projection)
 static bool
 es_worker_extension_is_same(void)
 {
-	Oid			extension = get_extension_oid("event_store", true);
+	Oid			extension = es_store_extension();
 	Relation	rel;
 	ScanKeyData key;
 	SysScanDesc scan;
@@ -527,7 +527,7 @@ es_worker_claim(void)
 	StartTransactionCommand();
 	es_projection_owner_tag(&tag, GetUserId());
 	got = LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
-	if (got && OidIsValid(get_extension_oid("event_store", true)))
+	if (got && OidIsValid(es_store_extension()))
 	{
 		PushActiveSnapshot(GetTransactionSnapshot());
 		es_projection_note_slot(GetUserId(), false);

@@ -18,6 +18,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_index.h"
+#include "commands/extension.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -205,6 +206,17 @@ es_store_load_indexes(Oid event)
 }
 
 /*
+ * OID of the extension; InvalidOid when it is not in this database.
+ *
+ * It is remembered with the tables, which go when it goes.
+ */
+Oid
+es_store_extension(void)
+{
+	return es_store_valid ? es_store.extension : get_extension_oid("event_store", true);
+}
+
+/*
  * Look up the store's objects.
  *
  * Result: good until the next relation is opened or lock is taken.
@@ -221,8 +233,8 @@ es_store_get(void)
 		es_store_valid = true;
 		PG_TRY();
 		{
+			es_store.extension = get_extension_oid("event_store", true);
 			schema = get_namespace_oid("event_store", false);
-
 			es_store.event = es_store_relation(schema, "event");
 			es_store.stream = es_store_relation(schema, "stream");
 			es_store.event_type = es_store_relation(schema, "event_type");

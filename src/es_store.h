@@ -69,6 +69,7 @@ typedef struct EsIndex
  */
 typedef struct EsStore
 {
+	Oid			extension;
 	Oid			event;
 	Oid			stream;
 	Oid			event_type;
@@ -90,6 +91,7 @@ typedef struct EsStore
 } EsStore;
 
 extern void es_store_init(void);
+extern Oid	es_store_extension(void);
 extern const EsStore *es_store_get(void);
 extern Relation es_store_open_event(const EsStore **store, LOCKMODE mode);
 

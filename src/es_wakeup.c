@@ -11,7 +11,7 @@
  *
  * Shared memory: one entry for each database, taken at first use and kept
  * while the server runs.  dboid is set under AddinShmemInitLock and then
- * constant; worker, head and attempted_at are atomics, written by the worker
+ * constant; worker, head, resting and attempted_at are atomics, written by the worker
  * (attempted_at: by whoever tries to start it).  A latch that is set for a
  * process that took over a dead worker's slot wakes it for nothing, no more.
  * When there is no entry left, or no room for the table, waiters poll: all of
@@ -60,6 +60,7 @@ typedef struct EsWakeupEntry
 	pg_atomic_uint64 head;		/* settled head that the worker saw last */
 	pg_atomic_uint64 attempted_at;	/* last attempt to start the worker */
 	pg_atomic_uint32 waiters;	/* sessions that sleep on settled */
+	pg_atomic_uint32 resting;	/* the worker rests and then looks unasked */
 	ConditionVariable settled;	/* broadcast when head has moved */
 } EsWakeupEntry;
 
@@ -113,6 +114,7 @@ es_wakeup_create(void)
 			pg_atomic_init_u64(&entry->head, 0);
 			pg_atomic_init_u64(&entry->attempted_at, 0);
 			pg_atomic_init_u32(&entry->waiters, 0);
+			pg_atomic_init_u32(&entry->resting, 0);
 			ConditionVariableInit(&entry->settled);
 		}
 	}
@@ -384,13 +386,14 @@ es_wakeup_current_head(int64 proven)
  * The settled head that the worker has told; 0 if it is of another store, of
  * before DROP EXTENSION and CREATE EXTENSION.
  */
-static int64
-es_wakeup_published(EsWakeupEntry *entry)
+int64
+es_wakeup_published(void)
 {
+	EsWakeupEntry *entry = es_wakeup_get();
 	Oid			store = es_store_get()->event;
 	int64		head;
 
-	if (pg_atomic_read_u32(&entry->store) != store)
+	if (entry == NULL || pg_atomic_read_u32(&entry->store) != store)
 		return 0;
 	pg_read_barrier();
 	head = (int64) pg_atomic_read_u64(&entry->head);
@@ -401,10 +404,14 @@ es_wakeup_published(EsWakeupEntry *entry)
 /*
  * Sleep until the settled head is beyond a position.
  *
+ * On a busy store a worker that rests will look for everybody, and sooner
+ * than a look of our own is worth: many consumers that look for themselves
+ * would take the CPU from the appenders.
+ *
  * after		the position
  * deadline		when to give up
  *
- * Result: the head, at the deadline maybe not beyond the position.
+ * Result: a settled head beyond the position, or the head at the deadline.
  * Errors: those of an interrupt; VE005.
  */
 int64
@@ -412,48 +419,44 @@ es_wakeup_await(int64 after, TimestampTz deadline)
 {
 	EsWakeupEntry *entry = es_wakeup_get();
 	XLogRecPtr	seen = InvalidXLogRecPtr;
-	int64		proven = es_wakeup_current_head(0);
-	int64		head = proven;
-	bool		signalled = true;
+	int64		proven = 0;
+	bool		look = entry == NULL || pg_atomic_read_u32(&entry->resting) == 0;
 
-	while (head <= after)
+	for (;;)
 	{
 		long		remaining = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
 		bool		has_worker;
+		int64		head;
 
-		if (remaining <= 0)
-			break;
-		if (es_notify_mode == ES_NOTIFY_WORKER)
+		if (remaining > 0 && es_notify_mode == ES_NOTIFY_WORKER)
 			es_worker_ensure();
 		es_wakeup_prepare();
 		has_worker = entry != NULL && pg_atomic_read_u32(&entry->worker) != 0;
 
 		/* what the worker has seen settled, every later snapshot sees */
-		if (has_worker)
-			head = Max(head, es_wakeup_published(entry));
-		if (head > after)
-			break;
-
-		if ((!signalled || !has_worker) && es_wakeup_may_have_moved(&seen))
+		head = has_worker ? es_wakeup_published() : 0;
+		if (head <= after && (look || !has_worker || remaining <= 0) &&
+			es_wakeup_may_have_moved(&seen))
+			proven = es_wakeup_current_head(proven);
+		head = Max(head, proven);
+		if (head > after || remaining <= 0)
 		{
-			head = proven = es_wakeup_current_head(proven);
-			if (head > after)
-				break;
+			es_wakeup_cancel();
+			return head;
 		}
-		signalled = es_wakeup_sleep(Min(remaining,
-										has_worker ? ES_FALLBACK_MS :
-										RecoveryInProgress() ? ES_STANDBY_POLL_MS :
-										ES_POLL_MS));
+		look = !es_wakeup_sleep(Min(remaining,
+									has_worker ? ES_FALLBACK_MS :
+									RecoveryInProgress() ? ES_STANDBY_POLL_MS :
+									ES_POLL_MS));
 	}
-	es_wakeup_cancel();
-	return head;
 }
 
 static void
 es_wakeup_release(int code, Datum arg)
 {
-	if (es_wakeup_entry != NULL)
-		pg_atomic_write_u32(&es_wakeup_entry->worker, 0);
+	pg_atomic_write_u32(&es_wakeup_entry->resting, 0);
+	pg_atomic_write_u32(&es_wakeup_entry->worker, 0);
+	es_wakeup_broadcast();
 }
 
 /*
@@ -487,10 +490,23 @@ es_wakeup_waiters(void)
 }
 
 /*
- * Tell everybody the settled head of a store.
+ * The worker is about to look: who comes now may be too late for it.
  */
 void
-es_wakeup_publish(Oid store, int64 head)
+es_wakeup_stop_resting(void)
+{
+	pg_atomic_write_u32(&es_wakeup_entry->resting, 0);
+	pg_memory_barrier();
+}
+
+/*
+ * Tell everybody the settled head of a store.
+ *
+ * resting		the worker will look again without being asked, and first call
+ *				es_wakeup_stop_resting
+ */
+void
+es_wakeup_publish(Oid store, int64 head, bool resting)
 {
 	EsWakeupEntry *entry = es_wakeup_entry;
 
@@ -504,6 +520,7 @@ es_wakeup_publish(Oid store, int64 head)
 	}
 	if ((int64) pg_atomic_read_u64(&entry->head) < head)
 		pg_atomic_write_u64(&entry->head, (uint64) head);
+	pg_atomic_write_u32(&entry->resting, resting);
 	es_wakeup_broadcast();
 }
 

@@ -26,11 +26,13 @@ extern void es_wakeup_prepare(void);
 extern bool es_wakeup_sleep(long max_ms);
 extern void es_wakeup_cancel(void);
 extern int64 es_wakeup_await(int64 after, TimestampTz deadline);
+extern int64 es_wakeup_published(void);
 
 /* for the database's worker */
 extern bool es_wakeup_claim(void);
 extern int	es_wakeup_waiters(void);
-extern void es_wakeup_publish(Oid store, int64 head);
+extern void es_wakeup_stop_resting(void);
+extern void es_wakeup_publish(Oid store, int64 head, bool resting);
 extern void es_wakeup_broadcast(void);
 
 /* start the database's worker unless it runs; never fails, never waits */

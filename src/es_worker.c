@@ -29,7 +29,6 @@
 #include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
 #include "commands/async.h"
-#include "commands/extension.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
@@ -39,6 +38,7 @@
 #include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/inval.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -67,8 +67,9 @@
 #define ES_REST_US				400
 #define ES_REST_PER_WAITER_US	50
 #define ES_BUSY_RATE			3000
-#define ES_BUSY_REST_US			2000
-#define ES_BUSY_REST_PER_WAITER_US	1000
+#define ES_BUSY_WINDOW_US		10000	/* over so long, at least */
+#define ES_BUSY_REST_US			1500
+#define ES_BUSY_REST_PER_WAITER_US	1200
 #define ES_MAX_REST_US			100000
 
 /* restart of the launcher after a crash, s */
@@ -78,11 +79,11 @@ PGDLLEXPORT void es_worker_main(Datum main_arg);
 PGDLLEXPORT void es_launcher_main(Datum main_arg);
 
 /*
- * Does somebody want this database for himself, to drop, rename or copy it,
- * or drop the extension?
+ * Is the extension gone, or does somebody want to drop it, or have this
+ * database for himself, to drop, rename or copy it?
  *
- * The former holds the database's lock and looks for five seconds whether
- * everybody else is gone (CountOtherDBBackends).  The latter locks the
+ * Who wants the database holds its lock and looks for five seconds whether
+ * everybody else is gone (CountOtherDBBackends).  DROP EXTENSION locks the
  * extension first of all: a worker's transaction holds that lock in share
  * mode to its end, so that the two do not meet half-way, in a deadlock.
  * Called at the start of a transaction.
@@ -98,20 +99,60 @@ es_worker_in_the_way(void)
 	(void) LockRelease(&tag, RowExclusiveLock, false);
 
 	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, ExtensionRelationId,
-					   get_extension_oid("event_store", true), 0);
-	return LockAcquire(&tag, AccessShareLock, false, true) == LOCKACQUIRE_NOT_AVAIL;
+					   es_store_extension(), 0);
+	if (LockAcquire(&tag, AccessShareLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+		return true;
+	AcceptInvalidationMessages();
+	return !OidIsValid(es_store_extension());
+}
+
+/*
+ * Do events come in such numbers that the worker had better let some come
+ * together, and look again without being asked?
+ *
+ * events		positions passed since the last call
+ */
+static bool
+es_worker_is_busy(int64 events)
+{
+	static TimestampTz since = 0;
+	static int64 passed = 0;
+	static bool busy = false;
+	TimestampTz now = GetCurrentTimestamp();
+
+	passed += events;
+	if (now - since >= ES_BUSY_WINDOW_US)
+	{
+		busy = passed * USECS_PER_SEC / (now - since) > ES_BUSY_RATE;
+		since = now;
+		passed = 0;
+	}
+	return busy;
+}
+
+static void
+es_worker_rest(bool busy, int waiters)
+{
+	long		rest;
+
+	if (busy)
+		rest = ES_BUSY_REST_US + (long) waiters * ES_BUSY_REST_PER_WAITER_US;
+	else
+		rest = ES_REST_US + (long) waiters * ES_REST_PER_WAITER_US;
+	pg_usleep(Min(rest, ES_MAX_REST_US));
 }
 
 /*
  * Look once: publish the settled head and tell about it.
  *
  * head			in: published last; out: now
+ * busy			result: this round's head will soon be old
  *
  * Result: ms until the next look if nobody wakes us, -1 = the extension is
  * not there, or somebody wants the database for himself.
  */
 static long
-es_worker_round(int64 *head)
+es_worker_round(int64 *head, bool *busy)
 {
 	static Oid	published_store = InvalidOid;
 	const EsStore *store;
@@ -120,10 +161,11 @@ es_worker_round(int64 *head)
 	bool		pending;
 	bool		waiting;
 
+	*busy = false;
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	if (!OidIsValid(get_extension_oid("event_store", true)) || es_worker_in_the_way())
+	if (es_worker_in_the_way())
 	{
 		PopActiveSnapshot();
 		CommitTransactionCommand();
@@ -150,27 +192,12 @@ es_worker_round(int64 *head)
 	PopActiveSnapshot();
 
 	/* those who sleep need no NOTIFY, so they need not wait for it */
+	*busy = now > *head && es_worker_is_busy(*head > 0 ? now - *head : 1);
 	if (now > *head)
-		es_wakeup_publish(published_store, now);
+		es_wakeup_publish(published_store, now, *busy);
 	CommitTransactionCommand();
 	*head = Max(*head, now);
 	return pending || waiting ? ES_BLOCKED_MS : ES_IDLE_MS;
-}
-
-static void
-es_worker_rest(int64 events, int waiters)
-{
-	static TimestampTz rested_at = 0;
-	TimestampTz now = GetCurrentTimestamp();
-	int64		elapsed_us = Max(now - rested_at, 1);
-	long		rest;
-
-	rested_at = now;
-	if (events > 1 && events * USECS_PER_SEC / elapsed_us > ES_BUSY_RATE)
-		rest = ES_BUSY_REST_US + (long) waiters * ES_BUSY_REST_PER_WAITER_US;
-	else
-		rest = ES_REST_US + (long) waiters * ES_REST_PER_WAITER_US;
-	pg_usleep(Min(rest, ES_MAX_REST_US));
 }
 
 /*
@@ -198,6 +225,7 @@ es_worker_main(Datum main_arg)
 	{
 		int64		before = head;
 		int			waiters = es_wakeup_waiters();
+		bool		busy;
 		long		timeout;
 
 		CHECK_FOR_INTERRUPTS();
@@ -208,7 +236,7 @@ es_worker_main(Datum main_arg)
 		}
 
 		pgstat_report_activity(STATE_RUNNING, "event_store: looking for the settled head");
-		timeout = es_worker_round(&head);
+		timeout = es_worker_round(&head, &busy);
 		pgstat_report_stat(false);
 		pgstat_report_activity(STATE_IDLE, NULL);
 		if (timeout < 0)
@@ -222,7 +250,12 @@ es_worker_main(Datum main_arg)
 		{
 			busy_at = GetCurrentTimestamp();
 			if (head != before)
-				es_worker_rest(before > 0 ? head - before : 1, waiters);
+				es_worker_rest(busy, waiters);
+			if (busy)
+			{
+				es_wakeup_stop_resting();
+				continue;
+			}
 		}
 		else if (TimestampDifferenceExceeds(busy_at, GetCurrentTimestamp(),
 											es_worker_idle_timeout_ms))

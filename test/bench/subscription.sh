@@ -5,6 +5,7 @@
 #
 # Environment (defaults in brackets):
 #   PG_CONFIG       pg_config of the server to use [pg_config]
+#   BENCH_WORK      what to measure [idle busy throughput group]
 #   BENCH_REPEAT    repetitions [3]
 #   BENCH_SECONDS   seconds per run of the writers [4]
 #   BENCH_EVENTS    events timed per run [3000]
@@ -13,6 +14,7 @@ set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 PG_CONFIG=${PG_CONFIG:-pg_config}
+work=" ${BENCH_WORK:-idle busy throughput group} "
 repeat=${BENCH_REPEAT:-3}
 seconds=${BENCH_SECONDS:-4}
 events=${BENCH_EVENTS:-3000}
@@ -83,57 +85,69 @@ other_database() {
 
 writers -c 4 -j 2 -T "$seconds" >/dev/null		# fill the caches
 
-echo '| latency in ms: append answered → consumer has the row | p50 | p99 | max | events | missed |'
-echo '|---|---:|---:|---:|---:|---:|'
-for mode in wait fetch listen; do latency 'idle store' $mode 1000; done
-for mode in wait fetch listen; do latency '8 writers, 1000 events/s' $mode 1000 paced_writers; done
-for mode in wait fetch listen; do latency '8 writers at full speed' $mode 1000 eight_writers; done
-for mode in wait fetch; do
-	latency 'a transaction of 2 s in another database' $mode 1000 other_database
-done
+wants() { [[ $work == *" $1 "* ]]; }
+
+if wants idle || wants busy; then
+	echo '| latency in ms: append answered → consumer has the row | p50 | p99 | max | events | missed |'
+	echo '|---|---:|---:|---:|---:|---:|'
+fi
+if wants idle; then
+	for mode in wait fetch listen; do latency 'idle store' $mode 1000; done
+	for mode in wait fetch; do
+		latency 'a transaction of 2 s in another database' $mode 1000 other_database
+	done
+fi
+if wants busy; then
+	for mode in wait fetch listen; do latency '8 writers, 1000 events/s' $mode 1000 paced_writers; done
+	for mode in wait fetch listen; do latency '8 writers at full speed' $mode 1000 eight_writers; done
+fi
 
 # throughput: interleaved, each against "off" of the same repetition
-echo
-echo '| append, 16 clients | events/s | of "off" |'
-echo '|---|---:|---:|'
-kinds='off worker worker+1 worker+50 transaction'
-: >"$cluster_dir/throughput"
-for i in $(seq "$repeat"); do
-	for kind in $kinds; do
-		notify "${kind%+*}"
-		waiters=
-		case $kind in
-			*+*)
-				"$client" waiters "${kind#*+}" "$((seconds + 1))" "$conninfo" >/dev/null &
-				waiters=$!
-				;;
-		esac
-		tps=$(writers -c 16 -j 2 -T "$seconds")
-		[ -z "$waiters" ] || wait "$waiters"
-		echo "$i $kind $tps" >>"$cluster_dir/throughput"
+if wants throughput; then
+	echo
+	echo '| append, 16 clients | events/s | of "off" |'
+	echo '|---|---:|---:|'
+	kinds='off worker worker+1 worker+50 transaction'
+	: >"$cluster_dir/throughput"
+	for i in $(seq "$repeat"); do
+		for kind in $kinds; do
+			notify "${kind%+*}"
+			waiters=
+			case $kind in
+				*+*)
+					"$client" waiters "${kind#*+}" "$((seconds + 1))" "$conninfo" >/dev/null &
+					waiters=$!
+					;;
+			esac
+			tps=$(writers -c 16 -j 2 -T "$seconds")
+			[ -z "$waiters" ] || wait "$waiters"
+			echo "$i $kind $tps" >>"$cluster_dir/throughput"
+		done
 	done
-done
-notify worker
-for kind in $kinds; do
-	printf '| notify = %s | %.0f | %.2f |\n' "${kind/+/, consumers waiting: }" \
-		"$(awk -v k="$kind" '$2 == k {print $3}' "$cluster_dir/throughput" | median)" \
-		"$(awk -v k="$kind" '$2 == "off" {o[$1] = $3} $2 == k {print $3 / o[$1]}' "$cluster_dir/throughput" | median)"
-done
+	notify worker
+	for kind in $kinds; do
+		printf '| notify = %s | %.0f | %.2f |\n' "${kind/+/, consumers waiting: }" \
+			"$(awk -v k="$kind" '$2 == k {print $3}' "$cluster_dir/throughput" | median)" \
+			"$(awk -v k="$kind" '$2 == "off" {o[$1] = $3} $2 == k {print $3 / o[$1]}' "$cluster_dir/throughput" | median)"
+	done
+fi
 
 # a group with a slow handler
-echo
-echo '| consumer group, handler of 1 ms | events/s | of 1 member |'
-echo '|---|---:|---:|'
-: >"$cluster_dir/group"
-for i in $(seq "$repeat"); do
-	for members in 1 2 4; do
-		psql -qXc "SELECT es_drop_subscription(name) FROM event_store.subscription WHERE name = 'group'" \
-			-c "SELECT es_create_subscription('group', slots => 64)" >/dev/null
-		echo "$i $members $("$client" group $members $((events * members / 2)) "$conninfo")" >>"$cluster_dir/group"
+if wants group; then
+	echo
+	echo '| consumer group, handler of 1 ms | events/s | of 1 member |'
+	echo '|---|---:|---:|'
+	: >"$cluster_dir/group"
+	for i in $(seq "$repeat"); do
+		for members in 1 2 4; do
+			psql -qXc "SELECT es_drop_subscription(name) FROM event_store.subscription WHERE name = 'group'" \
+				-c "SELECT es_create_subscription('group', slots => 64)" >/dev/null
+			echo "$i $members $("$client" group $members $((events * members / 2)) "$conninfo")" >>"$cluster_dir/group"
+		done
 	done
-done
-for members in 1 2 4; do
-	printf '| %s | %.0f | %.2f |\n' "$members members" \
-		"$(awk -v m=$members '$2 == m {print $3}' "$cluster_dir/group" | median)" \
-		"$(awk -v m=$members '$2 == 1 {o[$1] = $3} $2 == m {print $3 / o[$1]}' "$cluster_dir/group" | median)"
-done
+	for members in 1 2 4; do
+		printf '| %s | %.0f | %.2f |\n' "$members members" \
+			"$(awk -v m=$members '$2 == m {print $3}' "$cluster_dir/group" | median)" \
+			"$(awk -v m=$members '$2 == 1 {o[$1] = $3} $2 == m {print $3 / o[$1]}' "$cluster_dir/group" | median)"
+	done
+fi
