@@ -6,6 +6,7 @@
 #
 # Environment (defaults in brackets):
 #   PG_CONFIG       pg_config of the server to use [pg_config]
+#   BENCH_WORK      what to measure [rate delay idle rebuild]
 #   BENCH_REPEAT    repetitions [3]
 #   BENCH_SECONDS   seconds per run of the writers [5]
 #   BENCH_EVENTS    events, a multiple of 10000 [500000]
@@ -14,6 +15,7 @@ set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 PG_CONFIG=${PG_CONFIG:-pg_config}
+export BENCH_WORK=${BENCH_WORK:-rate delay idle rebuild}
 export BENCH_REPEAT=${BENCH_REPEAT:-3} BENCH_SECONDS=${BENCH_SECONDS:-5}
 export BENCH_EVENTS=${BENCH_EVENTS:-500000}
 
