@@ -31,13 +31,13 @@ PG_FUNCTION_INFO_V1(es_ack);
  * ended and the events went, or may have gone, to another one.
  */
 void
-es_ack_begin(EsOwnerScope *scope, const EsSubscription *sub, Datum member,
+es_ack_begin(const EsSubscription *sub, Datum member,
 			 int64 position, EsCursor *cursor)
 {
 	bool		foreign;
 	bool		own;
 
-	es_cursor_load(scope, sub, member, true, cursor);
+	es_cursor_load(sub, member, true, cursor);
 	if (sub->slots > 0)
 	{
 		if (!cursor->exists)
@@ -101,9 +101,9 @@ es_ack(PG_FUNCTION_ARGS)
 
 	PreventCommandIfReadOnly("es_ack()");
 	es_owner_begin(&scope);
-	es_subscription_load(&scope, name, &sub);
+	es_subscription_load(name, &sub);
 	member = es_arg_member(fcinfo, 2, &sub);
-	es_ack_begin(&scope, &sub, member, position, &cursor);
+	es_ack_begin(&sub, member, position, &cursor);
 	es_owner_end(&scope);
 
 	/* not from a fetch: never beyond what is settled */

@@ -47,6 +47,7 @@
 #include "es_read.h"
 #include "es_result.h"
 #include "es_snapshot.h"
+#include "es_sql.h"
 #include "es_stream.h"
 #include "es_upcast.h"
 
@@ -90,6 +91,27 @@ typedef struct EsFold
 
 static bool es_aggregates_valid = false;
 static uint64 es_aggregates_generation = 1;
+static EsSql es_define_aggregate_sql =
+ES_SQL("INSERT INTO event_store.aggregate"
+	   " (category, reducer, initial_state, snapshot_every, schema_version)"
+	   " VALUES ($1, $2, $3, $4, $5)",
+	   5, TEXTOID, TEXTOID, JSONBOID, INT4OID, INT4OID);
+static EsSql es_drop_aggregate_sql =
+ES_SQL("DELETE FROM event_store.aggregate WHERE category OPERATOR(pg_catalog.=) $1",
+	   1, TEXTOID);
+static EsSql es_drop_snapshots_sql =
+ES_SQL("DELETE FROM event_store.snapshot n USING event_store.stream s"
+	   " WHERE n.stream_no OPERATOR(pg_catalog.=) s.stream_no"
+	   " AND n.schema_version OPERATOR(pg_catalog.=) $2"
+	   " AND (s.stream_id OPERATOR(pg_catalog.=) $1"
+	   " OR (s.stream_id OPERATOR(pg_catalog.>=) ($1 OPERATOR(pg_catalog.||) '-')"
+	   " AND s.stream_id OPERATOR(pg_catalog.<) ($1 OPERATOR(pg_catalog.||) '.')))",
+	   2, TEXTOID, INT4OID);
+static EsSql es_drop_older_sql =
+ES_SQL("DELETE FROM event_store.snapshot WHERE stream_no OPERATOR(pg_catalog.=) $1"
+	   " AND schema_version OPERATOR(pg_catalog.<) $2",
+	   2, INT8OID, INT4OID);
+
 static Oid	es_aggregate_relid = InvalidOid;
 static MemoryContext es_aggregate_context = NULL;
 static EsAggregate *es_aggregates = NULL;
@@ -251,21 +273,11 @@ es_event_type_oid(FunctionCallInfo fcinfo)
  * schema version would start from.
  */
 static void
-es_aggregate_drop_snapshots(Oid relid, Datum category, int32 schema_version)
+es_aggregate_drop_snapshots(Datum category, int32 schema_version)
 {
-	Oid			types[2] = {TEXTOID, INT4OID};
-	Datum		args[2];
+	Datum		args[2] = {category, Int32GetDatum(schema_version)};
 
-	args[0] = category;
-	args[1] = Int32GetDatum(schema_version);
-	es_table_owner_execute(relid,
-						   "DELETE FROM event_store.snapshot n USING event_store.stream s"
-						   " WHERE n.stream_no OPERATOR(pg_catalog.=) s.stream_no"
-						   " AND n.schema_version OPERATOR(pg_catalog.=) $2"
-						   " AND (s.stream_id OPERATOR(pg_catalog.=) $1"
-						   " OR (s.stream_id OPERATOR(pg_catalog.>=) ($1 OPERATOR(pg_catalog.||) '-')"
-						   " AND s.stream_id OPERATOR(pg_catalog.<) ($1 OPERATOR(pg_catalog.||) '.')))",
-						   2, types, args);
+	es_sql_once(&es_drop_snapshots_sql, args, NULL);
 }
 
 /*
@@ -280,26 +292,16 @@ Datum
 es_define_aggregate(PG_FUNCTION_ARGS)
 {
 	Oid			argtypes[2];
-	Oid			types[5] = {TEXTOID, TEXTOID, JSONBOID, INT4OID, INT4OID};
 	Datum		args[5];
 	int			len;
 	const char *category = es_arg_name(fcinfo, 0, "category", &len);
-	int32		schema_version = es_arg_schema_version(fcinfo, 4, "schema_version");
+	int32		schema_version = es_arg_int32(fcinfo, 4, "schema_version", 1, PG_INT32_MAX);
 	Oid			relid = es_aggregate_relation();
 
 	es_check_category("category", 0, category, len);
-	if (PG_ARGISNULL(1))
-		ereport(ERROR,
-				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				errmsg("\"reducer\" must not be null"));
+	es_arg_required(fcinfo, 1, "reducer");
 	args[2] = JsonbPGetDatum(es_arg_jsonb(fcinfo, 2, "initial_state"));
-	if (PG_ARGISNULL(3))
-		ereport(ERROR,
-				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				errmsg("\"snapshot_every\" must not be null"));
-	if (PG_GETARG_INT32(3) < 0)
-		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, "snapshot_every", 0,
-					 "It must be at least 0, not %d.", PG_GETARG_INT32(3));
+	args[3] = Int32GetDatum(es_arg_int32(fcinfo, 3, "snapshot_every", 0, PG_INT32_MAX));
 	argtypes[0] = JSONBOID;
 	argtypes[1] = es_event_type_oid(fcinfo);
 	es_function_check(PG_GETARG_OID(1), "reducer", 2, argtypes, false);
@@ -315,13 +317,9 @@ es_define_aggregate(PG_FUNCTION_ARGS)
 
 	args[0] = PG_GETARG_DATUM(0);
 	args[1] = CStringGetTextDatum(es_function_signature(PG_GETARG_OID(1)));
-	args[3] = PG_GETARG_DATUM(3);
 	args[4] = Int32GetDatum(schema_version);
-	es_table_owner_execute(relid,
-						   "INSERT INTO event_store.aggregate"
-						   " (category, reducer, initial_state, snapshot_every, schema_version)"
-						   " VALUES ($1, $2, $3, $4, $5)", 5, types, args);
-	es_aggregate_drop_snapshots(relid, args[0], schema_version);
+	es_sql_once(&es_define_aggregate_sql, args, NULL);
+	es_aggregate_drop_snapshots(args[0], schema_version);
 	PG_RETURN_VOID();
 }
 
@@ -333,7 +331,6 @@ es_define_aggregate(PG_FUNCTION_ARGS)
 Datum
 es_drop_aggregate(PG_FUNCTION_ARGS)
 {
-	Oid			types[1] = {TEXTOID};
 	Datum		args[1];
 	int			len;
 	const char *category = es_arg_name(fcinfo, 0, "category", &len);
@@ -350,10 +347,8 @@ es_drop_aggregate(PG_FUNCTION_ARGS)
 				errmsg("there is no aggregate for category \"%.*s\"", len, category));
 
 	args[0] = PG_GETARG_DATUM(0);
-	es_aggregate_drop_snapshots(relid, args[0], aggregate->schema_version);
-	es_table_owner_execute(relid,
-						   "DELETE FROM event_store.aggregate"
-						   " WHERE category OPERATOR(pg_catalog.=) $1", 1, types, args);
+	es_aggregate_drop_snapshots(args[0], aggregate->schema_version);
+	es_sql_once(&es_drop_aggregate_sql, args, NULL);
 	PG_RETURN_VOID();
 }
 
@@ -460,32 +455,19 @@ es_snapshot_contended(const EsStore *store, int64 stream_no, int32 schema_versio
  * Write a snapshot, and remove those of older schema versions of the state.
  */
 static void
-es_state_write(const EsStore *store, int64 stream_no, int32 schema_version,
-			   int64 version, Jsonb *state)
+es_state_write(int64 stream_no, int32 schema_version, int64 version, Jsonb *state)
 {
-	Oid			types[2] = {INT8OID, INT4OID};
 	Datum		args[2];
-	Oid			snapshot = store->snapshot;
-	Oid			userid;
-	int			sec_context;
 	int			nest_level = NewGUCNestLevel();
 
 	/* should somebody be faster after all */
 	(void) set_config_option("lock_timeout", "1", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
-	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
-	es_table_owner_enter(snapshot, &userid, &sec_context);
 	(void) es_snapshot_write(stream_no, schema_version, version, state);
-	es_table_owner_leave(userid, sec_context);
 
 	args[0] = Int64GetDatum(stream_no);
 	args[1] = Int32GetDatum(schema_version);
-	(void) es_table_owner_execute(snapshot,
-								  "DELETE FROM event_store.snapshot"
-								  " WHERE stream_no OPERATOR(pg_catalog.=) $1"
-								  " AND schema_version OPERATOR(pg_catalog.<) $2",
-								  2, types, args);
+	(void) es_sql_once(&es_drop_older_sql, args, NULL);
 	AtEOXact_GUC(true, nest_level);
 }
 
@@ -503,7 +485,6 @@ es_state_save(const EsStore *store, int64 stream_no, int32 schema_version,
 	static int	saves = 0;
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
-	const EsStore *volatile kept_store = store; /* for older compilers */
 
 	/* in SERIALIZABLE a write could make the reader fail at its commit */
 	if (RecoveryInProgress() || XactReadOnly || IsInParallelMode() ||
@@ -526,7 +507,7 @@ es_state_save(const EsStore *store, int64 stream_no, int32 schema_version,
 	MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
-		es_state_write(kept_store, stream_no, schema_version, version, state);
+		es_state_write(stream_no, schema_version, version, state);
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();

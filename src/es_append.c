@@ -35,6 +35,7 @@
 #include "es_args.h"
 #include "es_compat.h"
 #include "es_errors.h"
+#include "es_event.h"
 #include "es_fault.h"
 #include "es_guc.h"
 #include "es_head.h"
@@ -101,35 +102,16 @@ es_version_conflict(EsAppend *append, int64 known_from)
 static int64
 es_current_version(Relation event, const EsStore *store, int64 stream_no)
 {
-	Relation	index = index_open(store->read_index[ES_INDEX_STREAM], AccessShareLock);
-	TupleTableSlot *slot = table_slot_create(event, NULL);
-	IndexScanDesc scan = es_index_beginscan(event, index, SnapshotSelf, 1);
-	ScanKeyData key;
-	int64		version = 0;
-	bool		isnull;
+	TransactionId xmin = InvalidTransactionId;
+	int64		version = es_event_version(event, store, SnapshotSelf, stream_no, &xmin);
 
-	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(stream_no));
-	index_rescan(scan, &key, 1, NULL, 0);
-	if (index_getnext_slot(scan, BackwardScanDirection, slot))
-	{
-		version = DatumGetInt32(slot_getattr(slot, Anum_es_event_version, &isnull));
-		if (IsolationUsesXactSnapshot())
-		{
-			HeapTuple	tuple = ExecFetchSlotHeapTuple(slot, false, NULL);
-			TransactionId xmin = HeapTupleHeaderGetXmin(tuple->t_data);
-
-			if (TransactionIdIsNormal(xmin) &&
-				!TransactionIdIsCurrentTransactionId(xmin) &&
-				XidInMVCCSnapshot(xmin, GetTransactionSnapshot()))
-				ereport(ERROR,
-						errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-						errmsg("could not serialize access due to concurrent append"),
-						errhint("The transaction might succeed if retried."));
-		}
-	}
-	index_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
-	index_close(index, AccessShareLock);
+	if (IsolationUsesXactSnapshot() && TransactionIdIsNormal(xmin) &&
+		!TransactionIdIsCurrentTransactionId(xmin) &&
+		XidInMVCCSnapshot(xmin, GetTransactionSnapshot()))
+		ereport(ERROR,
+				errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				errmsg("could not serialize access due to concurrent append"),
+				errhint("The transaction might succeed if retried."));
 	return version;
 }
 

@@ -19,6 +19,9 @@
 #include "es_args.h"
 #include "es_compat.h"
 
+/* longest interval: 100 years */
+#define ES_MAX_INTERVAL		(INT64CONST(36525) * USECS_PER_DAY)
+
 /*
  * Raise an error about an argument.
  *
@@ -57,12 +60,16 @@ es_arg_error(int sqlstate, const char *argument, int element, const char *fmt,..
 			errdetail_internal("%s", detail.data));
 }
 
-static void
-es_arg_null(const char *argument)
+/*
+ * Refuse a NULL argument.
+ */
+void
+es_arg_required(FunctionCallInfo fcinfo, int n, const char *argument)
 {
-	ereport(ERROR,
-			errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-			errmsg("\"%s\" must not be null", argument));
+	if (PG_ARGISNULL(n))
+		ereport(ERROR,
+				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				errmsg("\"%s\" must not be null", argument));
 }
 
 /*
@@ -112,12 +119,23 @@ es_arg_name(FunctionCallInfo fcinfo, int n, const char *argument, int *len)
 {
 	text	   *value;
 
-	if (PG_ARGISNULL(n))
-		es_arg_null(argument);
+	es_arg_required(fcinfo, n, argument);
 	value = PG_GETARG_TEXT_PP(n);
 	*len = VARSIZE_ANY_EXHDR(value);
 	es_check_name(argument, 0, VARDATA_ANY(value), *len);
 	return VARDATA_ANY(value);
+}
+
+/*
+ * The same as text, to be passed to a statement.
+ */
+Datum
+es_arg_name_datum(FunctionCallInfo fcinfo, int n, const char *argument)
+{
+	int			len;
+	const char *name = es_arg_name(fcinfo, n, argument, &len);
+
+	return PointerGetDatum(cstring_to_text_with_len(name, len));
 }
 
 static int64
@@ -138,9 +156,18 @@ es_check_range(const char *argument, int64 value, int64 min, int64 max)
 int64
 es_arg_int64(FunctionCallInfo fcinfo, int n, const char *argument, int64 min, int64 max)
 {
-	if (PG_ARGISNULL(n))
-		es_arg_null(argument);
+	es_arg_required(fcinfo, n, argument);
 	return es_check_range(argument, PG_GETARG_INT64(n), min, max);
+}
+
+/*
+ * A required integer argument.
+ */
+int32
+es_arg_int32(FunctionCallInfo fcinfo, int n, const char *argument, int32 min, int32 max)
+{
+	es_arg_required(fcinfo, n, argument);
+	return (int32) es_check_range(argument, PG_GETARG_INT32(n), min, max);
 }
 
 /*
@@ -155,48 +182,71 @@ es_arg_int64_default(FunctionCallInfo fcinfo, int n, const char *argument,
 	return es_check_range(argument, PG_GETARG_INT64(n), min, max);
 }
 
+/*
+ * Microseconds of an interval, a month counting 30 days, within sane bounds.
+ */
+int64
+es_interval_us(const Interval *interval)
+{
+	double		us = (double) interval->time +
+		(double) interval->day * USECS_PER_DAY +
+		(double) interval->month * DAYS_PER_MONTH * USECS_PER_DAY;
+
+	if (us > (double) ES_MAX_INTERVAL)
+		return ES_MAX_INTERVAL;
+	if (us < -(double) ES_MAX_INTERVAL)
+		return -ES_MAX_INTERVAL;
+	return (int64) us;
+}
+
+/*
+ * A required interval argument in microseconds.
+ *
+ * min			0, or 1 for one that must be positive
+ */
+int64
+es_arg_interval(FunctionCallInfo fcinfo, int n, const char *argument, int64 min)
+{
+	int64		us;
+
+	es_arg_required(fcinfo, n, argument);
+	us = es_interval_us(PG_GETARG_INTERVAL_P(n));
+	if (us < min)
+		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, argument, 0,
+					 min == 0 ? "It must not be negative." : "It must be positive.");
+	return us;
+}
+
 bool
 es_arg_bool(FunctionCallInfo fcinfo, int n, const char *argument)
 {
-	if (PG_ARGISNULL(n))
-		es_arg_null(argument);
+	es_arg_required(fcinfo, n, argument);
 	return PG_GETARG_BOOL(n);
 }
 
 Jsonb *
 es_arg_jsonb(FunctionCallInfo fcinfo, int n, const char *argument)
 {
-	if (PG_ARGISNULL(n))
-		es_arg_null(argument);
+	es_arg_required(fcinfo, n, argument);
 	return PG_GETARG_JSONB_P(n);
 }
 
 /*
- * A required schema version.
- */
-int32
-es_arg_schema_version(FunctionCallInfo fcinfo, int n, const char *argument)
-{
-	if (PG_ARGISNULL(n))
-		es_arg_null(argument);
-	if (PG_GETARG_INT32(n) < 1)
-		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, argument, 0,
-					 "It must be at least 1, not %d.", PG_GETARG_INT32(n));
-	return PG_GETARG_INT32(n);
-}
-
-/*
- * Elements of a one-dimensional array argument.
+ * Elements of a required one-dimensional array argument.
  *
- * elmlen, elmbyval, elmalign	storage of the element type
+ * elmlen, elmalign		storage of the element type
+ *
+ * Result: their number.
  */
-static int
+int
 es_arg_array(FunctionCallInfo fcinfo, int n, const char *argument, Oid elmtype,
 			 int elmlen, char elmalign, Datum **values, bool **isnull)
 {
-	ArrayType  *array = PG_GETARG_ARRAYTYPE_P(n);
+	ArrayType  *array;
 	int			count;
 
+	es_arg_required(fcinfo, n, argument);
+	array = PG_GETARG_ARRAYTYPE_P(n);
 	if (ARR_NDIM(array) > 1)
 		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, argument, 0,
 					 "The array must have one dimension, not %d.", ARR_NDIM(array));
@@ -230,6 +280,25 @@ es_arg_names(FunctionCallInfo fcinfo, int n, const char *argument, Datum **names
 			es_arg_error(ERRCODE_NULL_VALUE_NOT_ALLOWED, argument, i + 1, "It is null.");
 		name = DatumGetTextPP((*names)[i]);
 		es_check_name(argument, i + 1, VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name));
+	}
+	return count;
+}
+
+/*
+ * An optional array of categories.
+ *
+ * Result: as for es_arg_names.
+ */
+int
+es_arg_categories(FunctionCallInfo fcinfo, int n, const char *argument, Datum **names)
+{
+	int			count = es_arg_names(fcinfo, n, argument, names);
+
+	for (int i = 0; i < count; i++)
+	{
+		text	   *name = DatumGetTextPP((*names)[i]);
+
+		es_check_category(argument, i + 1, VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name));
 	}
 	return count;
 }

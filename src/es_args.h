@@ -8,6 +8,7 @@
 
 #include "fmgr.h"
 #include "utils/jsonb.h"
+#include "utils/timestamp.h"
 
 #include "es_write.h"
 
@@ -18,18 +19,28 @@
 #define ES_ANY_VERSION		INT64CONST(-1)
 #define ES_STREAM_EXISTS	INT64CONST(-2)
 
+extern void es_arg_required(FunctionCallInfo fcinfo, int n, const char *argument);
 extern const char *es_arg_name(FunctionCallInfo fcinfo, int n, const char *argument,
 							   int *len);
+extern Datum es_arg_name_datum(FunctionCallInfo fcinfo, int n, const char *argument);
 extern void es_check_name(const char *argument, int element, const char *name, int len);
 extern int64 es_arg_int64(FunctionCallInfo fcinfo, int n, const char *argument,
 						  int64 min, int64 max);
 extern int64 es_arg_int64_default(FunctionCallInfo fcinfo, int n, const char *argument,
 								  int64 min, int64 max, int64 null_value);
 extern bool es_arg_bool(FunctionCallInfo fcinfo, int n, const char *argument);
-extern int32 es_arg_schema_version(FunctionCallInfo fcinfo, int n, const char *argument);
+extern int32 es_arg_int32(FunctionCallInfo fcinfo, int n, const char *argument,
+						  int32 min, int32 max);
+extern int64 es_arg_interval(FunctionCallInfo fcinfo, int n, const char *argument,
+							 int64 min);
+extern int64 es_interval_us(const Interval *interval);
 extern Jsonb *es_arg_jsonb(FunctionCallInfo fcinfo, int n, const char *argument);
 extern int	es_arg_names(FunctionCallInfo fcinfo, int n, const char *argument,
 						 Datum **names);
+extern int	es_arg_categories(FunctionCallInfo fcinfo, int n, const char *argument,
+							  Datum **names);
+extern int	es_arg_array(FunctionCallInfo fcinfo, int n, const char *argument, Oid elmtype,
+						 int elmlen, char elmalign, Datum **values, bool **isnull);
 extern void es_check_category(const char *argument, int element,
 							  const char *name, int len);
 extern void es_arg_error(int sqlstate, const char *argument, int element,

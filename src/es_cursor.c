@@ -42,30 +42,30 @@
 	" AND delivered OPERATOR(pg_catalog.=) $4" \
 	" AND lease_until OPERATOR(pg_catalog.=) $5"
 
-static EsSql es_sql_plain_load = {CHECKPOINT_COLUMNS, 1, {TEXTOID}, NULL};
-static EsSql es_sql_plain_lock = {CHECKPOINT_COLUMNS " FOR UPDATE", 1, {TEXTOID}, NULL};
+static EsSql es_sql_plain_load = ES_SQL(CHECKPOINT_COLUMNS, 1, TEXTOID);
+static EsSql es_sql_plain_lock = ES_SQL(CHECKPOINT_COLUMNS " FOR UPDATE", 1, TEXTOID);
 static EsSql es_sql_plain_claim =
-{CHECKPOINT_COLUMNS AS_EXPECTED " FOR UPDATE SKIP LOCKED",
-5, {TEXTOID, TEXTOID, INT8OID, INT8OID, TIMESTAMPTZOID}, NULL};
+ES_SQL(CHECKPOINT_COLUMNS AS_EXPECTED " FOR UPDATE SKIP LOCKED",
+5, TEXTOID, TEXTOID, INT8OID, INT8OID, TIMESTAMPTZOID);
 static EsSql es_sql_plain_store =
-{"UPDATE event_store.subscription_checkpoint"
+ES_SQL("UPDATE event_store.subscription_checkpoint"
 	" SET position = $2, scanned = $3, delivered = $4, session = $5, member = $6,"
 	" lease_until = $7, pid = $8, updated_at = pg_catalog.clock_timestamp()"
 	" WHERE subscription OPERATOR(pg_catalog.=) $1 AND slot OPERATOR(pg_catalog.=) 0",
-	8, {TEXTOID, INT8OID, INT8OID, INT8OID, INT8OID, TEXTOID, TIMESTAMPTZOID, INT4OID}, NULL};
+	8, TEXTOID, INT8OID, INT8OID, INT8OID, INT8OID, TEXTOID, TIMESTAMPTZOID, INT4OID);
 
-static EsSql es_sql_member_load = {MEMBER_COLUMNS, 2, {TEXTOID, TEXTOID}, NULL};
-static EsSql es_sql_member_lock = {MEMBER_COLUMNS " FOR UPDATE", 2, {TEXTOID, TEXTOID}, NULL};
+static EsSql es_sql_member_load = ES_SQL(MEMBER_COLUMNS, 2, TEXTOID, TEXTOID);
+static EsSql es_sql_member_lock = ES_SQL(MEMBER_COLUMNS " FOR UPDATE", 2, TEXTOID, TEXTOID);
 static EsSql es_sql_member_claim =
-{MEMBER_COLUMNS AS_EXPECTED " FOR UPDATE SKIP LOCKED",
-5, {TEXTOID, TEXTOID, INT8OID, INT8OID, TIMESTAMPTZOID}, NULL};
+ES_SQL(MEMBER_COLUMNS AS_EXPECTED " FOR UPDATE SKIP LOCKED",
+5, TEXTOID, TEXTOID, INT8OID, INT8OID, TIMESTAMPTZOID);
 static EsSql es_sql_member_store =
-{"UPDATE event_store.subscription_member"
+ES_SQL("UPDATE event_store.subscription_member"
 	" SET position = $3, scanned = $4, delivered = $5, pid = $6,"
 	" lease_until = pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) lease,"
 	" updated_at = pg_catalog.clock_timestamp()"
 	" WHERE subscription OPERATOR(pg_catalog.=) $1 AND member OPERATOR(pg_catalog.=) $2",
-6, {TEXTOID, TEXTOID, INT8OID, INT8OID, INT8OID, INT4OID}, NULL};
+6, TEXTOID, TEXTOID, INT8OID, INT8OID, INT8OID, INT4OID);
 
 /*
  * Read a cursor.
@@ -74,7 +74,7 @@ static EsSql es_sql_member_store =
  * lock			until the end of the transaction
  */
 void
-es_cursor_load(EsOwnerScope *scope, const EsSubscription *sub, Datum member,
+es_cursor_load(const EsSubscription *sub, Datum member,
 			   bool lock, EsCursor *cursor)
 {
 	Datum		args[2];
@@ -99,12 +99,7 @@ es_cursor_load(EsOwnerScope *scope, const EsSubscription *sub, Datum member,
 	cursor->session = es_sql_int64(0, 4, 0);
 	value = es_sql_datum(0, 5, &isnull);
 	if (!isnull)
-	{
-		MemoryContext old_context = MemoryContextSwitchTo(scope->context);
-
 		cursor->member = datumCopy(value, false, -1);
-		MemoryContextSwitchTo(old_context);
-	}
 	cursor->lease_until = DatumGetTimestampTz(es_sql_datum(0, 6, &isnull));
 	cursor->renew_at = DatumGetTimestampTz(es_sql_datum(0, 7, &isnull));
 }

@@ -13,6 +13,7 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/htup_details.h"
 #include "access/tableam.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
@@ -146,10 +147,13 @@ es_event_values(const EsStore *store, TupleTableSlot *slot, Datum *values)
 }
 
 /*
- * The last version of a stream in a snapshot; 0 if there is none.
+ * The last version of a stream that a snapshot shows; 0 if there is none.
+ *
+ * xmin			result, may be NULL: who appended it
  */
 int64
-es_event_version(Relation event, const EsStore *store, Snapshot snapshot, int64 stream_no)
+es_event_version(Relation event, const EsStore *store, Snapshot snapshot, int64 stream_no,
+				 TransactionId *xmin)
 {
 	Relation	index = index_open(store->read_index[ES_INDEX_STREAM], AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(event, NULL);
@@ -161,7 +165,11 @@ es_event_version(Relation event, const EsStore *store, Snapshot snapshot, int64 
 	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(stream_no));
 	index_rescan(scan, &key, 1, NULL, 0);
 	if (index_getnext_slot(scan, BackwardScanDirection, slot))
+	{
 		version = DatumGetInt32(slot_getattr(slot, Anum_es_event_version, &isnull));
+		if (xmin != NULL)
+			*xmin = HeapTupleHeaderGetXmin(ExecFetchSlotHeapTuple(slot, false, NULL)->t_data);
+	}
 	index_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
 	index_close(index, AccessShareLock);

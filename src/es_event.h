@@ -33,6 +33,6 @@ extern EsType *es_event_stored_values(const EsStore *store, TupleTableSlot *slot
 									  Datum *values);
 extern void es_event_values(const EsStore *store, TupleTableSlot *slot, Datum *values);
 extern int64 es_event_version(Relation event, const EsStore *store, Snapshot snapshot,
-							  int64 stream_no);
+							  int64 stream_no, TransactionId *xmin);
 
 #endif							/* ES_EVENT_H */

@@ -99,43 +99,30 @@ es_events_from_scalars(FunctionCallInfo fcinfo, EsNewEvent *event)
 		event->id_given = true;
 		event->event_id = *PG_GETARG_UUID_P(5);
 	}
-	if (PG_ARGISNULL(6))
-		ereport(ERROR,
-				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				errmsg("\"schema_version\" must not be null"));
+	es_arg_required(fcinfo, 6, "schema_version");
 	event->schema_version = PG_GETARG_INT32(6);
 	es_event_check(event, 0);
 }
 
 /*
- * One array argument of es_append_batch.
+ * One array argument of es_append_batch besides event_types.
  *
- * Result: false for a NULL argument, which is allowed when "optional".
+ * expected		elements that it must have
+ *
+ * Result: false for a NULL argument.
  */
 static bool
-es_batch_array(FunctionCallInfo fcinfo, int n, const char *argument, bool optional,
-			   Oid type, int typlen, char typalign, int expected,
-			   Datum **values, bool **isnull, int *count)
+es_batch_array(FunctionCallInfo fcinfo, int n, const char *argument, Oid type,
+			   int typlen, char typalign, int expected, Datum **values, bool **isnull)
 {
-	ArrayType  *array;
+	int			count;
 
 	if (PG_ARGISNULL(n))
-	{
-		if (!optional)
-			ereport(ERROR,
-					errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					errmsg("\"%s\" must not be null", argument));
 		return false;
-	}
-	array = PG_GETARG_ARRAYTYPE_P(n);
-	if (ARR_NDIM(array) > 1)
+	count = es_arg_array(fcinfo, n, argument, type, typlen, typalign, values, isnull);
+	if (count != expected)
 		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, argument, 0,
-					 "The array must have one dimension, not %d.", ARR_NDIM(array));
-	deconstruct_array(array, type, typlen, typlen == sizeof(int32), typalign,
-					  values, isnull, count);
-	if (expected >= 0 && *count != expected)
-		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, argument, 0,
-					 "It has %d elements, but \"event_types\" has %d.", *count, expected);
+					 "It has %d elements, but \"event_types\" has %d.", count, expected);
 	return true;
 }
 
@@ -158,18 +145,17 @@ es_events_from_arrays(FunctionCallInfo fcinfo, int *nevents)
 	bool	   *versions_null = NULL;
 	EsNewEvent *events;
 	int			n;
-	int			m;
 
-	es_batch_array(fcinfo, 2, "event_types", false, TEXTOID, -1, TYPALIGN_INT, -1,
-				   &types, &types_null, &n);
-	es_batch_array(fcinfo, 3, "data", false, JSONBOID, -1, TYPALIGN_INT, n,
-				   &data, &data_null, &m);
-	es_batch_array(fcinfo, 4, "metadata", true, JSONBOID, -1, TYPALIGN_INT, n,
-				   &metadata, &metadata_null, &m);
-	es_batch_array(fcinfo, 5, "event_ids", true, UUIDOID, UUID_LEN, TYPALIGN_CHAR, n,
-				   &ids, &ids_null, &m);
-	es_batch_array(fcinfo, 6, "schema_versions", true, INT4OID, sizeof(int32), TYPALIGN_INT, n,
-				   &versions, &versions_null, &m);
+	n = es_arg_array(fcinfo, 2, "event_types", TEXTOID, -1, TYPALIGN_INT,
+					 &types, &types_null);
+	es_arg_required(fcinfo, 3, "data");
+	es_batch_array(fcinfo, 3, "data", JSONBOID, -1, TYPALIGN_INT, n, &data, &data_null);
+	es_batch_array(fcinfo, 4, "metadata", JSONBOID, -1, TYPALIGN_INT, n,
+				   &metadata, &metadata_null);
+	es_batch_array(fcinfo, 5, "event_ids", UUIDOID, UUID_LEN, TYPALIGN_CHAR, n,
+				   &ids, &ids_null);
+	es_batch_array(fcinfo, 6, "schema_versions", INT4OID, sizeof(int32), TYPALIGN_INT, n,
+				   &versions, &versions_null);
 	es_batch_check(n);
 
 	events = palloc0(sizeof(EsNewEvent) * n);

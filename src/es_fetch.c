@@ -118,14 +118,14 @@ es_fetch_begin(EsFetch *fetch)
 	bool		busy = false;
 
 	es_owner_begin(&scope);
-	es_subscription_load(&scope, fetch->name, &fetch->sub);
+	es_subscription_load(fetch->name, &fetch->sub);
 	if (fetch->sub.slots > 0 && !fetch->member_given)
 		ereport(ERROR,
 				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				errmsg("\"member\" must not be null for a consumer group"),
 				errhint("Give each consumer of the group a name of its own."));
 
-	es_cursor_load(&scope, &fetch->sub, fetch->member, false, &fetch->cursor);
+	es_cursor_load(&fetch->sub, fetch->member, false, &fetch->cursor);
 	fetch->slots = NULL;
 	if (fetch->sub.slots > 0)
 	{
@@ -134,15 +134,15 @@ es_fetch_begin(EsFetch *fetch)
 		{
 			es_group_join(&fetch->sub, fetch->member, fetch->sub.lease);
 			fetch->wrote = true;
-			es_cursor_load(&scope, &fetch->sub, fetch->member, false, &fetch->cursor);
+			es_cursor_load(&fetch->sub, fetch->member, false, &fetch->cursor);
 		}
-		if (es_group_balance(&scope, &fetch->sub, fetch->member, &fetch->cursor))
+		if (es_group_balance(&fetch->sub, fetch->member, &fetch->cursor))
 		{
 			fetch->wrote = true;
-			es_cursor_load(&scope, &fetch->sub, fetch->member, false, &fetch->cursor);
+			es_cursor_load(&fetch->sub, fetch->member, false, &fetch->cursor);
 		}
 		es_lease_write_end();
-		fetch->slots = es_group_slots(&scope, &fetch->sub, fetch->member,
+		fetch->slots = es_group_slots(&fetch->sub, fetch->member,
 									  &fetch->cursor);
 		fetch->start = PG_INT64_MAX;
 		for (int i = 0; i < fetch->sub.slots; i++)
@@ -166,7 +166,7 @@ es_fetch_begin(EsFetch *fetch)
 	fetch->parked = NULL;
 	fetch->nparked = 0;
 	if (fetch->sub.has_parked && !busy)
-		fetch->parked = es_parked_load(&scope, &fetch->sub, fetch->slots,
+		fetch->parked = es_parked_load(&fetch->sub, fetch->slots,
 									   &fetch->nparked);
 	es_owner_end(&scope);
 	return !busy;
@@ -422,6 +422,7 @@ es_fetch_read(EsFetch *fetch)
 	fetch->scanned = bound;
 	if (fetch->nparked > 0)
 		es_fetch_parked(fetch, event, store);
+
 	if (fetch->count >= fetch->max_count)
 		fetch->scanned = Min(fetch->start, bound);
 	else if (fetch->start < bound)
@@ -543,14 +544,7 @@ es_fetch(PG_FUNCTION_ARGS)
 	int			fruitless = 0;
 
 	fetch.name = es_arg_name_datum(fcinfo, 0, "name");
-	if (PG_ARGISNULL(1))
-		ereport(ERROR,
-				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				errmsg("\"max_count\" must not be null"));
-	fetch.max_count = PG_GETARG_INT32(1);
-	if (fetch.max_count < 1)
-		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, "max_count", 0,
-					 "It must be at least 1, not %d.", PG_GETARG_INT32(1));
+	fetch.max_count = es_arg_int32(fcinfo, 1, "max_count", 1, PG_INT32_MAX);
 	wait = es_arg_interval(fcinfo, 2, "wait", 0);
 	fetch.member_given = !PG_ARGISNULL(3);
 	if (fetch.member_given)
@@ -613,13 +607,13 @@ Datum
 es_subscription_lag(PG_FUNCTION_ARGS)
 {
 	static EsSql sql =
-	{"SELECT c.slot, GREATEST(c.position, m.position)"
+	ES_SQL("SELECT c.slot, GREATEST(c.position, m.position)"
 		" FROM event_store.subscription_checkpoint c"
 		" LEFT JOIN event_store.subscription_member m"
 		" ON m.subscription OPERATOR(pg_catalog.=) c.subscription"
 		" AND m.member OPERATOR(pg_catalog.=) c.member"
 		" WHERE c.subscription OPERATOR(pg_catalog.=) $1",
-	1, {TEXTOID}, NULL};
+	1, TEXTOID);
 	Datum		name = es_arg_name_datum(fcinfo, 0, "name");
 	int64		max_count = es_arg_int64(fcinfo, 1, "max_count", 1, PG_INT64_MAX);
 	Snapshot	snapshot = GetActiveSnapshot();
@@ -640,8 +634,8 @@ es_subscription_lag(PG_FUNCTION_ARGS)
 	bool		isnull[2] = {false, true};
 
 	es_owner_begin(&scope);
-	es_subscription_load(&scope, name, &sub);
-	done = MemoryContextAllocZero(scope.context, Max(sub.slots, 1) * sizeof(int64));
+	es_subscription_load(name, &sub);
+	done = palloc0(Max(sub.slots, 1) * sizeof(int64));
 	n = es_sql_run(&sql, &name, NULL);
 	for (uint64 i = 0; i < n; i++)
 	{

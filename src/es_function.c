@@ -19,12 +19,10 @@
 #include "access/htup_details.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
-#include "catalog/pg_class.h"
 #include "catalog/pg_language.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
-#include "executor/spi.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "optimizer/optimizer.h"
@@ -457,56 +455,4 @@ es_function_call(EsFunction *function, const Datum *args, const Datum *event)
 		es_function_error(function, event, ERRCODE_NULL_VALUE_NOT_ALLOWED,
 						  "it returned NULL");
 	return result;
-}
-
-/*
- * Act with the rights of a table's owner, until es_table_owner_leave or until the
- * (sub)transaction aborts.  For statements of ours only, never while a user's
- * function runs.
- */
-void
-es_table_owner_enter(Oid relid, Oid *userid, int *sec_context)
-{
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-	Oid			owner;
-
-	if (!HeapTupleIsValid(tuple))
-		ereport(ERROR,
-				errcode(ERRCODE_UNDEFINED_TABLE),
-				errmsg("relation with OID %u does not exist", relid));
-	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	ReleaseSysCache(tuple);
-
-	GetUserIdAndSecContext(userid, sec_context);
-	SetUserIdAndSecContext(owner, *sec_context | SECURITY_LOCAL_USERID_CHANGE);
-}
-
-void
-es_table_owner_leave(Oid userid, int sec_context)
-{
-	SetUserIdAndSecContext(userid, sec_context);
-}
-
-/*
- * Run a statement with the rights of a table's owner.
- *
- * sql		independent of search_path
- *
- * Result: number of rows.
- */
-uint64
-es_table_owner_execute(Oid relid, const char *sql, int nargs, Oid *types, Datum *args)
-{
-	Oid			userid;
-	int			sec_context;
-	uint64		processed;
-
-	SPI_connect();
-	es_table_owner_enter(relid, &userid, &sec_context);
-	if (SPI_execute_with_args(sql, nargs, types, args, NULL, false, 0) < 0)
-		elog(ERROR, "SPI_execute_with_args failed");
-	processed = SPI_processed;
-	es_table_owner_leave(userid, sec_context);
-	SPI_finish();
-	return processed;
 }

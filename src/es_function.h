@@ -27,9 +27,4 @@ extern Datum es_function_call(EsFunction *function, const Datum *args,
 							  const Datum *event);
 extern void es_function_detail(StringInfo detail, const Datum *event);
 
-extern void es_table_owner_enter(Oid relid, Oid *userid, int *sec_context);
-extern void es_table_owner_leave(Oid userid, int sec_context);
-extern uint64 es_table_owner_execute(Oid relid, const char *sql, int nargs, Oid *types,
-							   Datum *args);
-
 #endif							/* ES_FUNCTION_H */

@@ -30,7 +30,7 @@ PG_FUNCTION_INFO_V1(es_join);
 PG_FUNCTION_INFO_V1(es_leave);
 
 static EsSql es_sql_join =
-{"INSERT INTO event_store.subscription_member AS m"
+ES_SQL("INSERT INTO event_store.subscription_member AS m"
 	" (subscription, member, position, scanned, delivered, pid, lease, lease_until,"
 	" joined_at, updated_at)"
 	" VALUES ($1, $2, 0, 0, 0, $4, $3,"
@@ -39,25 +39,25 @@ static EsSql es_sql_join =
 	" ON CONFLICT (subscription, member) DO UPDATE"
 	" SET lease = EXCLUDED.lease, lease_until = EXCLUDED.lease_until, pid = EXCLUDED.pid,"
 	" updated_at = EXCLUDED.updated_at",
-4, {TEXTOID, TEXTOID, INTERVALOID, INT4OID}, NULL};
+4, TEXTOID, TEXTOID, INTERVALOID, INT4OID);
 
 /* members, this one's place among them, and how many others are overdue */
 static EsSql es_sql_census =
-{"SELECT pg_catalog.count(*),"
+ES_SQL("SELECT pg_catalog.count(*),"
 	" pg_catalog.count(*) FILTER (WHERE member OPERATOR(pg_catalog.<) $2),"
 	" pg_catalog.count(*) FILTER (WHERE member OPERATOR(pg_catalog.<>) $2"
 	" AND lease_until OPERATOR(pg_catalog.<) pg_catalog.clock_timestamp())"
 	" FROM event_store.subscription_member WHERE subscription OPERATOR(pg_catalog.=) $1",
-2, {TEXTOID, TEXTOID}, NULL};
+2, TEXTOID, TEXTOID);
 static EsSql es_sql_slot_census =
-{"SELECT pg_catalog.count(*) FILTER (WHERE member OPERATOR(pg_catalog.=) $2),"
+ES_SQL("SELECT pg_catalog.count(*) FILTER (WHERE member OPERATOR(pg_catalog.=) $2),"
 	" pg_catalog.count(*) FILTER (WHERE member IS NULL)"
 	" FROM event_store.subscription_checkpoint"
 	" WHERE subscription OPERATOR(pg_catalog.=) $1",
-2, {TEXTOID, TEXTOID}, NULL};
+2, TEXTOID, TEXTOID);
 
 static EsSql es_sql_expel =
-{"WITH dead AS ("
+ES_SQL("WITH dead AS ("
 	"SELECT member, position FROM event_store.subscription_member"
 	" WHERE subscription OPERATOR(pg_catalog.=) $1 AND member OPERATOR(pg_catalog.<>) $2"
 	" AND lease_until OPERATOR(pg_catalog.<) pg_catalog.clock_timestamp()"
@@ -71,39 +71,39 @@ static EsSql es_sql_expel =
 	" DELETE FROM event_store.subscription_member m USING dead"
 	" WHERE m.subscription OPERATOR(pg_catalog.=) $1"
 	" AND m.member OPERATOR(pg_catalog.=) dead.member",
-2, {TEXTOID, TEXTOID}, NULL};
+2, TEXTOID, TEXTOID);
 
 static EsSql es_sql_release =
-{"UPDATE event_store.subscription_checkpoint c"
+ES_SQL("UPDATE event_store.subscription_checkpoint c"
 	" SET position = GREATEST(position, $3), member = NULL,"
 	" updated_at = pg_catalog.clock_timestamp()"
 	" WHERE subscription OPERATOR(pg_catalog.=) $1 AND slot OPERATOR(pg_catalog.=) ANY"
 	" (SELECT slot FROM event_store.subscription_checkpoint"
 	" WHERE subscription OPERATOR(pg_catalog.=) $1"
 	" AND member OPERATOR(pg_catalog.=) $2 ORDER BY slot DESC LIMIT $4)",
-4, {TEXTOID, TEXTOID, INT8OID, INT8OID}, NULL};
+4, TEXTOID, TEXTOID, INT8OID, INT8OID);
 static EsSql es_sql_bring_up =
-{"UPDATE event_store.subscription_checkpoint"
+ES_SQL("UPDATE event_store.subscription_checkpoint"
 	" SET position = $3, updated_at = pg_catalog.clock_timestamp()"
 	" WHERE subscription OPERATOR(pg_catalog.=) $1"
 	" AND member OPERATOR(pg_catalog.=) $2 AND position OPERATOR(pg_catalog.<) $3",
-3, {TEXTOID, TEXTOID, INT8OID}, NULL};
+3, TEXTOID, TEXTOID, INT8OID);
 static EsSql es_sql_take =
-{"UPDATE event_store.subscription_checkpoint"
+ES_SQL("UPDATE event_store.subscription_checkpoint"
 	" SET member = $2, updated_at = pg_catalog.clock_timestamp()"
 	" WHERE subscription OPERATOR(pg_catalog.=) $1 AND slot OPERATOR(pg_catalog.=) ANY"
 	" (SELECT slot FROM event_store.subscription_checkpoint"
 	" WHERE subscription OPERATOR(pg_catalog.=) $1 AND member IS NULL"
 	" ORDER BY slot LIMIT $3 FOR UPDATE SKIP LOCKED)",
-3, {TEXTOID, TEXTOID, INT8OID}, NULL};
+3, TEXTOID, TEXTOID, INT8OID);
 static EsSql es_sql_slots =
-{"SELECT slot, GREATEST(position, $3) FROM event_store.subscription_checkpoint"
+ES_SQL("SELECT slot, GREATEST(position, $3) FROM event_store.subscription_checkpoint"
 	" WHERE subscription OPERATOR(pg_catalog.=) $1 AND member OPERATOR(pg_catalog.=) $2",
-3, {TEXTOID, TEXTOID, INT8OID}, NULL};
+3, TEXTOID, TEXTOID, INT8OID);
 static EsSql es_sql_leave =
-{"DELETE FROM event_store.subscription_member"
+ES_SQL("DELETE FROM event_store.subscription_member"
 	" WHERE subscription OPERATOR(pg_catalog.=) $1 AND member OPERATOR(pg_catalog.=) $2",
-2, {TEXTOID, TEXTOID}, NULL};
+2, TEXTOID, TEXTOID);
 
 /*
  * Become a member, or renew the membership.
@@ -133,7 +133,7 @@ es_group_join(const EsSubscription *sub, Datum member, int64 lease)
  * Result: whether something was written; the cursor is then to be read anew.
  */
 bool
-es_group_balance(EsOwnerScope *scope, const EsSubscription *sub, Datum member,
+es_group_balance(const EsSubscription *sub, Datum member,
 				 EsCursor *cursor)
 {
 	Datum		args[4];
@@ -192,10 +192,10 @@ es_group_balance(EsOwnerScope *scope, const EsSubscription *sub, Datum member,
  * -1 for those of others.
  */
 int64 *
-es_group_slots(EsOwnerScope *scope, const EsSubscription *sub, Datum member,
+es_group_slots(const EsSubscription *sub, Datum member,
 			   const EsCursor *cursor)
 {
-	int64	   *slots = MemoryContextAlloc(scope->context, sub->slots * sizeof(int64));
+	int64	   *slots = palloc(sub->slots * sizeof(int64));
 	Datum		args[3];
 	uint64		n;
 
@@ -248,12 +248,12 @@ es_join(PG_FUNCTION_ARGS)
 
 	PreventCommandIfReadOnly("es_join()");
 	es_owner_begin(&scope);
-	es_subscription_load(&scope, name, &sub);
+	es_subscription_load(name, &sub);
 	es_group_check(&sub);
 	member = es_arg_member(fcinfo, 1, &sub);
 	es_group_join(&sub, member, lease > 0 ? lease : sub.lease);
-	es_cursor_load(&scope, &sub, member, true, &cursor);
-	es_group_balance(&scope, &sub, member, &cursor);
+	es_cursor_load(&sub, member, true, &cursor);
+	es_group_balance(&sub, member, &cursor);
 	args[0] = name;
 	args[1] = member;
 	es_sql_run(&es_sql_slot_census, args, NULL);
@@ -281,10 +281,10 @@ es_leave(PG_FUNCTION_ARGS)
 
 	PreventCommandIfReadOnly("es_leave()");
 	es_owner_begin(&scope);
-	es_subscription_load(&scope, name, &sub);
+	es_subscription_load(name, &sub);
 	es_group_check(&sub);
 	member = es_arg_member(fcinfo, 1, &sub);
-	es_cursor_load(&scope, &sub, member, true, &cursor);
+	es_cursor_load(&sub, member, true, &cursor);
 	if (cursor.exists)
 	{
 		args[0] = name;

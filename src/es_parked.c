@@ -34,26 +34,26 @@ PG_FUNCTION_INFO_V1(es_discard_parked_stream);
 #define ES_MAX_RETRY_DELAY	(INT64CONST(3600) * USECS_PER_SEC)
 
 static EsSql es_sql_load =
-{"SELECT stream_no, slot, next_version, done_position, failed_position,"
+ES_SQL("SELECT stream_no, slot, next_version, done_position, failed_position,"
 	" state OPERATOR(pg_catalog.=) 'parked', next_attempt_at, delivered_version"
 	" FROM event_store.parked_stream WHERE subscription OPERATOR(pg_catalog.=) $1"
 	" ORDER BY stream_no",
-1, {TEXTOID}, NULL};
+1, TEXTOID);
 static EsSql es_sql_handed_out =
-{"UPDATE event_store.parked_stream"
+ES_SQL("UPDATE event_store.parked_stream"
 	" SET delivered_version = $3, delivered_position = $4"
 	" WHERE subscription OPERATOR(pg_catalog.=) $1"
 	" AND stream_no OPERATOR(pg_catalog.=) $2"
 	" AND next_version OPERATOR(pg_catalog.=) $5",
-5, {TEXTOID, INT8OID, INT8OID, INT8OID, INT8OID}, NULL};
+5, TEXTOID, INT8OID, INT8OID, INT8OID, INT8OID);
 static EsSql es_sql_finish =
-{"DELETE FROM event_store.parked_stream"
+ES_SQL("DELETE FROM event_store.parked_stream"
 	" WHERE subscription OPERATOR(pg_catalog.=) $1"
 	" AND stream_no OPERATOR(pg_catalog.=) $2"
 	" AND next_version OPERATOR(pg_catalog.=) $3",
-3, {TEXTOID, INT8OID, INT8OID}, NULL};
+3, TEXTOID, INT8OID, INT8OID);
 static EsSql es_sql_acknowledge =
-{"UPDATE event_store.parked_stream p SET next_version = n.version,"
+ES_SQL("UPDATE event_store.parked_stream p SET next_version = n.version,"
 	" done_position = LEAST($2, p.delivered_position),"
 	" delivered_position = CASE WHEN n.version OPERATOR(pg_catalog.>) p.delivered_version"
 	" THEN 0 ELSE p.delivered_position END,"
@@ -77,24 +77,24 @@ static EsSql es_sql_acknowledge =
 	" WHERE p.subscription OPERATOR(pg_catalog.=) $1"
 	" AND p.stream_no OPERATOR(pg_catalog.=) n.stream_no"
 	" AND n.version OPERATOR(pg_catalog.>) p.next_version",
-3, {TEXTOID, INT8OID, TEXTOID}, NULL};
+3, TEXTOID, INT8OID, TEXTOID);
 
 static EsSql es_sql_event =
-{"SELECT stream_no, version::pg_catalog.int8 FROM event_store.event"
+ES_SQL("SELECT stream_no, version::pg_catalog.int8 FROM event_store.event"
 	" WHERE global_position OPERATOR(pg_catalog.=) $1",
-1, {INT8OID}, NULL};
+1, INT8OID);
 static EsSql es_sql_own_slot =
-{"SELECT position FROM event_store.subscription_checkpoint"
+ES_SQL("SELECT position FROM event_store.subscription_checkpoint"
 	" WHERE subscription OPERATOR(pg_catalog.=) $1"
 	" AND slot OPERATOR(pg_catalog.=) $2 AND member OPERATOR(pg_catalog.=) $3",
-3, {TEXTOID, INT4OID, TEXTOID}, NULL};
+3, TEXTOID, INT4OID, TEXTOID);
 static EsSql es_sql_lock_stream =
-{"SELECT next_version, delivered_version, failed_position, attempts, state"
+ES_SQL("SELECT next_version, delivered_version, failed_position, attempts, state"
 	" FROM event_store.parked_stream WHERE subscription OPERATOR(pg_catalog.=) $1"
 	" AND stream_no OPERATOR(pg_catalog.=) $2 FOR UPDATE",
-2, {TEXTOID, INT8OID}, NULL};
+2, TEXTOID, INT8OID);
 static EsSql es_sql_fail =
-{"INSERT INTO event_store.parked_stream AS p"
+ES_SQL("INSERT INTO event_store.parked_stream AS p"
 	" (subscription, stream_no, slot, next_version, done_position, delivered_version,"
 	" delivered_position, failed_position, attempts, state, next_attempt_at, reason,"
 	" first_failed_at, failed_at)"
@@ -108,41 +108,40 @@ static EsSql es_sql_fail =
 	" reason = EXCLUDED.reason, failed_at = EXCLUDED.failed_at,"
 	" first_failed_at = CASE WHEN EXCLUDED.attempts OPERATOR(pg_catalog.>) 1"
 	" THEN p.first_failed_at ELSE EXCLUDED.failed_at END",
-	9, {TEXTOID, INT8OID, INT4OID, INT8OID, INT8OID, INT4OID, TEXTOID, TIMESTAMPTZOID,
-TEXTOID}, NULL};
+	9, TEXTOID, INT8OID, INT4OID, INT8OID, INT8OID, INT4OID, TEXTOID, TIMESTAMPTZOID, TEXTOID);
 
 static EsSql es_sql_retry =
-{"UPDATE event_store.parked_stream p SET state = 'retry', attempts = 0,"
+ES_SQL("UPDATE event_store.parked_stream p SET state = 'retry', attempts = 0,"
 	" next_attempt_at = pg_catalog.clock_timestamp()"
 	" WHERE subscription OPERATOR(pg_catalog.=) $1 AND failed_position IS NOT NULL"
 	" AND stream_no OPERATOR(pg_catalog.=)"
 	" (SELECT s.stream_no FROM event_store.stream s"
 	" WHERE s.stream_id OPERATOR(pg_catalog.=) $2)",
-2, {TEXTOID, TEXTOID}, NULL};
+2, TEXTOID, TEXTOID);
 
 /*
  * All at once: what a consumer has in hand at the moment is passed over, since
  * waiting for it with other rows locked could end in a deadlock.
  */
 static EsSql es_sql_retry_all =
-{"WITH q AS MATERIALIZED (SELECT stream_no FROM event_store.parked_stream"
+ES_SQL("WITH q AS MATERIALIZED (SELECT stream_no FROM event_store.parked_stream"
 	"  WHERE subscription OPERATOR(pg_catalog.=) $1 AND failed_position IS NOT NULL"
 	"  FOR UPDATE SKIP LOCKED)"
 	" UPDATE event_store.parked_stream p SET state = 'retry', attempts = 0,"
 	" next_attempt_at = pg_catalog.clock_timestamp() FROM q"
 	" WHERE p.subscription OPERATOR(pg_catalog.=) $1"
 	" AND p.stream_no OPERATOR(pg_catalog.=) q.stream_no",
-1, {TEXTOID}, NULL};
+1, TEXTOID);
 static EsSql es_sql_discard =
-{"UPDATE event_store.parked_stream SET state = 'retry', attempts = 0,"
+ES_SQL("UPDATE event_store.parked_stream SET state = 'retry', attempts = 0,"
 	" next_version = next_version OPERATOR(pg_catalog.+) 1, done_position = $2,"
 	" delivered_version = 0, delivered_position = 0, failed_position = NULL,"
 	" next_attempt_at = pg_catalog.clock_timestamp()"
 	" WHERE subscription OPERATOR(pg_catalog.=) $1"
 	" AND failed_position OPERATOR(pg_catalog.=) $2",
-2, {TEXTOID, INT8OID}, NULL};
+2, TEXTOID, INT8OID);
 static EsSql es_sql_discard_stream =
-{"UPDATE event_store.parked_stream p SET state = 'retry', attempts = 0,"
+ES_SQL("UPDATE event_store.parked_stream p SET state = 'retry', attempts = 0,"
 	" done_position = d.position,"
 	" next_version = (SELECT COALESCE(pg_catalog.min(e.version) FILTER"
 	" (WHERE e.global_position OPERATOR(pg_catalog.>) d.position),"
@@ -165,7 +164,7 @@ static EsSql es_sql_discard_stream =
 	" AND s.stream_id OPERATOR(pg_catalog.=) $2) d"
 	" WHERE p.subscription OPERATOR(pg_catalog.=) $1"
 	" AND p.stream_no OPERATOR(pg_catalog.=) d.stream_no",
-2, {TEXTOID, TEXTOID}, NULL};
+2, TEXTOID, TEXTOID);
 
 /* ----------
  * For es_fetch and es_ack
@@ -178,12 +177,12 @@ static EsSql es_sql_discard_stream =
  * slots		of a member, see es_group_slots: leave out those of others
  */
 EsParked *
-es_parked_load(EsOwnerScope *scope, const EsSubscription *sub, const int64 *slots,
+es_parked_load(const EsSubscription *sub, const int64 *slots,
 			   int *nparked)
 {
 	Datum		args[1] = {sub->name};
 	uint64		n = es_sql_run(&es_sql_load, args, NULL);
-	EsParked   *result = MemoryContextAllocHuge(scope->context,
+	EsParked   *result = MemoryContextAllocHuge(CurrentMemoryContext,
 												Max(n, 1) * sizeof(EsParked));
 	int			count = 0;
 
@@ -318,9 +317,9 @@ es_nack(PG_FUNCTION_ARGS)
 
 	PreventCommandIfReadOnly("es_nack()");
 	es_owner_begin(&scope);
-	es_subscription_load(&scope, name, &sub);
+	es_subscription_load(name, &sub);
 	member = es_arg_member(fcinfo, 4, &sub);
-	es_ack_begin(&scope, &sub, member, position, &cursor);
+	es_ack_begin(&sub, member, position, &cursor);
 
 	args[0] = Int64GetDatum(position);
 	if (es_sql_run(&es_sql_event, args, NULL) == 0)
@@ -413,7 +412,7 @@ es_parked_change(Datum name, EsSql *sql, Datum argument, bool isnull)
 	if (isnull)
 		nulls[1] = 'n';
 	es_owner_begin(&scope);
-	es_subscription_load(&scope, name, &sub);
+	es_subscription_load(name, &sub);
 	n = (int64) es_sql_run(sql, args, nulls);
 	es_owner_end(&scope);
 	return n;

@@ -32,6 +32,7 @@
 #include "es_guc.h"
 #include "es_head.h"
 #include "es_projection.h"
+#include "es_sql.h"
 #include "es_wakeup.h"
 
 PG_FUNCTION_INFO_V1(es_create_projection);
@@ -51,23 +52,23 @@ int			es_projection_retry_delay_ms = 500;
 /* this transaction has changed a projection */
 static bool es_projection_changed = false;
 
-static EsQuery es_insert_query =
-ES_QUERY("INSERT INTO event_store.projection (name, is_shadow, owner, handler, reset_handler,"
+static EsSql es_insert_query =
+ES_SQL("INSERT INTO event_store.projection (name, is_shadow, owner, handler, reset_handler,"
 	" categories, event_types, batch_size, policy, max_attempts, state, position, generation)"
 	" VALUES ($1, false, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
 	" ON CONFLICT (name, is_shadow) DO NOTHING",
 		 12, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, INT4OID, TEXTOID, INT4OID, TEXTOID, INT8OID, INT8OID);
 
-static EsQuery es_delete_query =
-ES_QUERY("DELETE FROM event_store.projection p WHERE p.name OPERATOR(pg_catalog.=) $1",
+static EsSql es_delete_query =
+ES_SQL("DELETE FROM event_store.projection p WHERE p.name OPERATOR(pg_catalog.=) $1",
 		 1, TEXTOID);
 
-static EsQuery es_delete_parked_query =
-ES_QUERY("DELETE FROM event_store.projection_parked p WHERE p.projection OPERATOR(pg_catalog.=) $1",
+static EsSql es_delete_parked_query =
+ES_SQL("DELETE FROM event_store.projection_parked p WHERE p.projection OPERATOR(pg_catalog.=) $1",
 		 1, TEXTOID);
 
-static EsQuery es_state_query =
-ES_QUERY("UPDATE event_store.projection p SET state = $2, attempts = 0, next_attempt_at = NULL,"
+static EsSql es_state_query =
+ES_SQL("UPDATE event_store.projection p SET state = $2, attempts = 0, next_attempt_at = NULL,"
 	" updated_at = pg_catalog.clock_timestamp()"
 	" WHERE p.name OPERATOR(pg_catalog.=) $1",
 		 2, TEXTOID, TEXTOID);
@@ -176,22 +177,6 @@ es_projection_warn_login(Oid owner)
 				errhint("Use es_run_projection, or let a role own the projection that may log in."));
 }
 
-static int32
-es_arg_int32(FunctionCallInfo fcinfo, int n, const char *argument, int32 min, int32 max)
-{
-	int32		value;
-
-	if (PG_ARGISNULL(n))
-		ereport(ERROR,
-				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				errmsg("\"%s\" must not be null", argument));
-	value = PG_GETARG_INT32(n);
-	if (value < min || value > max)
-		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, argument, 0,
-					 "It must be between %d and %d, not %d.", min, max, value);
-	return value;
-}
-
 /*
  * es_create_projection(name text, handler regprocedure, categories text[],
  *						event_types text[], batch_size int,
@@ -210,27 +195,17 @@ es_create_projection(PG_FUNCTION_ARGS)
 	int64		after = es_arg_int64(fcinfo, 5, "after_position", 0, PG_INT64_MAX);
 	int32		max_attempts = es_arg_int32(fcinfo, 8, "max_attempts", 1, 1000);
 	bool		paused = es_arg_bool(fcinfo, 9, "paused");
-	Datum	   *categories;
 	Datum	   *names;
-	int			ncategories = es_arg_names(fcinfo, 2, "categories", &categories);
 	char	   *policy;
 	Datum		values[12];
 	char		nulls[13] = "            ";
 	const EsStore *store;
 	Relation	event;
 
+	(void) es_arg_categories(fcinfo, 2, "categories", &names);
 	(void) es_arg_names(fcinfo, 3, "event_types", &names);
-	for (int i = 0; i < ncategories; i++)
-	{
-		text	   *category = DatumGetTextPP(categories[i]);
-
-		es_check_category("categories", i + 1, VARDATA_ANY(category),
-						  VARSIZE_ANY_EXHDR(category));
-	}
-	if (PG_ARGISNULL(1) || PG_ARGISNULL(6))
-		ereport(ERROR,
-				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				errmsg("\"%s\" must not be null", PG_ARGISNULL(1) ? "handler" : "policy"));
+	es_arg_required(fcinfo, 1, "handler");
+	es_arg_required(fcinfo, 6, "policy");
 	policy = text_to_cstring(PG_GETARG_TEXT_PP(6));
 	if (strcmp(policy, "stop") != 0 && strcmp(policy, "park") != 0 && strcmp(policy, "skip") != 0)
 		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, "policy", 0,
@@ -259,7 +234,7 @@ es_create_projection(PG_FUNCTION_ARGS)
 	values[9] = CStringGetTextDatum(paused ? "paused" : "running");
 	values[10] = Int64GetDatum(after);
 	values[11] = Int64GetDatum((int64) GetCurrentTimestamp());
-	if (es_query_once(&es_insert_query, values, nulls) == 0)
+	if (es_sql_once(&es_insert_query, values, nulls) == 0)
 		ereport(ERROR,
 				errcode(ERRCODE_DUPLICATE_OBJECT),
 				errmsg("projection \"%s\" already exists", name));
@@ -279,8 +254,8 @@ es_drop_projection(PG_FUNCTION_ARGS)
 	EsProjection *projection = es_projection_get_own(es_projection_arg_name(fcinfo, 0));
 	Datum		values[1] = {CStringGetTextDatum(projection->name)};
 
-	(void) es_query_once(&es_delete_parked_query, values, NULL);
-	(void) es_query_once(&es_delete_query, values, NULL);
+	(void) es_sql_once(&es_delete_parked_query, values, NULL);
+	(void) es_sql_once(&es_delete_query, values, NULL);
 	es_projection_wake();
 	PG_RETURN_VOID();
 }
@@ -290,7 +265,7 @@ es_projection_set_state(EsProjection *projection, const char *state)
 {
 	Datum		values[2] = {CStringGetTextDatum(projection->name), CStringGetTextDatum(state)};
 
-	(void) es_query_once(&es_state_query, values, NULL);
+	(void) es_sql_once(&es_state_query, values, NULL);
 	es_projection_wake();
 }
 
@@ -479,21 +454,10 @@ es_wait_projection(PG_FUNCTION_ARGS)
 {
 	char	   *name = es_projection_arg_name(fcinfo, 0);
 	int64		position = es_arg_int64(fcinfo, 1, "global_position", 0, PG_INT64_MAX);
-	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz deadline;
+	TimestampTz deadline = GetCurrentTimestamp() + es_arg_interval(fcinfo, 2, "timeout", 0);
 	MemoryContext context;
 	bool		reached;
 
-	if (PG_ARGISNULL(2))
-		ereport(ERROR,
-				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				errmsg("\"timeout\" must not be null"));
-	deadline = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
-													   TimestampTzGetDatum(now),
-													   PG_GETARG_DATUM(2)));
-	if (deadline < now)
-		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, "timeout", 0,
-					 "It must not be negative.");
 	if (IsolationUsesXactSnapshot())
 		ereport(ERROR,
 				errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),

@@ -80,18 +80,6 @@ typedef struct EsApplied
 	bool		blocked;		/* something unsettled is in the way */
 } EsApplied;
 
-/* SPI with the rights of the extension's owner */
-typedef struct EsQuery
-{
-	const char *sql;
-	int			nargs;
-	Oid			argtypes[16];
-	SPIPlanPtr	plan;			/* made at first use, kept */
-} EsQuery;
-
-#define ES_QUERY(text, count, ...) \
-	{.sql = (text), .nargs = (count), .argtypes = {__VA_ARGS__}}
-
 /* settings */
 extern int	es_max_projection_workers;
 extern int	es_projection_timeout_ms;
@@ -107,10 +95,6 @@ extern void es_projection_rethrow(EsProjection *projection, EsApplied *result,
 extern char *es_projection_arg_name(FunctionCallInfo fcinfo, int n);
 
 /* es_projection_table.c */
-extern uint64 es_query(EsQuery *query, Datum *values, const char *nulls,
-					   bool read_only, MemoryContext *caller);
-extern void es_query_end(void);
-extern uint64 es_query_once(EsQuery *query, Datum *values, const char *nulls);
 extern EsProjection *es_projection_load(const char *name, bool is_shadow,
 										EsProjectionLock lock);
 extern List *es_projection_list(Oid owner);

@@ -33,6 +33,7 @@
 #include "es_head.h"
 #include "es_projection.h"
 #include "es_scan.h"
+#include "es_sql.h"
 #include "es_upcast.h"
 
 /* bytes of events in one slice, about */
@@ -460,8 +461,8 @@ es_projection_stream_at(int64 position)
 	return TextDatumGetCString(values[Anum_es_out_stream_id - 1]);
 }
 
-static EsQuery es_parked_positions_query =
-ES_QUERY("SELECT p.global_position FROM event_store.projection_parked p"
+static EsSql es_parked_positions_query =
+ES_SQL("SELECT p.global_position FROM event_store.projection_parked p"
 	" WHERE p.projection OPERATOR(pg_catalog.=) $1 AND p.is_shadow OPERATOR(pg_catalog.=) $2"
 	" AND ($3 IS NULL OR p.stream_id OPERATOR(pg_catalog.=) $3)"
 	" AND p.disposition OPERATOR(pg_catalog.<>) 'skipped'"
@@ -482,8 +483,9 @@ es_projection_retry(EsProjection *projection, const char *stream, EsApplied *res
 	Datum		args[3] = {CStringGetTextDatum(projection->name),
 		BoolGetDatum(projection->is_shadow),
 	stream ? CStringGetTextDatum(stream) : (Datum) 0};
-	MemoryContext caller;
+	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext context;
+	EsOwnerScope scope;
 	EsHandler  *handler;
 	ErrorContextCallback callback;
 	EsApplyContext error_context = {projection, result};
@@ -491,16 +493,12 @@ es_projection_retry(EsProjection *projection, const char *stream, EsApplied *res
 	uint64		count;
 
 	memset(result, 0, sizeof(EsApplied));
-	count = es_query(&es_parked_positions_query, args, stream ? NULL : "  n", false, &caller);
+	es_owner_begin(&scope);
+	count = es_sql_run(&es_parked_positions_query, args, stream ? NULL : "  n");
 	positions = MemoryContextAlloc(caller, Max(count, 1) * sizeof(int64));
 	for (uint64 i = 0; i < count; i++)
-	{
-		bool		isnull;
-
-		positions[i] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i],
-												   SPI_tuptable->tupdesc, 1, &isnull));
-	}
-	es_query_end();
+		positions[i] = es_sql_int64(i, 1, 0);
+	es_owner_end(&scope);
 
 	callback.callback = es_apply_error_context;
 	callback.arg = &error_context;

@@ -23,6 +23,7 @@
 #include "es_args.h"
 #include "es_compat.h"
 #include "es_projection.h"
+#include "es_sql.h"
 
 PG_FUNCTION_INFO_V1(es_rebuild_projection);
 PG_FUNCTION_INFO_V1(es_prepare_projection);
@@ -31,8 +32,8 @@ PG_FUNCTION_INFO_V1(es_cancel_rebuild);
 PG_FUNCTION_INFO_V1(es_retry_projection_parked);
 PG_FUNCTION_INFO_V1(es_discard_projection_parked);
 
-static EsQuery es_rebuild_query =
-ES_QUERY("UPDATE event_store.projection p"
+static EsSql es_rebuild_query =
+ES_SQL("UPDATE event_store.projection p"
 		 " SET position = 0, replay_until = $2, generation = $3, state = 'running',"
 		 " attempts = 0, next_attempt_at = NULL, applied = 0, rate = 0, rate_applied = 0,"
 		 " rate_since = pg_catalog.clock_timestamp(), started_at = pg_catalog.clock_timestamp(),"
@@ -40,8 +41,8 @@ ES_QUERY("UPDATE event_store.projection p"
 		 " WHERE p.name OPERATOR(pg_catalog.=) $1 AND NOT p.is_shadow",
 		 3, TEXTOID, INT8OID, INT8OID);
 
-static EsQuery es_prepare_query =
-ES_QUERY("INSERT INTO event_store.projection (name, is_shadow, owner, handler, reset_handler,"
+static EsSql es_prepare_query =
+ES_SQL("INSERT INTO event_store.projection (name, is_shadow, owner, handler, reset_handler,"
 		 " categories, event_types, batch_size, policy, max_attempts, state, position, generation)"
 		 " SELECT p.name, true, p.owner, $2, $3,"
 		 " CASE WHEN $6 THEN p.categories ELSE $4 END, CASE WHEN $6 THEN p.event_types ELSE $5 END,"
@@ -51,8 +52,8 @@ ES_QUERY("INSERT INTO event_store.projection (name, is_shadow, owner, handler, r
 		 " ON CONFLICT (name, is_shadow) DO NOTHING",
 		 7, TEXTOID, TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, BOOLOID, INT8OID);
 
-static EsQuery es_switch_query =
-ES_QUERY("UPDATE event_store.projection p"
+static EsSql es_switch_query =
+ES_SQL("UPDATE event_store.projection p"
 		 " SET handler = s.handler, reset_handler = s.reset_handler,"
 		 " categories = s.categories, event_types = s.event_types,"
 		 " position = s.position, generation = $2, replay_until = $3, applied = s.applied,"
@@ -64,23 +65,23 @@ ES_QUERY("UPDATE event_store.projection p"
 		 " AND s.name OPERATOR(pg_catalog.=) $1 AND s.is_shadow",
 		 3, TEXTOID, INT8OID, INT8OID);
 
-static EsQuery es_drop_shadow_query =
-ES_QUERY("DELETE FROM event_store.projection p"
+static EsSql es_drop_shadow_query =
+ES_SQL("DELETE FROM event_store.projection p"
 		 " WHERE p.name OPERATOR(pg_catalog.=) $1 AND p.is_shadow",
 		 1, TEXTOID);
 
-static EsQuery es_drop_parked_query =
-ES_QUERY("DELETE FROM event_store.projection_parked p"
+static EsSql es_drop_parked_query =
+ES_SQL("DELETE FROM event_store.projection_parked p"
 		 " WHERE p.projection OPERATOR(pg_catalog.=) $1 AND p.is_shadow OPERATOR(pg_catalog.=) $2",
 		 2, TEXTOID, BOOLOID);
 
-static EsQuery es_take_parked_query =
-ES_QUERY("UPDATE event_store.projection_parked p SET is_shadow = false"
+static EsSql es_take_parked_query =
+ES_SQL("UPDATE event_store.projection_parked p SET is_shadow = false"
 		 " WHERE p.projection OPERATOR(pg_catalog.=) $1 AND p.is_shadow",
 		 1, TEXTOID);
 
-static EsQuery es_delete_parked_query =
-ES_QUERY("DELETE FROM event_store.projection_parked p"
+static EsSql es_delete_parked_query =
+ES_SQL("DELETE FROM event_store.projection_parked p"
 		 " WHERE p.projection OPERATOR(pg_catalog.=) $1 AND NOT p.is_shadow"
 		 " AND ($2 IS NULL OR p.stream_id OPERATOR(pg_catalog.=) $2)"
 		 " AND ($3 OR p.disposition OPERATOR(pg_catalog.<>) 'skipped')",
@@ -91,7 +92,7 @@ es_drop_parked(const char *name, bool is_shadow)
 {
 	Datum		values[2] = {CStringGetTextDatum(name), BoolGetDatum(is_shadow)};
 
-	(void) es_query_once(&es_drop_parked_query, values, NULL);
+	(void) es_sql_once(&es_drop_parked_query, values, NULL);
 }
 
 static EsProjection *
@@ -124,7 +125,7 @@ es_rebuild_projection(PG_FUNCTION_ARGS)
 	values[0] = CStringGetTextDatum(projection->name);
 	values[1] = Int64GetDatum(Max(projection->replay_until, projection->position));
 	values[2] = Int64GetDatum((int64) GetCurrentTimestamp());
-	(void) es_query_once(&es_rebuild_query, values, NULL);
+	(void) es_sql_once(&es_rebuild_query, values, NULL);
 	es_projection_wake();
 	PG_RETURN_VOID();
 }
@@ -150,12 +151,9 @@ es_prepare_projection(PG_FUNCTION_ARGS)
 	char		nulls[8] = "       ";
 	char	   *reset_handler = NULL;
 
-	(void) es_arg_names(fcinfo, 3, "categories", &names);
+	(void) es_arg_categories(fcinfo, 3, "categories", &names);
 	(void) es_arg_names(fcinfo, 4, "event_types", &names);
-	if (PG_ARGISNULL(1))
-		ereport(ERROR,
-				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				errmsg("\"handler\" must not be null"));
+	es_arg_required(fcinfo, 1, "handler");
 
 	values[0] = CStringGetTextDatum(projection->name);
 	values[1] = CStringGetTextDatum(es_handler_check(PG_GETARG_OID(1), "handler",
@@ -175,7 +173,7 @@ es_prepare_projection(PG_FUNCTION_ARGS)
 	}
 	values[5] = BoolGetDatum(keep && PG_ARGISNULL(3) && PG_ARGISNULL(4));
 	values[6] = Int64GetDatum((int64) GetCurrentTimestamp());
-	if (es_query_once(&es_prepare_query, values, nulls) == 0)
+	if (es_sql_once(&es_prepare_query, values, nulls) == 0)
 		ereport(ERROR,
 				errcode(ERRCODE_DUPLICATE_OBJECT),
 				errmsg("a new version of projection \"%s\" is in preparation already",
@@ -237,9 +235,9 @@ es_switch_projection(PG_FUNCTION_ARGS)
 	values[0] = CStringGetTextDatum(projection->name);
 	values[1] = Int64GetDatum((int64) GetCurrentTimestamp());
 	values[2] = Int64GetDatum(Max(projection->replay_until, projection->position));
-	(void) es_query_once(&es_switch_query, values, NULL);
-	(void) es_query_once(&es_drop_shadow_query, values, NULL);
-	(void) es_query_once(&es_take_parked_query, values, NULL);
+	(void) es_sql_once(&es_switch_query, values, NULL);
+	(void) es_sql_once(&es_drop_shadow_query, values, NULL);
+	(void) es_sql_once(&es_take_parked_query, values, NULL);
 	es_projection_wake();
 	PG_RETURN_INT64(applied);
 }
@@ -257,7 +255,7 @@ es_cancel_rebuild(PG_FUNCTION_ARGS)
 
 	(void) es_lock_shadow(projection->name);
 	es_drop_parked(projection->name, true);
-	(void) es_query_once(&es_drop_shadow_query, values, NULL);
+	(void) es_sql_once(&es_drop_shadow_query, values, NULL);
 	PG_RETURN_VOID();
 }
 
@@ -271,7 +269,7 @@ es_forget_parked(EsProjection *projection, const char *stream, bool skipped_too)
 		stream ? CStringGetTextDatum(stream) : (Datum) 0,
 	BoolGetDatum(skipped_too)};
 
-	return (int64) es_query_once(&es_delete_parked_query, values, stream ? NULL : " n ");
+	return (int64) es_sql_once(&es_delete_parked_query, values, stream ? NULL : " n ");
 }
 
 static char *

@@ -26,6 +26,7 @@
 #include "es_guc.h"
 #include "es_head.h"
 #include "es_projection.h"
+#include "es_sql.h"
 
 /* the database's worker looks at projections so often at the most */
 #define ES_RECONCILE_MS			50
@@ -42,8 +43,8 @@ typedef struct EsOwnerWorker
 
 static List *es_owner_workers = NIL;
 
-static EsQuery es_no_slot_query =
-ES_QUERY("UPDATE event_store.projection p"
+static EsSql es_no_slot_query =
+ES_SQL("UPDATE event_store.projection p"
 		 " SET error_sqlstate = CASE WHEN $2 THEN '53400' END,"
 		 " error_message = CASE WHEN $2 THEN 'no free background worker (max_worker_processes)' END,"
 		 " error_position = NULL,"
@@ -118,7 +119,7 @@ es_projection_note_slot(Oid owner, bool refused)
 	Datum		values[2] = {CStringGetTextDatum(GetUserNameFromId(owner, false)),
 	BoolGetDatum(refused)};
 
-	(void) es_query_once(&es_no_slot_query, values, NULL);
+	(void) es_sql_once(&es_no_slot_query, values, NULL);
 }
 
 static void

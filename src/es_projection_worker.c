@@ -49,6 +49,7 @@
 #include "es_guc.h"
 #include "es_head.h"
 #include "es_projection.h"
+#include "es_sql.h"
 #include "es_store.h"
 #include "es_wakeup.h"
 #include "es_worker.h"
@@ -82,8 +83,8 @@ static List *es_entries = NIL;
 static Oid	es_worker_extension = InvalidOid;
 static char es_worker_version[64];
 
-static EsQuery es_failure_query =
-ES_QUERY("UPDATE event_store.projection p"
+static EsSql es_failure_query =
+ES_SQL("UPDATE event_store.projection p"
 		 " SET state = $3, attempts = $4, next_attempt_at = $5, error_sqlstate = $6,"
 		 " error_message = $7, error_position = $8, error_at = pg_catalog.clock_timestamp(),"
 		 " updated_at = pg_catalog.clock_timestamp()"
@@ -338,7 +339,7 @@ es_worker_record(EsWorkerEntry *entry, EsApplied *failed, ErrorData *error)
 		values[7] = Int64GetDatum(failed->fail_position);
 	else
 		nulls[7] = 'n';
-	(void) es_query_once(&es_failure_query, values, nulls);
+	(void) es_sql_once(&es_failure_query, values, nulls);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	es_wakeup_broadcast();

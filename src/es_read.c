@@ -237,16 +237,10 @@ es_read_all(PG_FUNCTION_ARGS)
 												 PG_INT64_MAX);
 	Datum	   *categories;
 	Datum	   *names;
-	int			ncategories = es_arg_names(fcinfo, 2, "categories", &categories);
+	int			ncategories = es_arg_categories(fcinfo, 2, "categories", &categories);
 	int			nnames = es_arg_names(fcinfo, 3, "event_types", &names);
 	bool		backward = es_arg_bool(fcinfo, 4, "backward");
 
-	for (int i = 0; i < ncategories; i++)
-	{
-		text	   *name = DatumGetTextPP(categories[i]);
-
-		es_check_category("categories", i + 1, VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name));
-	}
 	es_read_order(fcinfo, after, max_count, backward, categories, ncategories,
 				  names, nnames);
 	return (Datum) 0;
@@ -291,10 +285,7 @@ es_read_event(PG_FUNCTION_ARGS)
 	bool		isnull[Natts_es_out] = {false};
 	Datum		result = (Datum) 0;
 
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				errmsg("\"event_id\" must not be null"));
+	es_arg_required(fcinfo, 0, "event_id");
 
 	event = es_store_open_event(&store, AccessShareLock);
 	index = index_open(store->read_index[ES_INDEX_EVENT_ID], AccessShareLock);
@@ -343,7 +334,7 @@ es_stream_version(PG_FUNCTION_ARGS)
 	event = es_store_open_event(&store, AccessShareLock);
 	stream_no = es_stream_find(store, stream, len);
 	if (stream_no != 0)
-		version = es_event_version(event, store, GetActiveSnapshot(), stream_no);
+		version = es_event_version(event, store, GetActiveSnapshot(), stream_no, NULL);
 	table_close(event, NoLock);
 	PG_RETURN_INT64(version);
 }

@@ -19,7 +19,6 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "catalog/pg_type.h"
-#include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -30,49 +29,42 @@
 
 #include "es_args.h"
 #include "es_compat.h"
-#include "es_function.h"
 #include "es_read.h"
 #include "es_result.h"
 #include "es_snapshot.h"
+#include "es_sql.h"
 #include "es_stream.h"
 
 PG_FUNCTION_INFO_V1(es_snapshot);
 PG_FUNCTION_INFO_V1(es_read_snapshot);
 PG_FUNCTION_INFO_V1(es_load);
 
+static EsSql es_snapshot_sql =
+ES_SQL("INSERT INTO event_store.snapshot AS s"
+	   " (stream_no, schema_version, version, created_at, data)"
+	   " VALUES ($1, $2, $3, pg_catalog.clock_timestamp(), $4)"
+	   " ON CONFLICT (stream_no, schema_version) DO UPDATE"
+	   " SET version = EXCLUDED.version, created_at = EXCLUDED.created_at, data = EXCLUDED.data"
+	   " WHERE s.version OPERATOR(pg_catalog.<=) EXCLUDED.version",
+	   4, INT8OID, INT4OID, INT8OID, JSONBOID);
+
 /*
  * Keep a snapshot of a stream, unless a newer one is there.
  *
- * The caller has checked that the stream has reached the version, and acts
- * with the rights of the table's owner.
+ * The caller has checked that the stream has reached the version.
  *
  * Result: whether it was kept.
  */
 bool
 es_snapshot_write(int64 stream_no, int32 schema_version, int64 version, Jsonb *data)
 {
-	Oid			types[4] = {INT8OID, INT4OID, INT8OID, JSONBOID};
 	Datum		args[4];
-	bool		kept;
 
 	args[0] = Int64GetDatum(stream_no);
 	args[1] = Int32GetDatum(schema_version);
 	args[2] = Int64GetDatum(version);
 	args[3] = JsonbPGetDatum(data);
-
-	SPI_connect();
-	if (SPI_execute_with_args("INSERT INTO event_store.snapshot AS s"
-							  " (stream_no, schema_version, version, created_at, data)"
-							  " VALUES ($1, $2, $3, pg_catalog.clock_timestamp(), $4)"
-							  " ON CONFLICT (stream_no, schema_version) DO UPDATE"
-							  " SET version = EXCLUDED.version,"
-							  " created_at = EXCLUDED.created_at, data = EXCLUDED.data"
-							  " WHERE s.version OPERATOR(pg_catalog.<=) EXCLUDED.version",
-							  4, types, args, NULL, false, 0) != SPI_OK_INSERT)
-		elog(ERROR, "SPI_execute_with_args failed");
-	kept = SPI_processed > 0;
-	SPI_finish();
-	return kept;
+	return es_sql_once(&es_snapshot_sql, args, NULL) > 0;
 }
 
 /*
@@ -159,19 +151,10 @@ es_snapshot(PG_FUNCTION_ARGS)
 	const char *stream = es_arg_name(fcinfo, 0, "stream_id", &len);
 	int64		version = es_arg_int64(fcinfo, 1, "version", 1, PG_INT64_MAX);
 	Jsonb	   *data = es_arg_jsonb(fcinfo, 2, "data");
+	int32		schema_version = es_arg_int32(fcinfo, 3, "schema_version", 1, PG_INT32_MAX);
 	int64		stream_no;
 	int64		current = 0;
-	Oid			user;
-	int			sec_context;
-	bool		kept;
 
-	if (PG_ARGISNULL(3))
-		ereport(ERROR,
-				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				errmsg("\"schema_version\" must not be null"));
-	if (PG_GETARG_INT32(3) < 1)
-		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, "schema_version", 0,
-					 "It must be at least 1, not %d.", PG_GETARG_INT32(3));
 	PreventCommandIfReadOnly("es_snapshot()");
 
 	event = es_store_open_event(&store, AccessShareLock);
@@ -181,17 +164,14 @@ es_snapshot(PG_FUNCTION_ARGS)
 				errmsg("cannot keep a snapshot while row-level security applies"));
 	stream_no = es_stream_find(store, stream, len);
 	if (stream_no != 0)
-		current = es_event_version(event, store, GetActiveSnapshot(), stream_no);
+		current = es_event_version(event, store, GetActiveSnapshot(), stream_no, NULL);
 	table_close(event, NoLock);
 	if (version > current)
 		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, "version", 0,
 					 "Stream \"%.*s\" is at version " INT64_FORMAT ", a snapshot cannot be of version " INT64_FORMAT ".",
 					 len, stream, current, version);
 
-	es_table_owner_enter(store->snapshot, &user, &sec_context);
-	kept = es_snapshot_write(stream_no, PG_GETARG_INT32(3), version, data);
-	es_table_owner_leave(user, sec_context);
-	PG_RETURN_BOOL(kept);
+	PG_RETURN_BOOL(es_snapshot_write(stream_no, schema_version, version, data));
 }
 
 /*

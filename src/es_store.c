@@ -159,7 +159,7 @@ es_index_role(Relation index)
 }
 
 /*
- * List every index of the event table with its role.
+ * The owner of the event table, and every index of it with its role.
  */
 static void
 es_store_load_indexes(Oid event)
@@ -173,6 +173,7 @@ es_store_load_indexes(Oid event)
 		es_store_context = AllocSetContextCreate(TopMemoryContext,
 												 "event_store relations",
 												 ALLOCSET_SMALL_SIZES);
+	es_store.owner = rel->rd_rel->relowner;
 	es_store.indexes = NULL;
 	MemoryContextReset(es_store_context);
 	es_store.indexes = MemoryContextAlloc(es_store_context,

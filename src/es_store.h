@@ -70,6 +70,7 @@ typedef struct EsIndex
 typedef struct EsStore
 {
 	Oid			extension;
+	Oid			owner;			/* of the event table, thus of all of them */
 	Oid			event;
 	Oid			stream;
 	Oid			event_type;

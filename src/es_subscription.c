@@ -2,11 +2,8 @@
  * es_subscription.c
  *	  Make, drop and reset durable subscriptions; what their code has in common.
  *
- * Nobody but the extension's owner may touch the tables.  The functions work
- * on them by SPI, as that owner, with every name and operator qualified;
- * what the caller gives is passed as parameters.  Events are read as the
- * caller, so row-level security holds.  An error restores the user: the
- * (sub)transaction's abort does that.
+ * The functions work on the tables with the rights of the extension's owner
+ * (es_sql.c).  Events are read as the caller, so row-level security holds.
  *
  * See es_fetch.c (deliver), es_ack.c (acknowledge), es_cursor.c and
  * es_lease.c (how far, and who), es_group.c (many consumers), es_parked.c
@@ -34,173 +31,44 @@ PG_FUNCTION_INFO_V1(es_create_subscription);
 PG_FUNCTION_INFO_V1(es_drop_subscription);
 PG_FUNCTION_INFO_V1(es_reset_subscription);
 
-/* longest lease, wait or delay: 100 years */
-#define ES_MAX_INTERVAL		(INT64CONST(36525) * USECS_PER_DAY)
-
 static EsSql es_sql_load =
-{"SELECT categories, event_types, slots, lease, max_retries, retry_delay,"
+ES_SQL("SELECT categories, event_types, slots, lease, max_retries, retry_delay,"
 	" EXISTS (SELECT 1 FROM event_store.parked_stream p"
 	" WHERE p.subscription OPERATOR(pg_catalog.=) s.name)"
 	" FROM event_store.subscription s WHERE name OPERATOR(pg_catalog.=) $1",
-1, {TEXTOID}, NULL};
+1, TEXTOID);
 static EsSql es_sql_create =
-{"INSERT INTO event_store.subscription"
+ES_SQL("INSERT INTO event_store.subscription"
 	" (name, categories, event_types, slots, lease, max_retries, retry_delay,"
 	" created_by, created_at)"
 	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, pg_catalog.clock_timestamp())"
 	" ON CONFLICT (name) DO NOTHING",
-	8, {TEXTOID, TEXTARRAYOID, TEXTARRAYOID, INT4OID, INTERVALOID, INT4OID, INTERVALOID,
-TEXTOID}, NULL};
+	8, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, INT4OID, INTERVALOID, INT4OID, INTERVALOID, TEXTOID);
 static EsSql es_sql_create_slots =
-{"INSERT INTO event_store.subscription_checkpoint"
+ES_SQL("INSERT INTO event_store.subscription_checkpoint"
 	" (subscription, slot, position, scanned, delivered, updated_at)"
 	" SELECT $1, g, $3, $3, 0, pg_catalog.clock_timestamp()"
 	" FROM pg_catalog.generate_series(0, $2) g",
-3, {TEXTOID, INT4OID, INT8OID}, NULL};
+3, TEXTOID, INT4OID, INT8OID);
 static EsSql es_sql_drop =
-{"DELETE FROM event_store.subscription WHERE name OPERATOR(pg_catalog.=) $1",
-1, {TEXTOID}, NULL};
+ES_SQL("DELETE FROM event_store.subscription WHERE name OPERATOR(pg_catalog.=) $1",
+1, TEXTOID);
 static EsSql es_sql_drop_checkpoint =
-{"DELETE FROM event_store.subscription_checkpoint"
+ES_SQL("DELETE FROM event_store.subscription_checkpoint"
 	" WHERE subscription OPERATOR(pg_catalog.=) $1",
-1, {TEXTOID}, NULL};
+1, TEXTOID);
 static EsSql es_sql_drop_member =
-{"DELETE FROM event_store.subscription_member"
+ES_SQL("DELETE FROM event_store.subscription_member"
 	" WHERE subscription OPERATOR(pg_catalog.=) $1",
-1, {TEXTOID}, NULL};
+1, TEXTOID);
 static EsSql es_sql_drop_parked =
-{"DELETE FROM event_store.parked_stream WHERE subscription OPERATOR(pg_catalog.=) $1",
-1, {TEXTOID}, NULL};
+ES_SQL("DELETE FROM event_store.parked_stream WHERE subscription OPERATOR(pg_catalog.=) $1",
+1, TEXTOID);
 
 /* ----------
  * What the functions of subscriptions have in common
  * ----------
  */
-
-/*
- * Go over to the owner of the tables and connect to SPI.
- */
-void
-es_owner_begin(EsOwnerScope *scope)
-{
-	Oid			relid = get_relname_relid("subscription",
-										  get_namespace_oid("event_store", false));
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-	Oid			owner;
-
-	if (!HeapTupleIsValid(tuple))
-		ereport(ERROR,
-				errcode(ERRCODE_UNDEFINED_TABLE),
-				errmsg("table \"event_store.subscription\" does not exist"));
-	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	ReleaseSysCache(tuple);
-
-	scope->context = CurrentMemoryContext;
-	SPI_connect();
-	GetUserIdAndSecContext(&scope->user, &scope->sec_context);
-	SetUserIdAndSecContext(owner, scope->sec_context | SECURITY_LOCAL_USERID_CHANGE);
-}
-
-void
-es_owner_end(EsOwnerScope *scope)
-{
-	SetUserIdAndSecContext(scope->user, scope->sec_context);
-	SPI_finish();
-}
-
-/*
- * Run a statement with a snapshot of its own.
- *
- * nulls		as for SPI, NULL = no parameter is null
- *
- * Result: number of rows; they are in SPI_tuptable.
- */
-uint64
-es_sql_run(EsSql *sql, Datum *args, const char *nulls)
-{
-	int			code;
-
-	if (sql->plan == NULL)
-	{
-		SPIPlanPtr	plan = SPI_prepare(sql->text, sql->nargs, sql->types);
-
-		if (plan == NULL)
-			elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
-		if (SPI_keepplan(plan) != 0)
-			elog(ERROR, "SPI_keepplan failed");
-		sql->plan = plan;
-	}
-	code = SPI_execute_plan(sql->plan, args, nulls, false, 0);
-	if (code < 0)
-		elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(code));
-	return SPI_processed;
-}
-
-/*
- * A value of the rows that es_sql_run left; columns count from 1.
- */
-Datum
-es_sql_datum(uint64 row, int column, bool *isnull)
-{
-	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, isnull);
-}
-
-int64
-es_sql_int64(uint64 row, int column, int64 null_value)
-{
-	bool		isnull;
-	Datum		value = es_sql_datum(row, column, &isnull);
-
-	return isnull ? null_value : DatumGetInt64(value);
-}
-
-/*
- * Microseconds of an interval, a month counting 30 days, within sane bounds.
- */
-static int64
-es_interval_us(const Interval *interval)
-{
-	double		us = (double) interval->time +
-		(double) interval->day * USECS_PER_DAY +
-		(double) interval->month * DAYS_PER_MONTH * USECS_PER_DAY;
-
-	if (us > (double) ES_MAX_INTERVAL)
-		return ES_MAX_INTERVAL;
-	if (us < -(double) ES_MAX_INTERVAL)
-		return -ES_MAX_INTERVAL;
-	return (int64) us;
-}
-
-/*
- * A required interval argument in microseconds.
- */
-int64
-es_arg_interval(FunctionCallInfo fcinfo, int n, const char *argument, int64 min)
-{
-	int64		us;
-
-	if (PG_ARGISNULL(n))
-		ereport(ERROR,
-				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				errmsg("\"%s\" must not be null", argument));
-	us = es_interval_us(PG_GETARG_INTERVAL_P(n));
-	if (us < min)
-		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, argument, 0,
-					 min == 0 ? "It must not be negative." : "It must be positive.");
-	return us;
-}
-
-/*
- * A required name as text.
- */
-Datum
-es_arg_name_datum(FunctionCallInfo fcinfo, int n, const char *argument)
-{
-	int			len;
-	const char *name = es_arg_name(fcinfo, n, argument, &len);
-
-	return PointerGetDatum(cstring_to_text_with_len(name, len));
-}
 
 /*
  * The argument "member": 0 = the session.  A group needs a name.
@@ -219,46 +87,22 @@ es_arg_member(FunctionCallInfo fcinfo, int n, const EsSubscription *sub)
 }
 
 /*
- * Elements of an optional text array, copied to the current context.
- */
-static int
-es_sql_names(int column, Datum **names)
-{
-	bool		isnull;
-	Datum		value = es_sql_datum(0, column, &isnull);
-	int			n;
-
-	*names = NULL;
-	if (isnull)
-		return 0;
-	value = PointerGetDatum(DatumGetArrayTypePCopy(value));
-	deconstruct_array(DatumGetArrayTypeP(value), TEXTOID, -1, false, TYPALIGN_INT,
-					  names, NULL, &n);
-	if (*names == NULL)
-		*names = palloc0(sizeof(Datum));
-	return n;
-}
-
-/*
  * Look up a subscription.
  *
  * Errors: 42704 if there is none of that name.
  */
 void
-es_subscription_load(EsOwnerScope *scope, Datum name, EsSubscription *sub)
+es_subscription_load(Datum name, EsSubscription *sub)
 {
-	MemoryContext old_context;
 	bool		isnull;
 
 	if (es_sql_run(&es_sql_load, &name, NULL) == 0)
 		ereport(ERROR,
 				errcode(ERRCODE_UNDEFINED_OBJECT),
 				errmsg("subscription \"%s\" does not exist", TextDatumGetCString(name)));
-	old_context = MemoryContextSwitchTo(scope->context);
 	sub->name = name;
-	sub->ncategories = es_sql_names(1, &sub->categories);
-	sub->nevent_types = es_sql_names(2, &sub->event_types);
-	MemoryContextSwitchTo(old_context);
+	sub->ncategories = es_sql_names(0, 1, &sub->categories);
+	sub->nevent_types = es_sql_names(0, 2, &sub->event_types);
 	sub->slots = DatumGetInt32(es_sql_datum(0, 3, &isnull));
 	sub->lease = es_interval_us(DatumGetIntervalP(es_sql_datum(0, 4, &isnull)));
 	sub->max_retries = DatumGetInt32(es_sql_datum(0, 5, &isnull));
@@ -290,20 +134,6 @@ es_stream_slot(int64 stream_no, int slots)
  * ----------
  */
 
-static int32
-es_arg_int32(FunctionCallInfo fcinfo, int n, const char *argument, int32 min, int32 max)
-{
-	if (PG_ARGISNULL(n))
-		ereport(ERROR,
-				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				errmsg("\"%s\" must not be null", argument));
-	if (PG_GETARG_INT32(n) < min || PG_GETARG_INT32(n) > max)
-		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, argument, 0,
-					 "It must be between %d and %d, not %d.", min, max,
-					 PG_GETARG_INT32(n));
-	return PG_GETARG_INT32(n);
-}
-
 /*
  * es_create_subscription(name text, categories text[], event_types text[],
  *		after_position bigint, slots int, lease interval, max_retries int,
@@ -317,20 +147,13 @@ es_create_subscription(PG_FUNCTION_ARGS)
 {
 	Datum		name = es_arg_name_datum(fcinfo, 0, "name");
 	Datum	   *names;
-	int			ncategories = es_arg_names(fcinfo, 1, "categories", &names);
 	int64		after;
 	int32		slots = 0;
 	Datum		args[8];
 	char		nulls[] = "        ";
 	EsOwnerScope scope;
 
-	for (int i = 0; i < ncategories; i++)
-	{
-		text	   *category = DatumGetTextPP(names[i]);
-
-		es_check_category("categories", i + 1, VARDATA_ANY(category),
-						  VARSIZE_ANY_EXHDR(category));
-	}
+	(void) es_arg_categories(fcinfo, 1, "categories", &names);
 	(void) es_arg_names(fcinfo, 2, "event_types", &names);
 	after = es_arg_int64(fcinfo, 3, "after_position", 0, PG_INT64_MAX);
 	if (!PG_ARGISNULL(4))
@@ -406,7 +229,7 @@ es_reset_subscription(PG_FUNCTION_ARGS)
 
 	PreventCommandIfReadOnly("es_reset_subscription()");
 	es_owner_begin(&scope);
-	es_subscription_load(&scope, name, &sub);
+	es_subscription_load(name, &sub);
 	args[0] = name;
 	args[1] = Int32GetDatum(Max(sub.slots, 1) - 1);
 	args[2] = Int64GetDatum(after);

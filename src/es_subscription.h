@@ -6,30 +6,13 @@
 #ifndef ES_SUBSCRIPTION_H
 #define ES_SUBSCRIPTION_H
 
-#include "executor/spi.h"
 #include "utils/timestamp.h"
 
 #include "es_scan.h"
+#include "es_sql.h"
 
 /* virtual slots of a group */
 #define ES_MAX_SLOTS			1024
-
-/* a statement that is planned once per session */
-typedef struct EsSql
-{
-	const char *text;			/* every name and operator qualified */
-	int			nargs;
-	Oid			types[9];
-	SPIPlanPtr	plan;
-} EsSql;
-
-/* a stretch of code that works on the subscriptions' tables */
-typedef struct EsOwnerScope
-{
-	Oid			user;
-	int			sec_context;
-	MemoryContext context;		/* of the caller, for results */
-} EsOwnerScope;
 
 /* a row of event_store.subscription */
 typedef struct EsSubscription
@@ -80,15 +63,7 @@ typedef struct EsParked
 } EsParked;
 
 /* es_subscription.c */
-extern void es_owner_begin(EsOwnerScope *scope);
-extern void es_owner_end(EsOwnerScope *scope);
-extern uint64 es_sql_run(EsSql *sql, Datum *args, const char *nulls);
-extern Datum es_sql_datum(uint64 row, int column, bool *isnull);
-extern int64 es_sql_int64(uint64 row, int column, int64 null_value);
-extern void es_subscription_load(EsOwnerScope *scope, Datum name, EsSubscription *sub);
-extern int64 es_arg_interval(FunctionCallInfo fcinfo, int n, const char *argument,
-							 int64 min);
-extern Datum es_arg_name_datum(FunctionCallInfo fcinfo, int n, const char *argument);
+extern void es_subscription_load(Datum name, EsSubscription *sub);
 extern Datum es_arg_member(FunctionCallInfo fcinfo, int n, const EsSubscription *sub);
 extern int	es_stream_slot(int64 stream_no, int slots);
 
@@ -104,7 +79,7 @@ extern bool es_lease_is_foreign(const EsCursor *cursor, Datum member);
 extern bool es_lease_is_busy(const EsCursor *cursor, Datum member);
 
 /* es_cursor.c */
-extern void es_cursor_load(EsOwnerScope *scope, const EsSubscription *sub, Datum member,
+extern void es_cursor_load(const EsSubscription *sub, Datum member,
 						   bool lock, EsCursor *cursor);
 extern bool es_cursor_claim(const EsSubscription *sub, Datum member,
 							const EsCursor *expected);
@@ -113,17 +88,17 @@ extern void es_cursor_store(const EsSubscription *sub, Datum member,
 
 /* es_group.c */
 extern void es_group_join(const EsSubscription *sub, Datum member, int64 lease);
-extern bool es_group_balance(EsOwnerScope *scope, const EsSubscription *sub,
+extern bool es_group_balance(const EsSubscription *sub,
 							 Datum member, EsCursor *cursor);
-extern int64 *es_group_slots(EsOwnerScope *scope, const EsSubscription *sub,
+extern int64 *es_group_slots(const EsSubscription *sub,
 							 Datum member, const EsCursor *cursor);
 
 /* es_ack.c */
-extern void es_ack_begin(EsOwnerScope *scope, const EsSubscription *sub, Datum member,
+extern void es_ack_begin(const EsSubscription *sub, Datum member,
 						 int64 position, EsCursor *cursor);
 
 /* es_parked.c */
-extern EsParked *es_parked_load(EsOwnerScope *scope, const EsSubscription *sub,
+extern EsParked *es_parked_load(const EsSubscription *sub,
 								const int64 *slots, int *nparked);
 extern EsParked *es_parked_find(EsParked *parked, int nparked, int64 stream_no);
 extern void es_parked_handed_out(const EsSubscription *sub, EsParked *parked, int nparked);

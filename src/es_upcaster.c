@@ -34,6 +34,7 @@
 #include "es_function.h"
 #include "es_head.h"
 #include "es_result.h"
+#include "es_sql.h"
 #include "es_upcast.h"
 
 PG_FUNCTION_INFO_V1(es_define_upcaster);
@@ -45,12 +46,32 @@ PG_FUNCTION_INFO_V1(es_upcast_schema_version);
 PG_FUNCTION_INFO_V1(es_upcast_data);
 PG_FUNCTION_INFO_V1(es_upcast_support);
 
+static EsSql es_define_upcaster_sql =
+ES_SQL("INSERT INTO event_store.upcaster"
+	   " (event_type, schema_version, upcaster, to_event_type, to_schema_version)"
+	   " VALUES ($1, $2, $3, $4, $5)",
+	   5, TEXTOID, INT4OID, TEXTOID, TEXTOID, INT4OID);
+static EsSql es_drop_upcaster_sql =
+ES_SQL("DELETE FROM event_store.upcaster WHERE event_type OPERATOR(pg_catalog.=) $1"
+	   " AND schema_version OPERATOR(pg_catalog.=) $2",
+	   2, TEXTOID, INT4OID);
+static EsSql es_drop_snapshots_sql =
+ES_SQL("DELETE FROM event_store.snapshot n"
+	   " USING event_store.stream s, event_store.aggregate a"
+	   " WHERE n.stream_no OPERATOR(pg_catalog.=) s.stream_no"
+	   " AND n.schema_version OPERATOR(pg_catalog.=) a.schema_version"
+	   " AND (s.stream_id OPERATOR(pg_catalog.=) a.category"
+	   " OR (s.stream_id OPERATOR(pg_catalog.>=) (a.category OPERATOR(pg_catalog.||) '-')"
+	   " AND s.stream_id OPERATOR(pg_catalog.<) (a.category OPERATOR(pg_catalog.||) '.')))"
+	   " AND EXISTS (SELECT 1 FROM event_store.event_type t"
+	   " WHERE t.category OPERATOR(pg_catalog.=) a.category"
+	   " AND t.event_type OPERATOR(pg_catalog.=) ANY ($1))",
+	   1, TEXTARRAYOID);
+
 /*
  * Lock the definitions against other changes, and snapshots against es_state.
- *
- * Result: table event_store.upcaster.
  */
-static Oid
+static void
 es_upcaster_lock(void)
 {
 	const EsStore *store = es_store_get();
@@ -59,7 +80,6 @@ es_upcaster_lock(void)
 
 	LockRelationOid(relid, ShareRowExclusiveLock);
 	LockRelationOid(store->snapshot, ExclusiveLock);
-	return relid;
 }
 
 /*
@@ -67,9 +87,8 @@ es_upcaster_lock(void)
  * this type.
  */
 static void
-es_upcaster_drop_snapshots(Oid relid, text *event_type)
+es_upcaster_drop_snapshots(text *event_type)
 {
-	Oid			types[1] = {TEXTARRAYOID};
 	Datum		name = PointerGetDatum(event_type);
 	Datum		args[1];
 	Datum	   *sources;
@@ -78,18 +97,7 @@ es_upcaster_drop_snapshots(Oid relid, text *event_type)
 	nsources = es_upcast_sources(&name, 1, &sources);
 	args[0] = PointerGetDatum(construct_array(sources, nsources, TEXTOID, -1, false,
 											  TYPALIGN_INT));
-	es_table_owner_execute(relid,
-						   "DELETE FROM event_store.snapshot n"
-						   " USING event_store.stream s, event_store.aggregate a"
-						   " WHERE n.stream_no OPERATOR(pg_catalog.=) s.stream_no"
-						   " AND n.schema_version OPERATOR(pg_catalog.=) a.schema_version"
-						   " AND (s.stream_id OPERATOR(pg_catalog.=) a.category"
-						   " OR (s.stream_id OPERATOR(pg_catalog.>=) (a.category OPERATOR(pg_catalog.||) '-')"
-						   " AND s.stream_id OPERATOR(pg_catalog.<) (a.category OPERATOR(pg_catalog.||) '.')))"
-						   " AND EXISTS (SELECT 1 FROM event_store.event_type t"
-						   " WHERE t.category OPERATOR(pg_catalog.=) a.category"
-						   " AND t.event_type OPERATOR(pg_catalog.=) ANY ($1))",
-						   1, types, args);
+	es_sql_once(&es_drop_snapshots_sql, args, NULL);
 }
 
 /*
@@ -104,28 +112,23 @@ Datum
 es_define_upcaster(PG_FUNCTION_ARGS)
 {
 	static const Oid argtypes[1] = {JSONBOID};
-	Oid			types[5] = {TEXTOID, INT4OID, TEXTOID, TEXTOID, INT4OID};
 	Datum		args[5];
 	int			len;
 	const char *name = es_arg_name(fcinfo, 0, "event_type", &len);
-	int32		schema_version = es_arg_schema_version(fcinfo, 1, "schema_version");
+	int32		schema_version = es_arg_int32(fcinfo, 1, "schema_version", 1, PG_INT32_MAX);
 	const char *to_name = name;
 	int			to_len = len;
 	int32		to_schema_version = 0;
 	bool		same_type;
 	bool		loop;
 	EsUpcaster *upcaster;
-	Oid			relid;
 
-	if (PG_ARGISNULL(2))
-		ereport(ERROR,
-				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				errmsg("\"upcaster\" must not be null"));
+	es_arg_required(fcinfo, 2, "upcaster");
 	if (!PG_ARGISNULL(3))
 		to_name = es_arg_name(fcinfo, 3, "to_event_type", &to_len);
 	same_type = to_len == len && memcmp(name, to_name, len) == 0;
 	if (!PG_ARGISNULL(4))
-		to_schema_version = es_arg_schema_version(fcinfo, 4, "to_schema_version");
+		to_schema_version = es_arg_int32(fcinfo, 4, "to_schema_version", 1, PG_INT32_MAX);
 	else if (!same_type)
 		to_schema_version = 1;
 	else if (schema_version < PG_INT32_MAX)
@@ -136,7 +139,7 @@ es_define_upcaster(PG_FUNCTION_ARGS)
 	es_function_check(PG_GETARG_OID(2), "upcaster", 1, argtypes, true);
 	PreventCommandIfReadOnly("es_define_upcaster()");
 
-	relid = es_upcaster_lock();
+	es_upcaster_lock();
 	if (es_upcaster_find(name, len, schema_version) != NULL)
 		ereport(ERROR,
 				errcode(ERRCODE_DUPLICATE_OBJECT),
@@ -167,11 +170,8 @@ es_define_upcaster(PG_FUNCTION_ARGS)
 	args[2] = CStringGetTextDatum(es_function_signature(PG_GETARG_OID(2)));
 	args[3] = PointerGetDatum(cstring_to_text_with_len(to_name, to_len));
 	args[4] = Int32GetDatum(to_schema_version);
-	es_table_owner_execute(relid,
-						   "INSERT INTO event_store.upcaster"
-						   " (event_type, schema_version, upcaster, to_event_type, to_schema_version)"
-						   " VALUES ($1, $2, $3, $4, $5)", 5, types, args);
-	es_upcaster_drop_snapshots(relid, PG_GETARG_TEXT_PP(0));
+	es_sql_once(&es_define_upcaster_sql, args, NULL);
+	es_upcaster_drop_snapshots(PG_GETARG_TEXT_PP(0));
 	PG_RETURN_VOID();
 }
 
@@ -183,16 +183,14 @@ es_define_upcaster(PG_FUNCTION_ARGS)
 Datum
 es_drop_upcaster(PG_FUNCTION_ARGS)
 {
-	Oid			types[2] = {TEXTOID, INT4OID};
 	Datum		args[2];
 	int			len;
 	const char *name = es_arg_name(fcinfo, 0, "event_type", &len);
-	int32		schema_version = es_arg_schema_version(fcinfo, 1, "schema_version");
-	Oid			relid;
+	int32		schema_version = es_arg_int32(fcinfo, 1, "schema_version", 1, PG_INT32_MAX);
 
 	PreventCommandIfReadOnly("es_drop_upcaster()");
 
-	relid = es_upcaster_lock();
+	es_upcaster_lock();
 	if (es_upcaster_find(name, len, schema_version) == NULL)
 		ereport(ERROR,
 				errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -201,11 +199,8 @@ es_drop_upcaster(PG_FUNCTION_ARGS)
 
 	args[0] = PG_GETARG_DATUM(0);
 	args[1] = Int32GetDatum(schema_version);
-	es_upcaster_drop_snapshots(relid, PG_GETARG_TEXT_PP(0));
-	es_table_owner_execute(relid,
-						   "DELETE FROM event_store.upcaster"
-						   " WHERE event_type OPERATOR(pg_catalog.=) $1"
-						   " AND schema_version OPERATOR(pg_catalog.=) $2", 2, types, args);
+	es_upcaster_drop_snapshots(PG_GETARG_TEXT_PP(0));
+	es_sql_once(&es_drop_upcaster_sql, args, NULL);
 	PG_RETURN_VOID();
 }
 

@@ -36,21 +36,9 @@ Datum
 es_wait(PG_FUNCTION_ARGS)
 {
 	int64		after = es_arg_int64(fcinfo, 0, "after_position", 0, PG_INT64_MAX);
-	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz deadline;
+	TimestampTz deadline = GetCurrentTimestamp() + es_arg_interval(fcinfo, 1, "timeout", 0);
 	const EsStore *store;
 	Relation	event;
-
-	if (PG_ARGISNULL(1))
-		ereport(ERROR,
-				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				errmsg("\"timeout\" must not be null"));
-	deadline = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
-													   TimestampTzGetDatum(now),
-													   PG_GETARG_DATUM(1)));
-	if (deadline < now)
-		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, "timeout", 0,
-					 "It must not be negative.");
 
 	/* the usual cursor of a consumer that keeps up needs no look */
 	if (after > es_wakeup_published())

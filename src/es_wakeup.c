@@ -23,7 +23,6 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "commands/async.h"
-#include "postmaster/bgworker.h"
 #include "storage/condition_variable.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -38,6 +37,7 @@
 #include "es_head.h"
 #include "es_store.h"
 #include "es_wakeup.h"
+#include "es_worker.h"
 
 #define ES_WAKEUP_DATABASES		64
 
@@ -192,7 +192,6 @@ void
 es_worker_ensure(void)
 {
 	EsWakeupEntry *entry;
-	BackgroundWorker worker;
 	uint64		now;
 	uint64		attempted_at;
 
@@ -208,16 +207,7 @@ es_worker_ensure(void)
 		!pg_atomic_compare_exchange_u64(&entry->attempted_at, &attempted_at, now))
 		return;
 
-	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = BGW_NEVER_RESTART;	/* the next call starts it */
-	worker.bgw_main_arg = ObjectIdGetDatum(MyDatabaseId);
-	strlcpy(worker.bgw_library_name, "event_store", BGW_MAXLEN);
-	strlcpy(worker.bgw_function_name, "es_worker_main", BGW_MAXLEN);
-	snprintf(worker.bgw_name, BGW_MAXLEN, "event_store worker for database %u", MyDatabaseId);
-	strlcpy(worker.bgw_type, "event_store worker", BGW_MAXLEN);
-	(void) RegisterDynamicBackgroundWorker(&worker, NULL);
+	(void) es_worker_register(MyDatabaseId, NULL);
 }
 
 /*

@@ -268,27 +268,41 @@ es_worker_main(Datum main_arg)
 }
 
 /*
+ * Have the postmaster start a database's worker.
+ *
+ * handle		result, to wait for the start; NULL = nobody will
+ *
+ * Result: false when there is no free slot.
+ */
+bool
+es_worker_register(Oid database, BackgroundWorkerHandle **handle)
+{
+	BackgroundWorker worker;
+
+	memset(&worker, 0, sizeof(worker));
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;	/* the next append does that */
+	worker.bgw_main_arg = ObjectIdGetDatum(database);
+	worker.bgw_notify_pid = handle != NULL ? MyProcPid : 0;
+	strlcpy(worker.bgw_library_name, "event_store", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "es_worker_main", BGW_MAXLEN);
+	snprintf(worker.bgw_name, BGW_MAXLEN, "event_store worker for database %u", database);
+	strlcpy(worker.bgw_type, "event_store worker", BGW_MAXLEN);
+	return RegisterDynamicBackgroundWorker(&worker, handle);
+}
+
+/*
  * Start a worker in one database.  Waits until it has started, so that the
  * launcher uses one slot beyond its own at a time.
  */
 static void
 es_launcher_start(Oid database)
 {
-	BackgroundWorker worker;
 	BackgroundWorkerHandle *handle;
 	pid_t		pid;
 
-	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = BGW_NEVER_RESTART;
-	worker.bgw_main_arg = ObjectIdGetDatum(database);
-	worker.bgw_notify_pid = MyProcPid;
-	strlcpy(worker.bgw_library_name, "event_store", BGW_MAXLEN);
-	strlcpy(worker.bgw_function_name, "es_worker_main", BGW_MAXLEN);
-	snprintf(worker.bgw_name, BGW_MAXLEN, "event_store worker for database %u", database);
-	strlcpy(worker.bgw_type, "event_store worker", BGW_MAXLEN);
-	if (!RegisterDynamicBackgroundWorker(&worker, &handle))
+	if (!es_worker_register(database, &handle))
 	{
 		ereport(LOG,
 				errmsg("could not start the event store's worker for database %u", database),

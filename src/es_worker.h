@@ -6,7 +6,10 @@
 #ifndef ES_WORKER_H
 #define ES_WORKER_H
 
+#include "postmaster/bgworker.h"
+
 extern void es_worker_init(void);
+extern bool es_worker_register(Oid database, BackgroundWorkerHandle **handle);
 extern bool es_worker_in_the_way(void);
 
 #endif							/* ES_WORKER_H */
