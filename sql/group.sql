@@ -75,6 +75,43 @@ SELECT es_reset_subscription('grp', :base);
 SELECT count(*) FROM event_store.subscription_members WHERE subscription = 'grp';
 SELECT count(*) FROM es_fetch('grp', 1000, member => 'm2');
 
+-- a slot that is ahead of its new owner's others: what queues up there is not lost
+SELECT es_head() AS base \gset
+SELECT es_create_subscription('ahead', ARRAY['Ahead'], NULL, :base, 2, retry_delay => '0');
+SELECT es_join('ahead', 'm1'), es_join('ahead', 'm2');
+SELECT count(*) FROM es_fetch('ahead', member => 'm1');
+SELECT count(*) FROM es_fetch('ahead', member => 'm2');
+-- one stream for each of them
+SELECT count(*) FROM (
+    SELECT es_append('Ahead-' || n, -1, 'Happened', '0') FROM generate_series(1, 20) n) a;
+CREATE TEMP TABLE mine AS
+    SELECT 'm1' AS member, min(stream_id) AS stream_id FROM es_fetch('ahead', member => 'm1')
+    UNION ALL SELECT 'm2', min(stream_id) FROM es_fetch('ahead', member => 'm2');
+SELECT es_ack('ahead', es_head(), 'm1'), es_ack('ahead', es_head(), 'm2');
+SELECT stream_id AS one FROM mine WHERE member = 'm1' \gset
+SELECT stream_id AS two FROM mine WHERE member = 'm2' \gset
+SELECT global_position AS failed FROM es_append(:'two', -1, 'Happened', '"fails"') \gset
+SELECT global_position AS first FROM es_append(:'one', -1, 'Happened', '"first"') \gset
+SELECT global_position AS queued FROM es_append(:'two', -1, 'Happened', '"queued"') \gset
+SELECT global_position AS last FROM es_append(:'one', -1, 'Happened', '"last"') \gset
+SELECT data FROM es_fetch('ahead', member => 'm2');
+SELECT es_nack('ahead', :failed, 'bad', member => 'm2'), es_ack('ahead', :queued, 'm2');
+SELECT data FROM es_fetch('ahead', member => 'm2');
+SELECT es_ack('ahead', :failed, 'm2'), es_leave('ahead', 'm2');
+-- m1 takes over m2's slot, which is beyond the queued event
+SELECT global_position AS got, data FROM es_fetch('ahead', 1, member => 'm1') \gset
+\echo :data
+SELECT es_ack('ahead', :got, 'm1');
+SELECT global_position AS got, data FROM es_fetch('ahead', 1, member => 'm1') \gset
+\echo :data
+SELECT es_ack('ahead', :got, 'm1');
+SELECT global_position AS got, data FROM es_fetch('ahead', 1, member => 'm1') \gset
+\echo :data
+SELECT es_ack('ahead', :got, 'm1');
+SELECT lag_events FROM event_store.subscriptions WHERE name = 'ahead';
+SELECT data FROM es_fetch('ahead', member => 'm1');
+SELECT es_drop_subscription('ahead');
+
 -- errors
 SELECT es_fetch('grp');
 SELECT es_ack('grp', 1);

@@ -96,7 +96,7 @@ typedef struct EsQueue
 {
 	EsFetch    *fetch;
 	EsParked   *parked;
-	int64		upto;			/* behind it the walk begins */
+	int64		upto;			/* behind it the walk takes the stream's events */
 	bool		beyond;			/* met one behind that */
 	HeapTuple  *tuples;
 	int64	   *positions;
@@ -270,7 +270,6 @@ es_fetch_parked(EsFetch *fetch, Relation event, const EsStore *store)
 	int		   *order;
 
 	queue.fetch = fetch;
-	queue.upto = fetch->start;
 	queue.context = CurrentMemoryContext;
 	queue.size = (int) Min(fetch->max_count, ES_MAX_QUEUE);
 	queue.tuples = palloc(queue.size * sizeof(HeapTuple));
@@ -286,6 +285,8 @@ es_fetch_parked(EsFetch *fetch, Relation event, const EsStore *store)
 			fetch->look_again = Min(fetch->look_again, parked->next_attempt_at);
 			continue;
 		}
+		/* the walk leaves out what a slot has passed that others have not */
+		queue.upto = fetch->slots != NULL ? fetch->slots[parked->slot] : fetch->start;
 		es_fetch_queue(fetch, event, store, parked, &queue);
 		fetch->must_write |= parked->finished;
 	}
@@ -423,7 +424,8 @@ es_fetch_read(EsFetch *fetch)
 	if (fetch->nparked > 0)
 		es_fetch_parked(fetch, event, store);
 
-	if (fetch->count >= fetch->max_count)
+	/* the walk would begin before the end of the queue: next time */
+	if (fetch->count >= fetch->max_count || fetch->last > fetch->start)
 		fetch->scanned = Min(fetch->start, bound);
 	else if (fetch->start < bound)
 		es_fetch_walk(fetch, event, store, bound);
