@@ -243,6 +243,13 @@ es_wakeup_awake(void)
 	es_wakeup_sleeping = false;
 }
 
+/*
+ * At the end of a transaction that has appended: have the worker look.
+ *
+ * An abort may settle a position that held others back.  A prepared
+ * transaction will do so one day without telling anybody; while its positions
+ * are pending the worker looks every now and then, and does not end.
+ */
 static void
 es_wakeup_xact_callback(XactEvent event, void *arg)
 {
@@ -250,30 +257,21 @@ es_wakeup_xact_callback(XactEvent event, void *arg)
 
 	switch (event)
 	{
-		case XACT_EVENT_COMMIT:
-			if (!es_wakeup_pending)
-				return;
-			es_wakeup_pending = false;
-			worker = es_wakeup_entry == NULL ? 0 :
-				pg_atomic_read_u32(&es_wakeup_entry->worker);
-			if (worker != 0)
-				SetLatch(&GetPGProcByNumber(worker - 1)->procLatch);
-			break;
-
-			/*
-			 * An abort too can settle a position that held others back.  The
-			 * worker looks often enough while something does.
-			 */
 		case XACT_EVENT_ABORT:
 			es_wakeup_awake();
-			es_wakeup_pending = false;
 			break;
+		case XACT_EVENT_COMMIT:
 		case XACT_EVENT_PREPARE:
-			es_wakeup_pending = false;
 			break;
 		default:
-			break;
+			return;
 	}
+	if (!es_wakeup_pending)
+		return;
+	es_wakeup_pending = false;
+	worker = es_wakeup_entry == NULL ? 0 : pg_atomic_read_u32(&es_wakeup_entry->worker);
+	if (worker != 0)
+		SetLatch(&GetPGProcByNumber(worker - 1)->procLatch);
 }
 
 /*
