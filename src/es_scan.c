@@ -47,8 +47,12 @@
 #define ES_SCAN_MIN_LOT		8
 #define ES_SCAN_MAX_LOT		512
 
-/* shorter runs of dead gaps are not worth remembering */
+/* shorter runs of dead gaps, or of positions of one transaction, are not worth remembering */
 #define ES_MIN_DEAD_RUN		1000
+#define ES_MIN_TAIL			1000
+
+/* a tail this many transactions old might name another transaction by now */
+#define ES_TAIL_MAX_AGE		(UINT64CONST(1) << 30)
 
 typedef struct EsScanEntry
 {
@@ -105,6 +109,63 @@ static int64 es_dead_from = 0;
 static int64 es_dead_to = 0;
 
 /*
+ * Positions without a gap, all of one transaction that had not ended: who
+ * imports a million events in one transaction shall not make every read slow
+ * until it ends.  Nothing else can ever appear among them.
+ */
+typedef struct EsTail
+{
+	Oid			event;			/* store */
+	int64		from;
+	int64		to;
+	TransactionId xid;
+	uint64		next_xid;		/* full id of the next transaction then */
+} EsTail;
+
+static EsTail es_tail;
+
+/* who inserted the row in the slot */
+static inline TransactionId
+es_slot_xmin(TupleTableSlot *slot)
+{
+	return HeapTupleHeaderGetXmin(ExecFetchSlotHeapTuple(slot, false, NULL)->t_data);
+}
+
+/*
+ * Does the snapshot hide the tail, of which this position is one?
+ *
+ * SERIALIZABLE has to look at each row that it does not see.
+ */
+static bool
+es_tail_hides(Relation event, Snapshot snapshot, int64 position)
+{
+	return es_tail.event == RelationGetRelid(event) &&
+		position >= es_tail.from && position <= es_tail.to &&
+		!IsolationIsSerializable() &&
+		U64FromFullTransactionId(ReadNextFullTransactionId()) - es_tail.next_xid < ES_TAIL_MAX_AGE &&
+		XidInMVCCSnapshot(es_tail.xid, snapshot);
+}
+
+/*
+ * Going backward, put positions that are not visible to a run, or begin a new
+ * one.  The longest run is kept.
+ */
+static void
+es_tail_extend(EsTail *run, EsTail *longest, int64 from, int64 to, TransactionId xid)
+{
+	if (run->from == to + 1 && run->xid == xid)
+		run->from = from;
+	else
+	{
+		run->from = from;
+		run->to = to;
+		run->xid = xid;
+	}
+	if (run->to - run->from >= longest->to - longest->from)
+		*longest = *run;
+}
+
+/*
  * Highest position visible in the snapshot, at most "upto"; 0 if none.
  */
 int64
@@ -113,17 +174,47 @@ es_scan_highest(Relation event, const EsStore *store, Snapshot snapshot, int64 u
 	Relation	index = index_open(store->read_index[ES_INDEX_POSITION], AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(event, NULL);
 	IndexScanDesc desc = es_index_beginscan(event, index, snapshot, 1);
+	EsTail		run = {0};
+	EsTail		longest = {0};
 	ScanKeyData key;
 	int64		result = 0;
-	bool		isnull;
 
+	desc->xs_want_itup = true;
 	ScanKeyInit(&key, 1, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(upto));
 	index_rescan(desc, &key, 1, NULL, 0);
-	if (index_getnext_slot(desc, BackwardScanDirection, slot))
-		result = DatumGetInt64(slot_getattr(slot, Anum_es_event_global_position, &isnull));
+	while (index_getnext_tid(desc, BackwardScanDirection) != NULL)
+	{
+		bool		isnull;
+		bool		call_again = false;
+		int64		position = DatumGetInt64(index_getattr(desc->xs_itup, 1,
+														   desc->xs_itupdesc, &isnull));
+
+		if (index_fetch_heap(desc, slot))
+		{
+			result = position;
+			break;
+		}
+		CHECK_FOR_INTERRUPTS();
+		if (es_tail_hides(event, snapshot, position))
+		{
+			es_tail_extend(&run, &longest, es_tail.from, position, es_tail.xid);
+			ScanKeyInit(&key, 1, BTLessStrategyNumber, F_INT8LT, Int64GetDatum(es_tail.from));
+			index_rescan(desc, &key, 1, NULL, 0);
+		}
+		else if (table_index_fetch_tuple(desc->xs_heapfetch, &desc->xs_heaptid, SnapshotAny,
+										 slot, &call_again, NULL))
+			es_tail_extend(&run, &longest, position, position, es_slot_xmin(slot));
+	}
 	index_endscan(desc);
 	ExecDropSingleTupleTableSlot(slot);
 	index_close(index, AccessShareLock);
+
+	if (unlikely(longest.to - longest.from >= ES_MIN_TAIL))
+	{
+		es_tail = longest;
+		es_tail.event = RelationGetRelid(event);
+		es_tail.next_xid = U64FromFullTransactionId(ReadNextFullTransactionId());
+	}
 	return result;
 }
 
@@ -371,7 +462,7 @@ es_scan_judge(EsScan *scan, EsScanEntry *entry, TransactionId *inserter)
 	if (!es_scan_fetch(scan, entry, SnapshotAny))
 		return ES_DEAD;
 
-	xmin = HeapTupleHeaderGetXmin(ExecFetchSlotHeapTuple(scan->slot, false, NULL)->t_data);
+	xmin = es_slot_xmin(scan->slot);
 	*inserter = xmin;
 	if (TransactionIdIsCurrentTransactionId(xmin))
 	{
