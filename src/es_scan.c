@@ -132,9 +132,10 @@ es_slot_xmin(TupleTableSlot *slot)
 }
 
 /*
- * Does the snapshot hide the tail, of which this position is one?
+ * Does the snapshot hide the whole tail, as it hides this position in it?
  *
- * SERIALIZABLE has to look at each row that it does not see.
+ * Of our own transaction it may show a part.  SERIALIZABLE has to look at
+ * each row that it does not see.
  */
 static bool
 es_tail_hides(Relation event, Snapshot snapshot, int64 position)
@@ -142,6 +143,7 @@ es_tail_hides(Relation event, Snapshot snapshot, int64 position)
 	return es_tail.event == RelationGetRelid(event) &&
 		position >= es_tail.from && position <= es_tail.to &&
 		!IsolationIsSerializable() &&
+		!TransactionIdIsCurrentTransactionId(es_tail.xid) &&
 		U64FromFullTransactionId(ReadNextFullTransactionId()) - es_tail.next_xid < ES_TAIL_MAX_AGE &&
 		XidInMVCCSnapshot(es_tail.xid, snapshot);
 }
