@@ -179,7 +179,16 @@ es_worker_round(int64 *head, bool *busy)
 		*head = 0;
 	published_store = store->event;
 	now = es_head_settled(event, store, GetActiveSnapshot(), *head, NULL);
-	pending = es_head_pending(event, store, GetActiveSnapshot(), now, NULL);
+	if (now > *head)
+	{
+		*busy = es_worker_is_busy(*head > 0 ? now - *head : 1);
+
+		/* those who sleep need not wait for the NOTIFY */
+		es_wakeup_publish(published_store, now, *busy);
+	}
+
+	/* a busy store is looked at again soon in any case */
+	pending = !*busy && es_head_pending(event, store, GetActiveSnapshot(), now, NULL);
 	table_close(event, AccessShareLock);
 	if (now > *head && es_notify_mode == ES_NOTIFY_WORKER)
 	{
@@ -190,11 +199,6 @@ es_worker_round(int64 *head, bool *busy)
 	}
 	waiting = es_projection_reconcile();
 	PopActiveSnapshot();
-
-	/* those who sleep need no NOTIFY, so they need not wait for it */
-	*busy = now > *head && es_worker_is_busy(*head > 0 ? now - *head : 1);
-	if (now > *head)
-		es_wakeup_publish(published_store, now, *busy);
 	CommitTransactionCommand();
 	*head = Max(*head, now);
 	return pending || waiting ? ES_BLOCKED_MS : ES_IDLE_MS;
