@@ -89,8 +89,6 @@ typedef struct EsFold
 	MemoryContext context;		/* holds the state */
 } EsFold;
 
-static bool es_aggregates_valid = false;
-static uint64 es_aggregates_generation = 1;
 static EsSql es_define_aggregate_sql =
 ES_SQL("INSERT INTO event_store.aggregate"
 	   " (category, reducer, initial_state, snapshot_every, schema_version)"
@@ -112,6 +110,8 @@ ES_SQL("DELETE FROM event_store.snapshot WHERE stream_no OPERATOR(pg_catalog.=) 
 	   " AND schema_version OPERATOR(pg_catalog.<) $2",
 	   2, INT8OID, INT4OID);
 
+static bool es_aggregates_valid = false;
+static uint64 es_aggregates_generation = 1;
 static Oid	es_aggregate_relid = InvalidOid;
 static MemoryContext es_aggregate_context = NULL;
 static EsAggregate *es_aggregates = NULL;
