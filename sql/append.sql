@@ -88,6 +88,9 @@ SELECT version, event_id, is_duplicate
 SELECT version FROM es_append('Append-object', 3, '[{"data": 4, "event_type": "D", "event_id": null}]');
 SELECT version, event_type, schema_version, data, metadata FROM es_read_stream('Append-object');
 SELECT version FROM es_append(events => '{"event_type": "E", "data": 5}', expected_version => 4, stream_id => 'Append-object');
+SELECT event_id, version
+  FROM es_append('Append-object', 5,
+    '{"event_type": "F", "data": 6, "event_id": "{00000000-0000-4000-8000-0000000c0003}", "schema_version": 2.0}');
 
 --
 -- Names

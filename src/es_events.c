@@ -190,14 +190,19 @@ es_events_from_arrays(FunctionCallInfo fcinfo, int *nevents)
 }
 
 /*
- * Read a UUID in its usual form: 32 hexadecimal digits, hyphens allowed
- * after every pair of them.
+ * Read a UUID: 32 hexadecimal digits, hyphens allowed after every pair of
+ * them, the whole in braces or not.
  */
 static bool
 es_parse_uuid(const char *s, int len, pg_uuid_t *uuid)
 {
 	int			digits = 0;
 
+	if (len > 2 && s[0] == '{' && s[len - 1] == '}')
+	{
+		s++;
+		len -= 2;
+	}
 	memset(uuid, 0, sizeof(*uuid));
 	for (int i = 0; i < len; i++)
 	{
@@ -239,6 +244,8 @@ es_json_schema_version(JsonbValue *value, int element)
 												 NumericGetDatum(value->val.numeric)));
 	errno = 0;
 	number = strtol(digits, &end, 10);
+	if (*end == '.')
+		end += strspn(end + 1, "0") + 1;	/* 2.0 is whole */
 	if (errno != 0 || *end != '\0' || number < 1 || number > PG_INT32_MAX)
 		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, "events", element,
 					 "\"schema_version\" must be a whole number from 1 to %d, not %s.",

@@ -29,7 +29,7 @@ PG_FUNCTION_INFO_V1(es_head_status);
  *
  * Sleeps until the settled head is beyond the position or the time is up.
  *
- * Result: a settled head beyond the position, or the head when the time was up.
+ * Result: the settled head, judged when the function returns.
  * Errors: VE004 for a position that this store has never reached.
  */
 Datum

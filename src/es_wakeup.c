@@ -399,7 +399,8 @@ es_wakeup_published(void)
  * after		the position
  * deadline		when to give up
  *
- * Result: a settled head beyond the position, or the head at the deadline.
+ * Result: the head, as the worker told it if it has just woken us; at the
+ * deadline maybe not beyond the position.
  * Errors: those of an interrupt; VE005.
  */
 int64
@@ -409,6 +410,7 @@ es_wakeup_await(int64 after, TimestampTz deadline)
 	XLogRecPtr	seen = InvalidXLogRecPtr;
 	int64		proven = 0;
 	bool		look = entry == NULL || pg_atomic_read_u32(&entry->resting) == 0;
+	bool		woken = false;
 
 	for (;;)
 	{
@@ -421,21 +423,26 @@ es_wakeup_await(int64 after, TimestampTz deadline)
 		es_wakeup_prepare();
 		has_worker = entry != NULL && pg_atomic_read_u32(&entry->worker) != 0;
 
-		/* what the worker has seen settled, every later snapshot sees */
+		/*
+		 * What the worker has seen settled, every later snapshot sees.  Who was
+		 * woken by it need not look whether there is more by now.
+		 */
 		head = has_worker ? es_wakeup_published() : 0;
-		if (head <= after && (look || !has_worker || remaining <= 0) &&
-			es_wakeup_may_have_moved(&seen))
-			proven = es_wakeup_current_head(proven);
+		if (head > after)
+			look = !woken;
+		if ((look || !has_worker || remaining <= 0) && es_wakeup_may_have_moved(&seen))
+			proven = es_wakeup_current_head(Max(proven, head));
 		head = Max(head, proven);
 		if (head > after || remaining <= 0)
 		{
 			es_wakeup_cancel();
 			return head;
 		}
-		look = !es_wakeup_sleep(Min(remaining,
+		woken = es_wakeup_sleep(Min(remaining,
 									has_worker ? ES_FALLBACK_MS :
 									RecoveryInProgress() ? ES_STANDBY_POLL_MS :
 									ES_POLL_MS));
+		look = !woken;
 	}
 }
 
