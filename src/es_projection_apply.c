@@ -39,6 +39,9 @@
 /* bytes of events in one slice, about */
 #define ES_SLICE_MAX_BYTES		(16 * 1024 * 1024)
 
+/* events that are looked at for one slice, if only few of them get into it */
+#define ES_SLICE_MAX_LOOKED		10000
+
 /* a slice given event by event ends after so long, so that others get a turn */
 #define ES_SLICE_MAX_MS			250
 
@@ -193,6 +196,8 @@ es_slice_read(EsProjection *projection, EsHandler *handler, int limit, int64 upt
 	int64		bound = es_head_bound(event, store, snapshot);
 	int64		last = projection->position;
 	Size		bytes = 0;
+	int			looked = 0;
+	int			max_looked = Max(limit, ES_SLICE_MAX_LOOKED);
 	int			capacity = Min(limit, 64);
 
 	if (bound < projection->position)
@@ -214,7 +219,8 @@ es_slice_read(EsProjection *projection, EsHandler *handler, int limit, int64 upt
 
 	scan = es_scan_begin(event, store, snapshot, ES_SCAN_VISIBLE, ForwardScanDirection,
 						 projection->position, bound, type_nos, ntypes, limit);
-	while (slice->nevents < limit && bytes < ES_SLICE_MAX_BYTES && es_scan_next(scan))
+	while (slice->nevents < limit && bytes < ES_SLICE_MAX_BYTES && looked < max_looked &&
+		   es_scan_next(scan))
 	{
 		Datum		values[Natts_es_out];
 		text	   *stream;
@@ -223,6 +229,7 @@ es_slice_read(EsProjection *projection, EsHandler *handler, int limit, int64 upt
 		if (!es_upcast_wanted(store, types, es_scan_slot(scan)))
 			continue;
 		slice->met_any = true;
+		looked++;
 		result->phase = ES_APPLY_EVENT;
 		result->fail_position = last;
 		result->before = slice->nevents;
@@ -260,7 +267,7 @@ es_slice_read(EsProjection *projection, EsHandler *handler, int limit, int64 upt
 	result->phase = ES_APPLY_SETUP;
 	result->events = slice->nevents;
 
-	if (slice->nevents == limit || bytes >= ES_SLICE_MAX_BYTES)
+	if (slice->nevents == limit || bytes >= ES_SLICE_MAX_BYTES || looked == max_looked)
 	{
 		result->position = last;
 		result->more = true;
@@ -321,7 +328,7 @@ es_slice_apply(EsProjection *projection, EsHandler *handler, EsSlice *slice,
 			es_handler_call(handler, slice->events[i], replaying);
 			MemoryContextReset(event_context);
 			result->applied++;
-			if (i % 16 == 15 && i + 1 < slice->nevents &&
+			if (i + 1 < slice->nevents &&
 				TimestampDifferenceExceeds(start, GetCurrentTimestamp(), ES_SLICE_MAX_MS))
 			{
 				result->position = slice->positions[i];

@@ -75,6 +75,7 @@ typedef struct EsWorkerEntry
 	int64		position;		/* checkpoint before the present slice */
 	int64		clear;			/* nothing of interest up to here */
 	int			limit;			/* events in the next slice; 0 = batch_size */
+	bool		is_listed;		/* was there at the last look */
 } EsWorkerEntry;
 
 PGDLLEXPORT void es_projection_worker_main(Datum main_arg);
@@ -121,7 +122,31 @@ es_worker_entry(EsProjection *projection)
 		entry->clear = 0;
 		entry->limit = 0;
 	}
+	entry->is_listed = true;
 	return entry;
+}
+
+/*
+ * Forget projections that were dropped, or do not run, since the last call.
+ */
+static void
+es_worker_forget(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, es_entries)
+	{
+		EsWorkerEntry *entry = lfirst(lc);
+
+		if (!entry->is_listed)
+		{
+			es_entries = foreach_delete_current(es_entries, lc);
+			pfree(entry->name);
+			pfree(entry);
+			continue;
+		}
+		entry->is_listed = false;
+	}
 }
 
 /*
@@ -188,7 +213,8 @@ es_worker_look(MemoryContext context, long *pause_ms, bool *retrying)
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	if (!es_worker_extension_is_same() || es_worker_in_the_way() ||
+	if (es_max_projection_workers == 0 ||
+		!es_worker_extension_is_same() || es_worker_in_the_way() ||
 		!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(GetUserId())))
 		proc_exit(0);
 
@@ -234,6 +260,7 @@ es_worker_look(MemoryContext context, long *pause_ms, bool *retrying)
 			MemoryContextSwitchTo(old_context);
 		}
 	}
+	es_worker_forget();
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	return result;
@@ -559,6 +586,9 @@ es_projection_worker_main(Datum main_arg)
 	/* a crash undoes the read model together with its checkpoint */
 	SetConfigOption("synchronous_commit", "off", PGC_USERSET, PGC_S_OVERRIDE);
 
+	/* the owner's settings may contain another role */
+	SetConfigOption("role", "none", PGC_USERSET, PGC_S_OVERRIDE);
+
 	if (!es_worker_claim())
 		proc_exit(0);
 
@@ -594,6 +624,8 @@ es_projection_worker_main(Datum main_arg)
 		es_wakeup_prepare();
 		if (es_worker_round(context, &pause_ms, &retrying))
 		{
+			/* autovacuum lives on what a busy worker reports */
+			pgstat_report_stat(false);
 			busy_at = GetCurrentTimestamp();
 			empty = 0;
 		}

@@ -97,7 +97,8 @@ sub wait_for_worker
 	return poll_until(sub { worker_pid($dbh) }, 20);
 }
 
-# Append to random streams until told to stop, through any crash.
+# Append to random streams until told to stop, through any crash.  Options: db,
+# pause.
 sub write_amounts
 {
 	my ($node, $streams, %opt) = @_;
@@ -105,7 +106,7 @@ sub write_amounts
 	my $count = 0;
 	until (flag_is_set('stop'))
 	{
-		$dbh = connect_store($node, fail_ok => 1) unless $dbh;
+		$dbh = connect_store($node, fail_ok => 1, db => $opt{db}) unless $dbh;
 		next unless $dbh;
 		my $done = eval {
 			my @ids = map { undef } 1 .. random_int(1, 5);

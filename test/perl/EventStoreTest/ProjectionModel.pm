@@ -106,8 +106,8 @@ sub model_write
 			1;
 		};
 		next if $done;
-		if (connection_lost($dbh)) { $dbh = undef }
-		else { eval { $dbh->rollback } }
+		eval { $dbh->rollback };
+		$dbh = undef if connection_lost($dbh);
 		random_pause(5);
 	}
 	return { count => $count };
@@ -117,12 +117,17 @@ sub create_projection
 {
 	my ($dbh, $name) = @_;
 	my $incarnation = sql_value($dbh, q{SELECT nextval('target_seq')});
+
+	# somebody else was faster?
+	return
+	  if $dbh->do('INSERT INTO model VALUES (?, ?) ON CONFLICT DO NOTHING', undef, $name,
+		$incarnation) == 0;
 	my ($target, $handler, $reset) = new_target($dbh, $incarnation);
 	my $after = random_int(0, 3) ? 0 : sql_value($dbh, 'SELECT es_head() / 2');
 	$dbh->do('UPDATE start SET after_position = ? WHERE target = ?', undef, $after, $target);
 	my @filters = map { random_int(0, 3) ? undef : [$_] } qw(A One);
-	$dbh->do('INSERT INTO model VALUES (?, ?, ?, ?)', undef, $name, $incarnation,
-		$after || grep({ defined } @filters) ? 0 : 1, $target);
+	$dbh->do('UPDATE model SET plain = ?, target = ? WHERE name = ?', undef,
+		$after || grep({ defined } @filters) ? 0 : 1, $target, $name);
 	$dbh->do('SELECT es_create_projection(?, ?::regprocedure, ?, ?, ?, ?, ?, ?::regprocedure, 2)',
 		undef, $name, $handler,
 		@filters, (1, 7, 50, 1000)[ random_int(0, 3) ], $after,
@@ -136,7 +141,7 @@ sub operate
 	my ($dbh, $name) = @_;
 	my $stream = random_int(0, 1) ? undef
 	  : sql_value($dbh, 'SELECT stream_id FROM event_store.projection_parked WHERE projection = ? LIMIT 1',
-		undef, $name);
+		$name);
 	my $choice = random_int(1, 100);
 	if ($choice <= 10)
 	{
@@ -156,16 +161,8 @@ sub operate
 	{
 		my ($target, $handler, $reset) = new_target($dbh, $model->{incarnation});
 		$dbh->do('UPDATE model SET next_target = ? WHERE name = ?', undef, $target, $name);
-		if (random_int(0, 3))
-		{
-			$dbh->do('SELECT es_prepare_projection(?, ?::regprocedure, ?::regprocedure)',
-				undef, $name, $handler, $reset);
-		}
-		else
-		{
-			$dbh->do('SELECT es_prepare_projection(?, ?::regprocedure, NULL, NULL, NULL, false)',
-				undef, $name, $handler);
-		}
+		$dbh->do('SELECT es_prepare_projection(?, ?::regprocedure, ?::regprocedure, NULL, NULL, ?)',
+			undef, $name, $handler, $reset, random_int(0, 3) ? 1 : 0);
 	}
 	elsif ($choice <= 72)
 	{
@@ -222,12 +219,12 @@ sub model_operate
 		if (!$done)
 		{
 			my ($state, $message) = ($dbh->state || '', $@);
+			eval { $dbh->rollback };
 			if (connection_lost($dbh)) { $dbh = undef }
 			else
 			{
 				$refused{$state}++;
 				push @strange, "$state $message" unless $expected{$state};
-				eval { $dbh->rollback };
 			}
 		}
 		random_pause(10);
