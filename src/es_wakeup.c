@@ -11,8 +11,8 @@
  *
  * Shared memory: one entry for each database, taken at first use and kept
  * while the server runs.  dboid is set under AddinShmemInitLock and then
- * constant; worker, head, resting and attempted_at are atomics, written by the worker
- * (attempted_at: by whoever tries to start it).  A latch that is set for a
+ * constant; the rest are atomics, written by the worker (attempted_at: by
+ * whoever tries to start it; called: by appenders).  A latch that is set for a
  * process that took over a dead worker's slot wakes it for nothing, no more.
  * When there is no entry left, or no room for the table, waiters poll: all of
  * this is about latency, nothing here is needed to be correct.
@@ -61,6 +61,7 @@ typedef struct EsWakeupEntry
 	pg_atomic_uint64 attempted_at;	/* last attempt to start the worker */
 	pg_atomic_uint32 waiters;	/* sessions that sleep on settled */
 	pg_atomic_uint32 resting;	/* the worker rests and then looks unasked */
+	pg_atomic_uint32 called;	/* somebody has called since it last looked */
 	ConditionVariable settled;	/* broadcast when head has moved */
 } EsWakeupEntry;
 
@@ -115,6 +116,7 @@ es_wakeup_create(void)
 			pg_atomic_init_u64(&entry->attempted_at, 0);
 			pg_atomic_init_u32(&entry->waiters, 0);
 			pg_atomic_init_u32(&entry->resting, 0);
+			pg_atomic_init_u32(&entry->called, 0);
 			ConditionVariableInit(&entry->settled);
 		}
 	}
@@ -269,9 +271,15 @@ es_wakeup_xact_callback(XactEvent event, void *arg)
 	if (!es_wakeup_pending)
 		return;
 	es_wakeup_pending = false;
-	worker = es_wakeup_entry == NULL ? 0 : pg_atomic_read_u32(&es_wakeup_entry->worker);
+	if (es_wakeup_entry == NULL)
+		return;
+	pg_atomic_write_u32(&es_wakeup_entry->called, 1);
+	pg_memory_barrier();
+	worker = pg_atomic_read_u32(&es_wakeup_entry->worker);
 	if (worker != 0)
 		SetLatch(&GetPGProcByNumber(worker - 1)->procLatch);
+	else
+		es_worker_ensure();		/* it has ended since */
 }
 
 /*
@@ -301,8 +309,17 @@ es_wakeup_sleep(long max_ms)
 	{
 		bool		timed_out;
 
-		pg_atomic_fetch_add_u32(&entry->waiters, 1);
+		/* a caught error may have left us counted */
+		if (!es_wakeup_sleeping)
+			pg_atomic_fetch_add_u32(&entry->waiters, 1);
 		es_wakeup_sleeping = true;
+
+		/*
+		 * A broadcast since es_wakeup_prepare has set the latch, but waiting
+		 * for a lock has maybe reset it; have the list of sleepers checked
+		 * before the first sleep.
+		 */
+		SetLatch(MyLatch);
 		timed_out = ConditionVariableTimedSleep(&entry->settled, max_ms, es_wait_event());
 		es_wakeup_awake();
 		return !timed_out;
@@ -488,17 +505,44 @@ es_wakeup_waiters(void)
  * The worker is about to look: who comes now may be too late for it.
  */
 void
-es_wakeup_stop_resting(void)
+es_wakeup_begin_look(void)
 {
 	pg_atomic_write_u32(&es_wakeup_entry->resting, 0);
+	pg_atomic_write_u32(&es_wakeup_entry->called, 0);
 	pg_memory_barrier();
+}
+
+/*
+ * Has somebody called the worker since it began to look?  Its latch does not
+ * tell: where the worker waited for a lock it was reset.
+ */
+bool
+es_wakeup_called(void)
+{
+	return pg_atomic_read_u32(&es_wakeup_entry->called) != 0;
+}
+
+/*
+ * The worker wants to end.
+ *
+ * Result: false if somebody has called it, relying on its being there.
+ */
+bool
+es_wakeup_retire(void)
+{
+	uint32		worker = pg_atomic_exchange_u32(&es_wakeup_entry->worker, 0);
+
+	if (!es_wakeup_called())
+		return true;
+	pg_atomic_write_u32(&es_wakeup_entry->worker, worker);
+	return false;
 }
 
 /*
  * Tell everybody the settled head of a store.
  *
  * resting		the worker will look again without being asked, and first call
- *				es_wakeup_stop_resting
+ *				es_wakeup_begin_look
  */
 void
 es_wakeup_publish(Oid store, int64 head, bool resting)

@@ -31,7 +31,9 @@ extern int64 es_wakeup_published(void);
 /* for the database's worker */
 extern bool es_wakeup_claim(void);
 extern int	es_wakeup_waiters(void);
-extern void es_wakeup_stop_resting(void);
+extern void es_wakeup_begin_look(void);
+extern bool es_wakeup_called(void);
+extern bool es_wakeup_retire(void);
 extern void es_wakeup_publish(Oid store, int64 head, bool resting);
 extern void es_wakeup_broadcast(void);
 

@@ -240,6 +240,7 @@ es_worker_main(Datum main_arg)
 		}
 
 		pgstat_report_activity(STATE_RUNNING, "event_store: looking for the settled head");
+		es_wakeup_begin_look();
 		timeout = es_worker_round(&head, &busy);
 		pgstat_report_stat(false);
 		pgstat_report_activity(STATE_IDLE, NULL);
@@ -251,22 +252,17 @@ es_worker_main(Datum main_arg)
 		}
 
 		if (head != before || timeout == ES_BLOCKED_MS)
-		{
 			busy_at = GetCurrentTimestamp();
-			if (head != before)
-				es_worker_rest(busy, waiters);
-			if (busy)
-			{
-				es_wakeup_stop_resting();
-				continue;
-			}
-		}
 		else if (TimestampDifferenceExceeds(busy_at, GetCurrentTimestamp(),
-											es_worker_idle_timeout_ms))
+											es_worker_idle_timeout_ms) &&
+				 es_wakeup_retire())
 			proc_exit(0);
 
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 timeout, es_wait_event());
+		if (head != before)
+			es_worker_rest(busy, waiters);
+		if (!busy && !es_wakeup_called())
+			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+							 timeout, es_wait_event());
 		ResetLatch(MyLatch);
 	}
 }

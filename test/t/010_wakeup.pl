@@ -4,6 +4,7 @@
 use strict;
 use warnings;
 
+use DBD::Pg ':async';
 use FindBin;
 use lib "$FindBin::Bin/../perl";
 use EventStoreTest;
@@ -19,6 +20,7 @@ starts_on_demand();
 starts_with_the_server();
 no_worker_to_be_had();
 modes();
+worker_waits_for_lock();
 made_anew();
 standby();
 done_testing();
@@ -234,6 +236,55 @@ sub modes
 	is(next_notification($listener, 0.5), undef, 'mode off tells nobody');
 	is(worker_pid($dbh), undef, 'neither mode starts a worker');
 	$_->disconnect for $dbh, $listener;
+	$node->stop;
+	return;
+}
+
+# Who waits for a lock has its latch reset by that.  One NOTIFY at a time may
+# commit; what is appended while the worker waits for its turn must not wait for
+# a look that the worker takes anyhow.  No single such delay is long, but all
+# together are.
+sub worker_waits_for_lock
+{
+	my $node = store_cluster('wakeup_locks', streaming => 1,
+		conf => "synchronous_commit = local\nsynchronous_standby_names = 'nobody'\n");
+	create_store($node);
+	my $dbh = connect_store($node);
+	my $listener = connect_store($node);
+	my $notifier = connect_store($node);
+	my $activity = 'SELECT wait_event FROM pg_stat_activity WHERE pid = ?';
+	my $waited = 0;
+
+	$dbh->do('CREATE TABLE written (i int)');
+	$listener->do('LISTEN event_store');
+	append($dbh, 'Order-1', 0, 'Placed');
+	ok(wait_for_worker($dbh), 'the worker runs');
+	ok(next_notification($listener, 20), '... and has told');
+	for my $round (1 .. 80)
+	{
+		# it stays in its commit until it is cancelled, for want of a standby
+		$notifier->do('BEGIN; SET LOCAL synchronous_commit = on');
+		$notifier->do('NOTIFY something; INSERT INTO written VALUES (1)');
+		$notifier->do('COMMIT', { pg_async => PG_ASYNC });
+		poll_until(sub { (sql_value($dbh, $activity, $notifier->{pg_pid}) || '') eq 'SyncRep' })
+		  or die 'the NOTIFY does not commit';
+		append($dbh, 'Order-1', -1, 'Placed');
+		poll_until(sub {
+			(sql_value($dbh, $activity, worker_pid($dbh)) || '') eq 'object';
+		}) or die 'the worker does not wait';
+		my $position = append($dbh, 'Order-1', -1, 'Placed')->{position};
+
+		my $start = time();
+		$dbh->do("SELECT pg_cancel_backend($notifier->{pg_pid})");
+		$notifier->pg_result;
+		poll_until(sub {
+			my $note = $listener->pg_notifies;
+			return $note && $note->[2] == $position;
+		}) or die 'nobody is told';
+		$waited += time() - $start;
+	}
+	cmp_ok($waited, '<', $late, 'what is appended while the worker waits is told at once');
+	$_->disconnect for $dbh, $listener, $notifier;
 	$node->stop;
 	return;
 }
