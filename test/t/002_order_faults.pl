@@ -264,12 +264,17 @@ sub crash_at_every_point
 		my $stream = "Crash-$point";
 		my $ids = batch_ids(5);
 		my $dbh = connect_store($node, db => 'crashes');
+		my $witness = connect_store($node, db => 'crashes');
 		my $before = append($dbh, "$stream-before", -1, 'T', random_uuid());
 
 		$dbh->do("SET event_store.fault = '$point:crash'");
 		ok(!eval { append_batch($dbh, $stream, 0, 'T', $ids); 1 },
 			"crash at $point: the append fails");
 		ok(connection_lost($dbh), "crash at $point: the session is gone");
+
+		# until the server notices it still lets sessions in, to end them
+		ok(poll_until(sub { connection_lost($witness) }),
+			"crash at $point: the server notices");
 		undef $dbh;
 		poll_until(
 			sub { $dbh = connect_store($node, db => 'crashes', fail_ok => 1) });
