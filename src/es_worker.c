@@ -258,8 +258,8 @@ es_worker_main(Datum main_arg)
 				 es_wakeup_retire())
 			proc_exit(0);
 
-		if (head != before)
-			es_worker_rest(busy, waiters);
+		/* nothing to tell: others append behind one that holds the order up */
+		es_worker_rest(busy || head == before, waiters);
 		if (!busy && !es_wakeup_called())
 			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 							 timeout, es_wait_event());
