@@ -17,7 +17,7 @@ use EventStoreTest::ProjectionModel
 use Test::More;
 use Time::HiRes qw(time);
 
-my $seconds = setting('ES_MODEL_SECONDS', setting('ES_STRESS_SECONDS', 12));
+my $seconds = setting('ES_MODEL_SECONDS', setting('ES_STRESS_SECONDS', 8));
 
 seed_random();
 my $node = store_cluster('model', preload => 'event_store',

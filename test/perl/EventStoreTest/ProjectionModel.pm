@@ -68,6 +68,17 @@ sub new_target
 	return ($target, "on_$target(" . ($set ? 'es_event[])' : 'es_event)'), "reset_$target()");
 }
 
+# End transactions that somebody has prepared and not come back for.
+sub finish_prepared
+{
+	my ($dbh, $age) = @_;
+	my $ids = $dbh->selectcol_arrayref(
+		'SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE prepared < now() - ?::interval',
+		undef, $age);
+	eval { $dbh->do("COMMIT PREPARED '$_'") } for @$ids;
+	return;
+}
+
 # Append until told to stop: transactions that stay open, roll back, roll back
 # to a savepoint or are prepared; some events are bad.
 sub model_write
@@ -80,6 +91,10 @@ sub model_write
 		next unless $dbh;
 		my $done = eval {
 			my $way = random_int(1, 20);
+
+			# a stream may be locked by a transaction that a crash has left prepared
+			$dbh->do(q{SET lock_timeout = '300 ms'});
+			finish_prepared($dbh, '1 s');
 			$dbh->begin_work;
 			foreach my $n (1 .. random_int(1, 3))
 			{
@@ -105,10 +120,10 @@ sub model_write
 			else { $dbh->commit }
 			1;
 		};
+		random_pause(20);
 		next if $done;
 		eval { $dbh->rollback };
 		$dbh = undef if connection_lost($dbh);
-		random_pause(5);
 	}
 	return { count => $count };
 }
@@ -130,7 +145,7 @@ sub create_projection
 		$after || grep({ defined } @filters) ? 0 : 1, $target, $name);
 	$dbh->do('SELECT es_create_projection(?, ?::regprocedure, ?, ?, ?, ?, ?, ?::regprocedure, 2)',
 		undef, $name, $handler,
-		@filters, (1, 7, 50, 1000)[ random_int(0, 3) ], $after,
+		@filters, (3, 10, 50, 1000)[ random_int(0, 3) ], $after,
 		(qw(stop park skip))[ substr($name, 1) % 3 ], $reset);
 	return;
 }
@@ -237,8 +252,7 @@ sub model_operate
 sub model_settle
 {
 	my ($dbh) = @_;
-	$dbh->do("COMMIT PREPARED '$_'")
-	  for @{ $dbh->selectcol_arrayref('SELECT gid FROM pg_catalog.pg_prepared_xacts') };
+	finish_prepared($dbh, '0 s');
 	$dbh->do('INSERT INTO repaired VALUES (?)', undef, $_) for @kinds;
 	my @late;
 	foreach my $name (@{ $dbh->selectcol_arrayref('SELECT name FROM model ORDER BY 1') })
@@ -265,6 +279,7 @@ sub model_settle
 sub model_faults
 {
 	my ($dbh) = @_;
+	$dbh->do('ANALYZE');
 	$dbh->do(
 		q{CREATE TEMPORARY VIEW served AS
 		  SELECT p.name, p.is_shadow, p.policy, p.position, p.categories, p.event_types, m.incarnation, m.plain,
