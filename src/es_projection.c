@@ -217,12 +217,12 @@ es_create_projection(PG_FUNCTION_ARGS)
 
 	values[0] = CStringGetTextDatum(name);
 	values[1] = CStringGetTextDatum(GetUserNameFromId(owner, false));
-	values[2] = CStringGetTextDatum(es_handler_check(PG_GETARG_OID(1), "handler", owner, true));
+	values[2] = CStringGetTextDatum(es_handler_check(PG_GETARG_OID(1), "handler", owner, true, true));
 	if (PG_ARGISNULL(7))
 		nulls[3] = 'n';
 	else
 		values[3] = CStringGetTextDatum(es_handler_check(PG_GETARG_OID(7), "reset_handler",
-														 owner, false));
+														 owner, false, true));
 	for (int i = 0; i < 2; i++)
 	{
 		nulls[4 + i] = PG_ARGISNULL(2 + i) ? 'n' : ' ';

@@ -110,7 +110,7 @@ extern List *es_projection_parked_streams(EsProjection *projection);
 typedef struct EsHandler EsHandler;
 
 extern char *es_handler_check(Oid function, const char *argument, Oid owner,
-							  bool takes_events);
+							  bool takes_events, bool is_stored);
 extern EsHandler *es_handler_begin(EsProjection *projection);
 extern bool es_handler_takes_array(EsHandler *handler);
 extern Datum es_handler_event(EsHandler *handler, Datum *values);

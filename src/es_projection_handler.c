@@ -19,6 +19,7 @@
 
 #include "access/htup_details.h"
 #include "catalog/dependency.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
@@ -171,12 +172,22 @@ es_handler_validate(Oid function, const char *argument, Oid owner, bool takes_ev
 /*
  * Check a function that a projection is to call.
  *
- * Result: its signature, to be stored.
+ * is_stored	it will be called by other sessions, where a function of that
+ *				name in a temporary schema would be somebody else's
+ *
+ * Result: its signature.
  */
 char *
-es_handler_check(Oid function, const char *argument, Oid owner, bool takes_events)
+es_handler_check(Oid function, const char *argument, Oid owner, bool takes_events,
+				 bool is_stored)
 {
 	es_handler_validate(function, argument, owner, takes_events, NULL, NULL);
+	if (is_stored && isAnyTempNamespace(get_func_namespace(function)))
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("invalid value for \"%s\": function %s", argument,
+					   format_procedure(function)),
+				errdetail("It must not be temporary."));
 	return format_procedure_qualified(function);
 }
 

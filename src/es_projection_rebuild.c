@@ -157,13 +157,13 @@ es_prepare_projection(PG_FUNCTION_ARGS)
 
 	values[0] = CStringGetTextDatum(projection->name);
 	values[1] = CStringGetTextDatum(es_handler_check(PG_GETARG_OID(1), "handler",
-													 projection->owner_oid, true));
+													 projection->owner_oid, true, true));
 	if (PG_ARGISNULL(2))
 		nulls[2] = 'n';
 	else
 	{
 		reset_handler = es_handler_check(PG_GETARG_OID(2), "reset_handler",
-										 projection->owner_oid, false);
+										 projection->owner_oid, false, true);
 		values[2] = CStringGetTextDatum(reset_handler);
 	}
 	for (int i = 0; i < 2; i++)
@@ -209,7 +209,7 @@ es_switch_projection(PG_FUNCTION_ARGS)
 
 	if (!PG_ARGISNULL(1))
 		switch_handler = es_handler_check(PG_GETARG_OID(1), "switch_handler",
-										  projection->owner_oid, false);
+										  projection->owner_oid, false, false);
 
 	/* the row of the original is locked, so this is where it stays */
 	shadow->limit_position = projection->position;
