@@ -774,7 +774,7 @@ CREATE TABLE event_store.parked_stream (
     next_version bigint NOT NULL,
     done_position bigint NOT NULL,
     delivered_version bigint NOT NULL,
-    delivered_position bigint NOT NULL,
+    failed_version bigint,
     failed_position bigint,
     next_attempt_at timestamptz NOT NULL,
     first_failed_at timestamptz NOT NULL,
@@ -784,15 +784,16 @@ CREATE TABLE event_store.parked_stream (
     subscription pg_catalog.text COLLATE pg_catalog."C" NOT NULL,
     state pg_catalog.text COLLATE pg_catalog."C" NOT NULL,
     reason pg_catalog.text,
+    discarded pg_catalog.int8[] NOT NULL DEFAULT '{}',
     PRIMARY KEY (subscription, stream_no)
 ) USING heap WITH (fillfactor = 70);
 COMMENT ON TABLE event_store.parked_stream IS 'streams that a failed event holds up; see view event_store.parked_events';
 COMMENT ON COLUMN event_store.parked_stream.stream_no IS 'see event_store.stream';
-COMMENT ON COLUMN event_store.parked_stream.next_version IS 'first version of the stream that is not done';
-COMMENT ON COLUMN event_store.parked_stream.done_position IS 'everything of the stream up to here is done';
+COMMENT ON COLUMN event_store.parked_stream.next_version IS 'first version of the stream that is not done, at most the failed one';
+COMMENT ON COLUMN event_store.parked_stream.done_position IS 'the stream is held up at least until the checkpoint is here; last position that was discarded';
 COMMENT ON COLUMN event_store.parked_stream.delivered_version IS 'last version handed out and not acknowledged, 0 = none';
-COMMENT ON COLUMN event_store.parked_stream.delivered_position IS 'position of that, 0 = none';
-COMMENT ON COLUMN event_store.parked_stream.failed_position IS 'position of the failed event; NULL = it is through, the queue is being caught up';
+COMMENT ON COLUMN event_store.parked_stream.failed_version IS 'version of the failed event; NULL = it is through, the queue is being caught up';
+COMMENT ON COLUMN event_store.parked_stream.failed_position IS 'position of that';
 COMMENT ON COLUMN event_store.parked_stream.next_attempt_at IS 'when it is delivered again';
 COMMENT ON COLUMN event_store.parked_stream.first_failed_at IS 'when it failed for the first time';
 COMMENT ON COLUMN event_store.parked_stream.failed_at IS 'when it failed last';
@@ -801,6 +802,7 @@ COMMENT ON COLUMN event_store.parked_stream.attempts IS 'how often it failed';
 COMMENT ON COLUMN event_store.parked_stream.subscription IS 'name of the subscription';
 COMMENT ON COLUMN event_store.parked_stream.state IS 'retry: delivered again by itself; parked: waits for es_retry_parked';
 COMMENT ON COLUMN event_store.parked_stream.reason IS 'what the consumer said';
+COMMENT ON COLUMN event_store.parked_stream.discarded IS 'positions that were discarded although events before them are not done';
 
 SELECT pg_catalog.pg_extension_config_dump('event_store.subscription', '');
 SELECT pg_catalog.pg_extension_config_dump('event_store.subscription_checkpoint', '');
@@ -939,6 +941,7 @@ CREATE VIEW event_store.parked_events AS
       JOIN event_store.stream st ON st.stream_no = p.stream_no
       JOIN event_store.event e ON e.stream_no = p.stream_no AND e.version >= p.next_version
        AND e.global_position <= greatest(c.position, m.position, p.failed_position)
+       AND e.global_position <> ALL (p.discarded)
       JOIN event_store.event_type t ON t.type_no = e.type_no
        AND (s.event_types IS NULL OR t.event_type = ANY (s.event_types))
      WHERE NOT row_security_active('event_store.event'::regclass);

@@ -112,6 +112,15 @@ SELECT lag_events FROM event_store.subscriptions WHERE name = 'ahead';
 SELECT data FROM es_fetch('ahead', member => 'm1');
 SELECT es_drop_subscription('ahead');
 
+-- thrown out and joined again: the events are gone nevertheless
+SELECT es_create_subscription('again', ARRAY['Ahead'], NULL, :base, 1);
+SELECT max(global_position) AS got FROM es_fetch('again', 1, member => 'm1') \gset
+SELECT es_leave('again', 'm1'), es_join('again', 'm1');
+SELECT es_ack('again', :got, 'm1');
+SELECT count(*) FROM es_fetch('again', 1, member => 'm1');
+SELECT es_ack('again', :got, 'm1'), es_ack('again', :got, 'm1');
+SELECT es_drop_subscription('again');
+
 -- errors
 SELECT es_fetch('grp');
 SELECT es_ack('grp', 1);

@@ -116,6 +116,32 @@ SELECT count(*) FROM event_store.parked_stream;
 SELECT version FROM es_append('SubA-1', -1, 'Changed', '10');
 SELECT * FROM pg_temp.take('sub_fail');
 
+-- what precedes a failed event in its batch is not done before it is acknowledged
+SELECT es_create_subscription('sub_pending', ARRAY['Pend'], retry_delay => '0');
+SELECT count(*) FROM (SELECT es_append('Pend-1', -1, 'Happened', '0') FROM generate_series(1, 4)) a;
+SELECT min(global_position) AS one, min(global_position) + 1 AS two, min(global_position) + 2 AS three,
+       max(global_position) AS four FROM event_store.events WHERE stream_id = 'Pend-1' \gset
+SELECT version FROM es_fetch('sub_pending');
+SELECT es_nack('sub_pending', :three, 'bad', false), es_nack('sub_pending', :four, 'behind it');
+SELECT version FROM es_fetch('sub_pending');
+SELECT version, state FROM event_store.parked_events WHERE subscription = 'sub_pending' ORDER BY 1;
+SELECT es_discard_parked('sub_pending', :three), es_discard_parked('sub_pending', :three);
+SELECT es_nack('sub_pending', :three, 'discarded');
+SELECT es_ack('sub_pending', :one);
+SELECT version FROM es_fetch('sub_pending');
+-- an earlier one fails after all: what is discarded stays so
+SELECT es_nack('sub_pending', :two, 'bad', false), es_nack('sub_pending', :four, 'behind it');
+SELECT es_ack('sub_pending', :four);
+SELECT version, state FROM event_store.parked_events WHERE subscription = 'sub_pending' ORDER BY 1;
+SELECT es_retry_parked('sub_pending');
+SELECT version FROM es_fetch('sub_pending');
+SELECT es_ack('sub_pending', :two);
+SELECT version FROM es_fetch('sub_pending');
+SELECT es_ack('sub_pending', :four);
+SELECT version FROM es_fetch('sub_pending');
+SELECT count(*) FROM event_store.parked_stream WHERE subscription = 'sub_pending';
+SELECT es_drop_subscription('sub_pending');
+
 -- errors
 \set VERBOSITY default
 \set SHOW_CONTEXT never

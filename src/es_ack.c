@@ -28,7 +28,9 @@ PG_FUNCTION_INFO_V1(es_ack);
  * Lock the cursor of a consumer that reports back.
  *
  * Errors: 55006 if another consumer has events in hand, 55000 if the lease
- * ended and the events went, or may have gone, to another one.
+ * ended and the events went, or may have gone, to another one.  A group does
+ * not know its members' sessions, so there a member with nothing in hand may
+ * repeat only what it has just acknowledged.
  */
 void
 es_ack_begin(const EsSubscription *sub, Datum member,
@@ -46,6 +48,15 @@ es_ack_begin(const EsSubscription *sub, Datum member,
 					errmsg("\"%s\" is not a member of subscription \"%s\"",
 						   TextDatumGetCString(member), TextDatumGetCString(sub->name)),
 					errdetail("It never joined, has left, or its lease ended and its events went to others."),
+					errhint("Roll back, and fetch again."));
+
+		/* thrown out, it may have joined again: that does not bring them back */
+		if (cursor->delivered == 0 && position > cursor->position)
+			ereport(ERROR,
+					errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					errmsg("\"%s\" has no events of subscription \"%s\" in hand",
+						   TextDatumGetCString(member), TextDatumGetCString(sub->name)),
+					errdetail("They were acknowledged, or its lease ended and they went to others."),
 					errhint("Roll back, and fetch again."));
 		return;
 	}
@@ -148,8 +159,7 @@ es_ack(PG_FUNCTION_ARGS)
 		cursor.scanned = Max(cursor.scanned, cursor.position);
 		es_owner_begin(&scope);
 		es_cursor_store(&sub, member, &cursor);
-		if (sub.has_parked)
-			es_parked_acknowledge(&sub, member, position);
+		es_parked_acknowledge(&sub, member, position);
 		es_owner_end(&scope);
 	}
 	PG_RETURN_VOID();

@@ -13,7 +13,10 @@
  *
  * A cursor is read without a lock, so that nobody waits for a consumer which
  * fetches, works and acknowledges in one transaction.  Whoever is about to
- * hand events out then claims the row: locks it if it is as it was read.
+ * hand events out then claims the row: locks it if nobody has written it since.
+ * Whatever changes what is to be handed out writes it, es_nack too.  Equal
+ * contents would not do: events from a queue can come and go in between and
+ * leave the cursor where it was.
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -26,27 +29,25 @@
 #include "es_subscription.h"
 
 #define CHECKPOINT_COLUMNS \
-	"SELECT position, scanned, delivered, session, member, lease_until, lease_until" \
+	"SELECT position, scanned, delivered, session, member, lease_until, lease_until, xmin" \
 	" FROM event_store.subscription_checkpoint" \
 	" WHERE subscription OPERATOR(pg_catalog.=) $1" \
 	" AND slot OPERATOR(pg_catalog.=) 0"
 #define MEMBER_COLUMNS \
 	"SELECT position, scanned, delivered, NULL::pg_catalog.int8, member, lease_until," \
 	" lease_until OPERATOR(pg_catalog.-)" \
-	" (lease OPERATOR(pg_catalog.*) '0.66'::pg_catalog.float8)" \
+	" (lease OPERATOR(pg_catalog.*) '0.66'::pg_catalog.float8), xmin" \
 	" FROM event_store.subscription_member" \
 	" WHERE subscription OPERATOR(pg_catalog.=) $1" \
 	" AND member OPERATOR(pg_catalog.=) $2"
 #define AS_EXPECTED \
-	" AND position OPERATOR(pg_catalog.=) $3" \
-	" AND delivered OPERATOR(pg_catalog.=) $4" \
-	" AND lease_until OPERATOR(pg_catalog.=) $5"
+	" AND xmin OPERATOR(pg_catalog.=) $3"
 
 static EsSql es_sql_plain_load = ES_SQL(CHECKPOINT_COLUMNS, 1, TEXTOID);
 static EsSql es_sql_plain_lock = ES_SQL(CHECKPOINT_COLUMNS " FOR UPDATE", 1, TEXTOID);
 static EsSql es_sql_plain_claim =
 ES_SQL(CHECKPOINT_COLUMNS AS_EXPECTED " FOR UPDATE SKIP LOCKED",
-5, TEXTOID, TEXTOID, INT8OID, INT8OID, TIMESTAMPTZOID);
+3, TEXTOID, TEXTOID, XIDOID);
 static EsSql es_sql_plain_store =
 ES_SQL("UPDATE event_store.subscription_checkpoint"
 	" SET position = $2, scanned = $3, delivered = $4, session = $5, member = $6,"
@@ -58,7 +59,7 @@ static EsSql es_sql_member_load = ES_SQL(MEMBER_COLUMNS, 2, TEXTOID, TEXTOID);
 static EsSql es_sql_member_lock = ES_SQL(MEMBER_COLUMNS " FOR UPDATE", 2, TEXTOID, TEXTOID);
 static EsSql es_sql_member_claim =
 ES_SQL(MEMBER_COLUMNS AS_EXPECTED " FOR UPDATE SKIP LOCKED",
-5, TEXTOID, TEXTOID, INT8OID, INT8OID, TIMESTAMPTZOID);
+3, TEXTOID, TEXTOID, XIDOID);
 static EsSql es_sql_member_store =
 ES_SQL("UPDATE event_store.subscription_member"
 	" SET position = $3, scanned = $4, delivered = $5, pid = $6,"
@@ -97,6 +98,7 @@ es_cursor_load(const EsSubscription *sub, Datum member,
 	cursor->scanned = es_sql_int64(0, 2, 0);
 	cursor->delivered = es_sql_int64(0, 3, 0);
 	cursor->session = es_sql_int64(0, 4, 0);
+	cursor->xmin = DatumGetTransactionId(es_sql_datum(0, 8, &isnull));
 	value = es_sql_datum(0, 5, &isnull);
 	if (!isnull)
 		cursor->member = datumCopy(value, false, -1);
@@ -105,21 +107,19 @@ es_cursor_load(const EsSubscription *sub, Datum member,
 }
 
 /*
- * Lock a cursor if it is as expected and nobody else has it locked.
+ * Lock a cursor if it is as it was read and nobody else has it locked.
  *
  * Errors: 40001 if a transaction with a snapshot of its own is too late.
  */
 bool
 es_cursor_claim(const EsSubscription *sub, Datum member, const EsCursor *expected)
 {
-	Datum		args[5];
-	char		nulls[] = "     ";
+	Datum		args[3];
+	char		nulls[] = "   ";
 
 	args[0] = sub->name;
 	args[1] = member;
-	args[2] = Int64GetDatum(expected->position);
-	args[3] = Int64GetDatum(expected->delivered);
-	args[4] = TimestampTzGetDatum(expected->lease_until);
+	args[2] = TransactionIdGetDatum(expected->xmin);
 	if (member == (Datum) 0)
 		nulls[1] = 'n';
 	return es_sql_run(sub->slots == 0 ? &es_sql_plain_claim : &es_sql_member_claim,

@@ -97,12 +97,14 @@ typedef struct EsQueue
 	EsFetch    *fetch;
 	EsParked   *parked;
 	int64		upto;			/* behind it the walk takes the stream's events */
-	bool		beyond;			/* met one behind that */
+	bool		due;			/* the failed event may go */
+	bool		held;			/* met it, and it may not */
+	bool		beyond;			/* all that may go has been met */
+	int			first;			/* of the present stream */
 	HeapTuple  *tuples;
 	int64	   *positions;
 	int			n;
 	int			size;			/* of both arrays */
-	int			limit;			/* for the present stream */
 	MemoryContext context;
 } EsQueue;
 
@@ -163,9 +165,10 @@ es_fetch_begin(EsFetch *fetch)
 		fetch->start = fetch->cursor.position;
 	}
 
+	/* later than the cursor: what has been put there since voids the round */
 	fetch->parked = NULL;
 	fetch->nparked = 0;
-	if (fetch->sub.has_parked && !busy)
+	if (!busy)
 		fetch->parked = es_parked_load(&fetch->sub, fetch->slots,
 									   &fetch->nparked);
 	es_owner_end(&scope);
@@ -196,6 +199,7 @@ static void
 es_queue_event(Datum *values, void *arg)
 {
 	EsQueue    *queue = arg;
+	EsParked   *parked = queue->parked;
 	int64		position = DatumGetInt64(values[Anum_es_out_global_position - 1]);
 	bool		isnull[Natts_es_out] = {false};
 	MemoryContext old_context;
@@ -205,46 +209,59 @@ es_queue_event(Datum *values, void *arg)
 		queue->beyond = true;
 		return;
 	}
-	if (queue->n == queue->limit ||
+	for (int i = 0; i < parked->ndiscarded; i++)
+	{
+		if (DatumGetInt64(parked->discarded[i]) == position)
+			return;
+	}
+	if (queue->n == queue->size ||
 		!es_fetch_wants_type(&queue->fetch->sub, values[Anum_es_out_event_type - 1]))
 		return;
+	if (parked->failed_position != 0 && position >= parked->failed_position)
+	{
+		queue->beyond = true;
+		if (!queue->due || queue->n > queue->first)
+		{
+			queue->held = true;
+			return;
+		}
+	}
 
 	old_context = MemoryContextSwitchTo(queue->context);
 	queue->tuples[queue->n] = heap_form_tuple(queue->fetch->desc, values, isnull);
 	MemoryContextSwitchTo(old_context);
 	queue->positions[queue->n++] = position;
-	queue->parked->delivered_position = position;
-	queue->parked->delivered_version = DatumGetInt64(values[Anum_es_out_version - 1]);
+	parked->delivered_version = DatumGetInt64(values[Anum_es_out_version - 1]);
 }
 
 /*
- * Next events of one held-up stream: the failed one by itself, what queues
- * behind it once that is through.
+ * Next events of one held-up stream: those before the failed one that are not
+ * done, the failed one by itself, or what queues behind it once that is
+ * through.
  */
 static void
 es_fetch_queue(EsFetch *fetch, Relation event, const EsStore *store,
 			   EsParked *parked, EsQueue *queue)
 {
 	int64		version = parked->next_version;
-	int			first = queue->n;
 	int64		found;
 
 	queue->parked = parked;
-	queue->beyond = false;
-	queue->limit = parked->failed_position != 0 ? queue->n + 1 : queue->size;
+	queue->first = queue->n;
+	queue->held = queue->beyond = false;
 	do
 	{
-		int			lot = Max(queue->limit - queue->n, 16);
+		int			lot = parked->failed_position != 0 ? 16 : Max(queue->size - queue->n, 16);
 
 		found = es_read_stream_events(event, store, parked->stream_no, version, lot,
 									  ForwardScanDirection, es_queue_event, queue);
 		version += lot;
 		if (found < lot)
 			break;
-	} while (!queue->beyond && queue->n < queue->limit);
+	} while (!queue->beyond && queue->n < queue->size);
 
 	/* caught up: from here on the walk takes the stream along */
-	if (queue->n == first && queue->n < queue->limit &&
+	if (queue->n == queue->first && queue->due && !queue->held &&
 		parked->done_position <= queue->upto && parked->failed_position <= queue->upto)
 		parked->finished = true;
 }
@@ -278,13 +295,11 @@ es_fetch_parked(EsFetch *fetch, Relation event, const EsStore *store)
 	{
 		EsParked   *parked = &fetch->parked[i];
 
-		if (parked->is_parked)
-			continue;
-		if (parked->next_attempt_at > now)
-		{
+		queue.due = !parked->is_parked && parked->next_attempt_at <= now;
+		if (!queue.due && !parked->is_parked)
 			fetch->look_again = Min(fetch->look_again, parked->next_attempt_at);
+		if (!queue.due && parked->failed_version <= parked->next_version)
 			continue;
-		}
 		/* the walk leaves out what a slot has passed that others have not */
 		queue.upto = fetch->slots != NULL ? fetch->slots[parked->slot] : fetch->start;
 		es_fetch_queue(fetch, event, store, parked, &queue);
@@ -361,7 +376,8 @@ es_fetch_walk(EsFetch *fetch, Relation event, const EsStore *store, int64 bound)
 			if (parked != NULL && !parked->finished)
 			{
 				fetch->skipped = true;
-				if (!parked->is_parked && parked->next_attempt_at <= now)
+				if (parked->failed_version > parked->next_version ||
+					(!parked->is_parked && parked->next_attempt_at <= now))
 					fetch->must_move = true;
 				continue;
 			}

@@ -10,6 +10,10 @@
  * twice.  When everything up to the subscription's checkpoint is done the
  * row goes, and the stream is delivered with all others again.
  *
+ * What precedes the failed event in its batch is not done before it is
+ * acknowledged, so next_version stays there; should the consumer go away
+ * meanwhile that comes again, whatever has become of the failed event.
+ *
  * After max_retries failed retries, or at once if the consumer says so, the
  * failed event is parked: nothing of the stream is delivered until somebody
  * calls es_retry_parked or es_discard_parked.
@@ -19,6 +23,7 @@
 
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 
 #include "es_args.h"
@@ -35,32 +40,37 @@ PG_FUNCTION_INFO_V1(es_discard_parked_stream);
 
 static EsSql es_sql_load =
 ES_SQL("SELECT stream_no, slot, next_version, done_position, failed_position,"
-	" state OPERATOR(pg_catalog.=) 'parked', next_attempt_at, delivered_version"
+	" state OPERATOR(pg_catalog.=) 'parked', next_attempt_at, delivered_version,"
+	" failed_version, discarded"
 	" FROM event_store.parked_stream WHERE subscription OPERATOR(pg_catalog.=) $1"
 	" ORDER BY stream_no",
 1, TEXTOID);
 static EsSql es_sql_handed_out =
 ES_SQL("UPDATE event_store.parked_stream"
-	" SET delivered_version = $3, delivered_position = $4"
+	" SET delivered_version = $4"
 	" WHERE subscription OPERATOR(pg_catalog.=) $1"
 	" AND stream_no OPERATOR(pg_catalog.=) $2"
-	" AND next_version OPERATOR(pg_catalog.=) $5",
-5, TEXTOID, INT8OID, INT8OID, INT8OID, INT8OID);
+	" AND next_version OPERATOR(pg_catalog.=) $3",
+4, TEXTOID, INT8OID, INT8OID, INT8OID);
 static EsSql es_sql_finish =
 ES_SQL("DELETE FROM event_store.parked_stream"
 	" WHERE subscription OPERATOR(pg_catalog.=) $1"
 	" AND stream_no OPERATOR(pg_catalog.=) $2"
 	" AND next_version OPERATOR(pg_catalog.=) $3",
 3, TEXTOID, INT8OID, INT8OID);
+
+/* what was acknowledged precedes the failed event */
+#define FAILED_STAYS "p.failed_version OPERATOR(pg_catalog.>=) n.version"
 static EsSql es_sql_acknowledge =
 ES_SQL("UPDATE event_store.parked_stream p SET next_version = n.version,"
-	" done_position = LEAST($2, p.delivered_position),"
-	" delivered_position = CASE WHEN n.version OPERATOR(pg_catalog.>) p.delivered_version"
-	" THEN 0 ELSE p.delivered_position END,"
 	" delivered_version = CASE WHEN n.version OPERATOR(pg_catalog.>) p.delivered_version"
 	" THEN 0 ELSE p.delivered_version END,"
-	" failed_position = NULL, attempts = 0, state = 'retry',"
-	" next_attempt_at = pg_catalog.clock_timestamp()"
+	" failed_version = CASE WHEN " FAILED_STAYS " THEN p.failed_version END,"
+	" failed_position = CASE WHEN " FAILED_STAYS " THEN p.failed_position END,"
+	" attempts = CASE WHEN " FAILED_STAYS " THEN p.attempts ELSE 0 END,"
+	" state = CASE WHEN " FAILED_STAYS " THEN p.state ELSE 'retry' END,"
+	" next_attempt_at = CASE WHEN " FAILED_STAYS " THEN p.next_attempt_at"
+	" ELSE pg_catalog.clock_timestamp() END"
 	" FROM (SELECT q.stream_no, LEAST(q.delivered_version OPERATOR(pg_catalog.+) 1,"
 	"   (SELECT e.version FROM event_store.event e"
 	"   WHERE e.stream_no OPERATOR(pg_catalog.=) q.stream_no"
@@ -79,6 +89,12 @@ ES_SQL("UPDATE event_store.parked_stream p SET next_version = n.version,"
 	" AND n.version OPERATOR(pg_catalog.>) p.next_version",
 3, TEXTOID, INT8OID, TEXTOID);
 
+static EsSql es_sql_any_delivered =
+ES_SQL("SELECT 1 FROM event_store.parked_stream"
+	" WHERE subscription OPERATOR(pg_catalog.=) $1"
+	" AND delivered_version OPERATOR(pg_catalog.>) 0 LIMIT 1",
+1, TEXTOID);
+
 static EsSql es_sql_event =
 ES_SQL("SELECT stream_no, version::pg_catalog.int8 FROM event_store.event"
 	" WHERE global_position OPERATOR(pg_catalog.=) $1",
@@ -89,26 +105,38 @@ ES_SQL("SELECT position FROM event_store.subscription_checkpoint"
 	" AND slot OPERATOR(pg_catalog.=) $2 AND member OPERATOR(pg_catalog.=) $3",
 3, TEXTOID, INT4OID, TEXTOID);
 static EsSql es_sql_lock_stream =
-ES_SQL("SELECT next_version, delivered_version, failed_position, attempts, state"
+ES_SQL("SELECT next_version, delivered_version, failed_position, attempts, state,"
+	" failed_version, $3 OPERATOR(pg_catalog.=) ANY (discarded)"
 	" FROM event_store.parked_stream WHERE subscription OPERATOR(pg_catalog.=) $1"
 	" AND stream_no OPERATOR(pg_catalog.=) $2 FOR UPDATE",
-2, TEXTOID, INT8OID);
+3, TEXTOID, INT8OID, INT8OID);
 static EsSql es_sql_fail =
 ES_SQL("INSERT INTO event_store.parked_stream AS p"
-	" (subscription, stream_no, slot, next_version, done_position, delivered_version,"
-	" delivered_position, failed_position, attempts, state, next_attempt_at, reason,"
+	" (subscription, stream_no, slot, failed_version, failed_position, attempts, state,"
+	" next_attempt_at, reason, next_version, delivered_version, done_position,"
 	" first_failed_at, failed_at)"
-	" VALUES ($1, $2, $3, $4, $5 OPERATOR(pg_catalog.-) 1, 0, 0, $5, $6, $7, $8, $9,"
+	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, CASE WHEN $4 OPERATOR(pg_catalog.>) $10"
+	" THEN $4 OPERATOR(pg_catalog.-) 1 ELSE 0 END, 0,"
 	" pg_catalog.clock_timestamp(), pg_catalog.clock_timestamp())"
 	" ON CONFLICT (subscription, stream_no) DO UPDATE"
-	" SET next_version = EXCLUDED.next_version, done_position = EXCLUDED.done_position,"
-	" delivered_version = 0, delivered_position = 0,"
+	" SET next_version = EXCLUDED.next_version,"
+	" delivered_version = EXCLUDED.delivered_version,"
+	" failed_version = EXCLUDED.failed_version,"
 	" failed_position = EXCLUDED.failed_position, attempts = EXCLUDED.attempts,"
 	" state = EXCLUDED.state, next_attempt_at = EXCLUDED.next_attempt_at,"
 	" reason = EXCLUDED.reason, failed_at = EXCLUDED.failed_at,"
 	" first_failed_at = CASE WHEN EXCLUDED.attempts OPERATOR(pg_catalog.>) 1"
 	" THEN p.first_failed_at ELSE EXCLUDED.failed_at END",
-	9, TEXTOID, INT8OID, INT4OID, INT8OID, INT8OID, INT4OID, TEXTOID, TIMESTAMPTZOID, TEXTOID);
+	10, TEXTOID, INT8OID, INT4OID, INT8OID, INT8OID, INT4OID, TEXTOID, TIMESTAMPTZOID, TEXTOID,
+	INT8OID);
+
+/* last version of a stream before one, and not beyond a position */
+static EsSql es_sql_last_done =
+ES_SQL("SELECT version::pg_catalog.int8 FROM event_store.event"
+	" WHERE stream_no OPERATOR(pg_catalog.=) $1"
+	" AND version OPERATOR(pg_catalog.<) $2"
+	" AND global_position OPERATOR(pg_catalog.<=) $3 ORDER BY version DESC LIMIT 1",
+3, INT8OID, INT8OID, INT8OID);
 
 static EsSql es_sql_retry =
 ES_SQL("UPDATE event_store.parked_stream p SET state = 'retry', attempts = 0,"
@@ -132,24 +160,35 @@ ES_SQL("WITH q AS MATERIALIZED (SELECT stream_no FROM event_store.parked_stream"
 	" WHERE p.subscription OPERATOR(pg_catalog.=) $1"
 	" AND p.stream_no OPERATOR(pg_catalog.=) q.stream_no",
 1, TEXTOID);
-static EsSql es_sql_discard =
-ES_SQL("UPDATE event_store.parked_stream SET state = 'retry', attempts = 0,"
-	" next_version = next_version OPERATOR(pg_catalog.+) 1, done_position = $2,"
-	" delivered_version = 0, delivered_position = 0, failed_position = NULL,"
+
+/* is something before the failed event not done? */
+#define PENDING "p.failed_version OPERATOR(pg_catalog.>) p.next_version"
+#define GIVE_UP \
+	" delivered_version = CASE WHEN " PENDING " THEN p.delivered_version ELSE 0 END," \
+	" failed_version = NULL, failed_position = NULL, state = 'retry', attempts = 0," \
 	" next_attempt_at = pg_catalog.clock_timestamp()"
+static EsSql es_sql_discard =
+ES_SQL("UPDATE event_store.parked_stream p SET done_position = GREATEST(p.done_position, $2),"
+	" next_version = CASE WHEN " PENDING " THEN p.next_version"
+	" ELSE p.next_version OPERATOR(pg_catalog.+) 1 END,"
+	" discarded = CASE WHEN " PENDING " THEN p.discarded OPERATOR(pg_catalog.||) $2"
+	" ELSE p.discarded END," GIVE_UP
 	" WHERE subscription OPERATOR(pg_catalog.=) $1"
 	" AND failed_position OPERATOR(pg_catalog.=) $2",
 2, TEXTOID, INT8OID);
 static EsSql es_sql_discard_stream =
-ES_SQL("UPDATE event_store.parked_stream p SET state = 'retry', attempts = 0,"
-	" done_position = d.position,"
-	" next_version = (SELECT COALESCE(pg_catalog.min(e.version) FILTER"
+ES_SQL("UPDATE event_store.parked_stream p SET done_position = d.position,"
+	" next_version = CASE WHEN " PENDING " THEN p.next_version ELSE (SELECT COALESCE(pg_catalog.min(e.version) FILTER"
 	" (WHERE e.global_position OPERATOR(pg_catalog.>) d.position),"
 	" pg_catalog.max(e.version) OPERATOR(pg_catalog.+) 1, p.next_version)"
 	" FROM event_store.event e WHERE e.stream_no OPERATOR(pg_catalog.=) p.stream_no"
-	" AND e.version OPERATOR(pg_catalog.>=) p.next_version),"
-	" delivered_version = 0, delivered_position = 0, failed_position = NULL,"
-	" next_attempt_at = pg_catalog.clock_timestamp()"
+	" AND e.version OPERATOR(pg_catalog.>=) p.next_version) END,"
+	" discarded = CASE WHEN " PENDING " THEN p.discarded OPERATOR(pg_catalog.||)"
+	" (SELECT pg_catalog.array_agg(e.global_position) FROM event_store.event e"
+	" WHERE e.stream_no OPERATOR(pg_catalog.=) p.stream_no"
+	" AND e.version OPERATOR(pg_catalog.>=) p.failed_version"
+	" AND e.global_position OPERATOR(pg_catalog.<=) d.position)"
+	" ELSE p.discarded END," GIVE_UP
 	" FROM (SELECT q.stream_no, GREATEST(c.position, m.position, q.failed_position,"
 	" q.done_position) AS position"
 	" FROM event_store.stream s"
@@ -202,6 +241,10 @@ es_parked_load(const EsSubscription *sub, const int64 *slots,
 		parked->is_parked = DatumGetBool(es_sql_datum(i, 6, &isnull));
 		parked->next_attempt_at = DatumGetTimestampTz(es_sql_datum(i, 7, &isnull));
 		parked->was_delivered = es_sql_int64(i, 8, 0) > 0;
+		parked->failed_version = es_sql_int64(i, 9, 0);
+		deconstruct_array(DatumGetArrayTypePCopy(es_sql_datum(i, 10, &isnull)), INT8OID,
+						  sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE,
+						  &parked->discarded, NULL, &parked->ndiscarded);
 		count++;
 	}
 	*nparked = count;
@@ -236,20 +279,16 @@ es_parked_handed_out(const EsSubscription *sub, EsParked *parked, int nparked)
 {
 	for (int i = 0; i < nparked; i++)
 	{
-		Datum		args[5];
+		Datum		args[4];
 
 		args[0] = sub->name;
 		args[1] = Int64GetDatum(parked[i].stream_no);
+		args[2] = Int64GetDatum(parked[i].next_version);
 		if (parked[i].finished)
-		{
-			args[2] = Int64GetDatum(parked[i].next_version);
 			es_sql_run(&es_sql_finish, args, NULL);
-		}
 		else if (parked[i].delivered_version > 0 || parked[i].was_delivered)
 		{
-			args[2] = Int64GetDatum(parked[i].delivered_version);
-			args[3] = Int64GetDatum(parked[i].delivered_position);
-			args[4] = Int64GetDatum(parked[i].next_version);
+			args[3] = Int64GetDatum(parked[i].delivered_version);
 			es_sql_run(&es_sql_handed_out, args, NULL);
 		}
 	}
@@ -265,6 +304,8 @@ es_parked_acknowledge(const EsSubscription *sub, Datum member, int64 position)
 	char		nulls[] = "   ";
 
 	args[0] = sub->name;
+	if (es_sql_run(&es_sql_any_delivered, args, NULL) == 0)
+		return;
 	args[1] = Int64GetDatum(position);
 	args[2] = member;
 	if (sub->slots == 0)
@@ -281,7 +322,7 @@ static void
 es_nack_not_handed_out(const EsSubscription *sub, int64 position)
 {
 	es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, "global_position", 0,
-				 "No event at position " INT64_FORMAT " was handed out to this consumer of subscription \"%s\", or it is acknowledged.",
+				 "No event at position " INT64_FORMAT " was handed out to this consumer of subscription \"%s\", or it is acknowledged or discarded.",
 				 position, TextDatumGetCString(sub->name));
 }
 
@@ -306,14 +347,16 @@ es_nack(PG_FUNCTION_ARGS)
 	EsCursor	cursor;
 	EsOwnerScope scope;
 	Datum		member;
-	Datum		args[9];
-	char		nulls[] = "         ";
+	Datum		args[10];
+	char		nulls[] = "          ";
 	int64		stream_no;
 	int64		version;
+	int64		next_version;
 	int64		done;
 	int32		attempts = 0;
 	int			slot;
 	int64		delay;
+	bool		isnull;
 
 	PreventCommandIfReadOnly("es_nack()");
 	es_owner_begin(&scope);
@@ -341,36 +384,47 @@ es_nack(PG_FUNCTION_ARGS)
 
 	args[0] = name;
 	args[1] = Int64GetDatum(stream_no);
+	args[2] = Int64GetDatum(position);
 	if (es_sql_run(&es_sql_lock_stream, args, NULL) > 0)
 	{
-		bool		isnull;
-		int64		next_version = es_sql_int64(0, 1, 0);
 		int64		delivered_version = es_sql_int64(0, 2, 0);
 		bool		same = es_sql_int64(0, 3, 0) == position;
 
-		/* told already */
-		if (same && delivered_version == 0)
+		next_version = es_sql_int64(0, 1, 0);
+		if (delivered_version < version)
 		{
-			char	   *state = TextDatumGetCString(es_sql_datum(0, 5, &isnull));
-			bool		is_parked = strcmp(state, "parked") == 0;
+			/* told already */
+			if (same)
+			{
+				char	   *state = es_sql_string(0, 5);
 
-			es_owner_end(&scope);
-			PG_RETURN_TEXT_P(cstring_to_text(is_parked ? "parked" : "retry"));
+				es_owner_end(&scope);
+				PG_RETURN_TEXT_P(cstring_to_text(state));
+			}
+			/* of the same batch, behind one that has failed */
+			if (version > es_sql_int64(0, 6, PG_INT64_MAX) && position <= cursor.delivered)
+			{
+				es_owner_end(&scope);
+				PG_RETURN_TEXT_P(cstring_to_text("queued"));
+			}
 		}
-		/* of the same batch, behind one that has failed */
-		if (delivered_version == 0 && version > next_version &&
-			position > done && position <= cursor.delivered)
-		{
-			es_owner_end(&scope);
-			PG_RETURN_TEXT_P(cstring_to_text("queued"));
-		}
-		if (version < next_version || version > delivered_version)
+		if (version < next_version || version > delivered_version ||
+			position > cursor.delivered ||
+			DatumGetBool(es_sql_datum(0, 7, &isnull)))
 			es_nack_not_handed_out(&sub, position);
 		if (same)
 			attempts = DatumGetInt32(es_sql_datum(0, 4, &isnull));
 	}
-	else if (position <= done || position > cursor.delivered)
-		es_nack_not_handed_out(&sub, position);
+	else
+	{
+		if (position <= done || position > cursor.delivered)
+			es_nack_not_handed_out(&sub, position);
+		args[0] = Int64GetDatum(stream_no);
+		args[1] = Int64GetDatum(version);
+		args[2] = Int64GetDatum(done);
+		next_version = es_sql_run(&es_sql_last_done, args, NULL) > 0 ?
+			es_sql_int64(0, 1, 0) + 1 : 1;
+	}
 
 	attempts++;
 	if (attempts > sub.max_retries)
@@ -379,6 +433,8 @@ es_nack(PG_FUNCTION_ARGS)
 	for (int i = 1; i < attempts && delay < ES_MAX_RETRY_DELAY; i++)
 		delay = Min(delay * 2, ES_MAX_RETRY_DELAY);
 
+	args[0] = name;
+	args[1] = Int64GetDatum(stream_no);
 	args[2] = Int32GetDatum(slot);
 	args[3] = Int64GetDatum(version);
 	args[4] = Int64GetDatum(position);
@@ -388,7 +444,12 @@ es_nack(PG_FUNCTION_ARGS)
 	args[8] = PG_ARGISNULL(2) ? (Datum) 0 : PG_GETARG_DATUM(2);
 	if (PG_ARGISNULL(2))
 		nulls[8] = 'n';
+	args[9] = Int64GetDatum(next_version);
 	es_sql_run(&es_sql_fail, args, nulls);
+
+	/* whoever has read the cursor before does not know of this yet */
+	cursor.lease_until = GetCurrentTimestamp() + sub.lease;
+	es_cursor_store(&sub, member, &cursor);
 	es_owner_end(&scope);
 	PG_RETURN_TEXT_P(cstring_to_text(retry ? "retry" : "parked"));
 }

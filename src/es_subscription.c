@@ -32,10 +32,12 @@ PG_FUNCTION_INFO_V1(es_drop_subscription);
 PG_FUNCTION_INFO_V1(es_reset_subscription);
 
 static EsSql es_sql_load =
-ES_SQL("SELECT categories, event_types, slots, lease, max_retries, retry_delay,"
-	" EXISTS (SELECT 1 FROM event_store.parked_stream p"
-	" WHERE p.subscription OPERATOR(pg_catalog.=) s.name)"
-	" FROM event_store.subscription s WHERE name OPERATOR(pg_catalog.=) $1",
+ES_SQL("SELECT categories, event_types, slots, lease, max_retries, retry_delay"
+	" FROM event_store.subscription WHERE name OPERATOR(pg_catalog.=) $1",
+1, TEXTOID);
+static EsSql es_sql_lock =
+ES_SQL("SELECT 1 FROM event_store.subscription WHERE name OPERATOR(pg_catalog.=) $1"
+	" FOR NO KEY UPDATE",
 1, TEXTOID);
 static EsSql es_sql_create =
 ES_SQL("INSERT INTO event_store.subscription"
@@ -107,7 +109,6 @@ es_subscription_load(Datum name, EsSubscription *sub)
 	sub->lease = es_interval_us(DatumGetIntervalP(es_sql_datum(0, 4, &isnull)));
 	sub->max_retries = DatumGetInt32(es_sql_datum(0, 5, &isnull));
 	sub->retry_delay = es_interval_us(DatumGetIntervalP(es_sql_datum(0, 6, &isnull)));
-	sub->has_parked = DatumGetBool(es_sql_datum(0, 7, &isnull));
 }
 
 /*
@@ -229,6 +230,7 @@ es_reset_subscription(PG_FUNCTION_ARGS)
 
 	PreventCommandIfReadOnly("es_reset_subscription()");
 	es_owner_begin(&scope);
+	es_sql_run(&es_sql_lock, &name, NULL);	/* one at a time, and no drop */
 	es_subscription_load(name, &sub);
 	args[0] = name;
 	args[1] = Int32GetDatum(Max(sub.slots, 1) - 1);

@@ -26,7 +26,6 @@ typedef struct EsSubscription
 	int64		lease;			/* microseconds */
 	int			max_retries;
 	int64		retry_delay;	/* microseconds */
-	bool		has_parked;		/* some stream is held up */
 } EsSubscription;
 
 /*
@@ -43,6 +42,7 @@ typedef struct EsCursor
 	Datum		member;			/* ... or a name (text), 0 = none */
 	TimestampTz lease_until;	/* -infinity = none */
 	TimestampTz renew_at;		/* of a member: when to renew its lease */
+	TransactionId xmin;			/* who wrote the row: tells its versions apart */
 } EsCursor;
 
 /* a row of event_store.parked_stream */
@@ -51,14 +51,16 @@ typedef struct EsParked
 	int64		stream_no;
 	int			slot;
 	int64		next_version;	/* first version that is not done */
-	int64		done_position;	/* position of the version before that */
-	int64		failed_position;	/* of next_version, if that has failed */
+	int64		failed_version; /* one that has failed, 0 = none */
+	int64		failed_position;	/* of that */
+	int64		done_position;	/* held up at least until the cursor is here */
 	bool		is_parked;		/* waits for es_retry_parked */
 	TimestampTz next_attempt_at;
 	bool		was_delivered;	/* marked as handed out */
+	Datum	   *discarded;		/* positions to leave out */
+	int			ndiscarded;
 	/* what a fetch does to it */
 	int64		delivered_version;
-	int64		delivered_position;
 	bool		finished;
 } EsParked;
 

@@ -155,11 +155,8 @@ sub consumer
 		};
 		if (!defined $more)
 		{
-			my ($error, $state) = ($@, $conn->state);
-			next if $state =~ /^(?:55000|55006|40001|40P01)$/;
-			# es_retry_parked may hand a stream that we hold to somebody else, who
-			# was faster with it: delivered twice, which is allowed
-			next if $state eq '22023' && $error =~ /or it is acknowledged/;
+			my $error = $@;
+			next if $conn->state =~ /^(?:55000|55006|40001|40P01)$/;
 			die $error;
 		}
 		last unless $more;
