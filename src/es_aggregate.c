@@ -386,7 +386,7 @@ es_fold_event(Datum *values, void *arg)
 static int64
 es_state_version_at(Relation event, const EsStore *store, int64 stream_no, TimestampTz moment)
 {
-	Relation	index = index_open(store->read_index[ES_INDEX_STREAM], AccessShareLock);
+	Relation	index = es_store_open_index(&store->read_index[ES_INDEX_STREAM]);
 	TupleTableSlot *slot = table_slot_create(event, NULL);
 	IndexScanDesc scan = es_index_beginscan(event, index, GetActiveSnapshot(), 1);
 	ScanKeyData key;
@@ -430,7 +430,7 @@ static bool
 es_snapshot_contended(const EsStore *store, int64 stream_no, int32 schema_version)
 {
 	Relation	rel = table_open(store->snapshot, AccessShareLock);
-	Relation	index = index_open(store->snapshot_by_stream, AccessShareLock);
+	Relation	index = es_store_open_index(&store->snapshot_by_stream);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	SnapshotData dirty;
 	IndexScanDesc scan;

@@ -155,7 +155,7 @@ int64
 es_event_version(Relation event, const EsStore *store, Snapshot snapshot, int64 stream_no,
 				 TransactionId *xmin)
 {
-	Relation	index = index_open(store->read_index[ES_INDEX_STREAM], AccessShareLock);
+	Relation	index = es_store_open_index(&store->read_index[ES_INDEX_STREAM]);
 	TupleTableSlot *slot = table_slot_create(event, NULL);
 	IndexScanDesc scan = es_index_beginscan(event, index, snapshot, 1);
 	ScanKeyData key;

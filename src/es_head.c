@@ -54,7 +54,7 @@ static int64
 es_mark_newest(const EsStore *store, Snapshot snapshot)
 {
 	Relation	rel = table_open(store->mark, AccessShareLock);
-	Relation	index = index_open(store->mark_by_position, AccessShareLock);
+	Relation	index = es_store_open_index(&store->mark_by_position);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	IndexScanDesc desc = es_index_beginscan(rel, index, snapshot, 0);
 	int64		result = 0;

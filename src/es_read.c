@@ -68,7 +68,7 @@ es_read_stream_events(Relation event, const EsStore *store, int64 stream_no,
 					  int64 from_version, int64 max_count, ScanDirection direction,
 					  EsEventCallback callback, void *arg)
 {
-	Relation	index = index_open(store->read_index[ES_INDEX_STREAM], AccessShareLock);
+	Relation	index = es_store_open_index(&store->read_index[ES_INDEX_STREAM]);
 	TupleTableSlot *slot = table_slot_create(event, NULL);
 	EsRowFilter *filter = es_row_filter_begin(event);
 	MemoryContext row_context = AllocSetContextCreate(CurrentMemoryContext,
@@ -288,7 +288,7 @@ es_read_event(PG_FUNCTION_ARGS)
 	es_arg_required(fcinfo, 0, "event_id");
 
 	event = es_store_open_event(&store, AccessShareLock);
-	index = index_open(store->read_index[ES_INDEX_EVENT_ID], AccessShareLock);
+	index = es_store_open_index(&store->read_index[ES_INDEX_EVENT_ID]);
 	slot = table_slot_create(event, NULL);
 	filter = es_row_filter_begin(event);
 	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_UUID_EQ, PG_GETARG_DATUM(0));

@@ -173,7 +173,7 @@ es_tail_extend(EsTail *run, EsTail *longest, int64 from, int64 to, TransactionId
 int64
 es_scan_highest(Relation event, const EsStore *store, Snapshot snapshot, int64 upto)
 {
-	Relation	index = index_open(store->read_index[ES_INDEX_POSITION], AccessShareLock);
+	Relation	index = es_store_open_index(&store->read_index[ES_INDEX_POSITION]);
 	TupleTableSlot *slot = table_slot_create(event, NULL);
 	IndexScanDesc desc = es_index_beginscan(event, index, snapshot, 1);
 	EsTail		run = {0};
@@ -226,7 +226,7 @@ es_scan_highest(Relation event, const EsStore *store, Snapshot snapshot, int64 u
 int64
 es_scan_highest_inserted(Relation event, const EsStore *store)
 {
-	return es_table_highest_key(event, store->read_index[ES_INDEX_POSITION]);
+	return es_table_highest_key(event, &store->read_index[ES_INDEX_POSITION]);
 }
 
 static inline bool
@@ -355,7 +355,7 @@ es_scan_begin(Relation event, const EsStore *store, Snapshot snapshot,
 	EsIndexRole role = type_nos != NULL ? ES_INDEX_TYPE : ES_INDEX_POSITION;
 
 	scan->event = event;
-	scan->index = index_open(store->read_index[role], AccessShareLock);
+	scan->index = es_store_open_index(&store->read_index[role]);
 	scan->snapshot = snapshot;
 	scan->mode = mode;
 	scan->direction = direction;

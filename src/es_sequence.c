@@ -45,7 +45,7 @@ es_sequence_last(Oid seq)
 }
 
 static void
-es_sequence_repair(Oid seq, Oid table, Oid index)
+es_sequence_repair(Oid seq, Oid table, const Oid *index)
 {
 	Relation	rel = table_open(table, AccessShareLock);
 	int64		in_use = es_table_highest_key(rel, index);
@@ -92,9 +92,9 @@ es_sequence_check(Relation event, const EsStore *store)
 	SetUserIdAndSecContext(event->rd_rel->relowner,
 						   context | SECURITY_LOCAL_USERID_CHANGE);
 	es_sequence_repair(store->position_seq, store->event,
-					   store->read_index[ES_INDEX_POSITION]);
-	es_sequence_repair(store->stream_seq, store->stream, store->stream_by_no);
-	es_sequence_repair(store->type_seq, store->event_type, store->type_by_no);
+					   &store->read_index[ES_INDEX_POSITION]);
+	es_sequence_repair(store->stream_seq, store->stream, &store->stream_by_no);
+	es_sequence_repair(store->type_seq, store->event_type, &store->type_by_no);
 	SetUserIdAndSecContext(user, context);
 	es_checked_event = RelationGetRelid(event);
 }

@@ -78,7 +78,7 @@ bool
 es_snapshot_find(Relation rel, const EsStore *store, int64 stream_no,
 				 int32 schema_version, int64 max_version, TupleTableSlot *slot)
 {
-	Relation	index = index_open(store->snapshot_by_stream, AccessShareLock);
+	Relation	index = es_store_open_index(&store->snapshot_by_stream);
 	TupleTableSlot *candidate = table_slot_create(rel, NULL);
 	IndexScanDesc scan;
 	ScanKeyData keys[2];

@@ -15,6 +15,7 @@
 
 #include "access/relation.h"
 #include "access/table.h"
+#include "access/xlog.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_index.h"
@@ -78,6 +79,26 @@ es_store_relation(Oid schema, const char *name)
 }
 
 /*
+ * Open an index of which the list of its table tells.
+ *
+ * Result: NULL when it is gone and the look-up has to start again.  That is
+ * so on a standby only: REINDEX CONCURRENTLY on the primary waits for who
+ * holds the table there, not here.
+ */
+static Relation
+es_store_try_index(Oid indexoid)
+{
+	Relation	index;
+
+	if (!RecoveryInProgress())
+		return index_open(indexoid, AccessShareLock);
+	index = try_relation_open(indexoid, AccessShareLock);
+	if (index == NULL)
+		es_store_valid = false;
+	return index;
+}
+
+/*
  * Is this a plain, usable btree index over exactly these columns?
  */
 static bool
@@ -107,8 +128,10 @@ es_store_index(Oid relid, int nkeys, AttrNumber key1, AttrNumber key2)
 
 	foreach(lc, list)
 	{
-		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
+		Relation	index = es_store_try_index(lfirst_oid(lc));
 
+		if (index == NULL)
+			continue;
 		if (index->rd_index->indisvalid &&
 			index->rd_rel->relam == BTREE_AM_OID &&
 			RelationGetIndexPredicate(index) == NIL &&
@@ -118,7 +141,7 @@ es_store_index(Oid relid, int nkeys, AttrNumber key1, AttrNumber key2)
 		if (OidIsValid(result))
 			break;
 	}
-	if (!OidIsValid(result))
+	if (!OidIsValid(result) && es_store_valid)
 		ereport(ERROR,
 				errcode(ERRCODE_UNDEFINED_OBJECT),
 				errmsg("an index of table \"event_store.%s\" is missing or invalid",
@@ -182,9 +205,12 @@ es_store_load_indexes(Oid event)
 
 	foreach(lc, list)
 	{
-		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
-		EsIndexRole role = es_index_role(index);
+		Relation	index = es_store_try_index(lfirst_oid(lc));
+		EsIndexRole role;
 
+		if (index == NULL)
+			continue;
+		role = es_index_role(index);
 		es_store.indexes[n].oid = RelationGetRelid(index);
 		es_store.indexes[n].role = role;
 		n++;
@@ -197,7 +223,7 @@ es_store_load_indexes(Oid event)
 
 	for (int role = 0; role < ES_NUM_INDEX_ROLES; role++)
 	{
-		if (!OidIsValid(es_store.read_index[role]))
+		if (!OidIsValid(es_store.read_index[role]) && es_store_valid)
 			ereport(ERROR,
 					errcode(ERRCODE_UNDEFINED_OBJECT),
 					errmsg("an index of table \"event_store.event\" is missing or invalid"),
@@ -274,8 +300,26 @@ es_store_get(void)
 }
 
 /*
+ * Open one of the store's indexes for reading.
+ *
+ * index		its place in the store, which is brought up to date
+ */
+Relation
+es_store_open_index(const Oid *index)
+{
+	Relation	rel;
+
+	while ((rel = es_store_try_index(*index)) == NULL)
+	{
+		CHECK_FOR_INTERRUPTS();
+		(void) es_store_get();
+	}
+	return rel;
+}
+
+/*
  * Open and lock the event table, and return the store as it is under that
- * lock: no index can appear or vanish until the lock is released.
+ * lock: on a primary no index can vanish until the lock is released.
  */
 Relation
 es_store_open_event(const EsStore **store, LOCKMODE mode)

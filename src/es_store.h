@@ -94,6 +94,7 @@ typedef struct EsStore
 extern void es_store_init(void);
 extern Oid	es_store_extension(void);
 extern const EsStore *es_store_get(void);
+extern Relation es_store_open_index(const Oid *index);
 extern Relation es_store_open_event(const EsStore **store, LOCKMODE mode);
 
 #endif							/* ES_STORE_H */

@@ -221,16 +221,17 @@ es_stream_cached(const char *name, int len)
 /*
  * Find a stream's row, committed or not.
  *
- * key			the index's scan key, on the name or on the number
+ * by			the store's index by name or by number
+ * key			its scan key
  * stream		result; copied to the cache and pointing there if committed,
  *				else only stream_no and tid are set
  * pending		result for ES_STREAM_PENDING: the transaction that makes it
  */
 static EsStreamState
-es_stream_scan(Relation rel, Oid indexoid, ScanKey key, EsStreamEntry *stream,
+es_stream_scan(Relation rel, const Oid *by, ScanKey key, EsStreamEntry *stream,
 			   TransactionId *pending)
 {
-	Relation	index = index_open(indexoid, AccessShareLock);
+	Relation	index = es_store_open_index(by);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	EsStreamState state = ES_STREAM_NONE;
 	SnapshotData dirty;
@@ -284,7 +285,7 @@ es_stream_lookup(Relation rel, const EsStore *store, const char *name, int len,
 
 	ScanKeyEntryInitialize(&key, 0, 1, BTEqualStrategyNumber, TEXTOID,
 						   C_COLLATION_OID, F_TEXTEQ, PointerGetDatum(arg));
-	state = es_stream_scan(rel, store->stream_by_name, &key, stream, pending);
+	state = es_stream_scan(rel, &store->stream_by_name, &key, stream, pending);
 	pfree(arg);
 	return state;
 }
@@ -297,7 +298,7 @@ es_stream_lookup(Relation rel, const EsStore *store, const char *name, int len,
 static void
 es_stream_note_absence(Relation rel, const EsStore *store, const char *name, int len)
 {
-	Relation	index = index_open(store->stream_by_name, AccessShareLock);
+	Relation	index = es_store_open_index(&store->stream_by_name);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	IndexScanDesc scan = es_index_beginscan(rel, index, GetActiveSnapshot(), 1);
 	text	   *arg = cstring_to_text_with_len(name, len);
@@ -372,7 +373,7 @@ es_stream_name(const EsStore *store, int64 stream_no, int *len)
 	}
 
 	rel = table_open(store->stream, AccessShareLock);
-	index = index_open(store->stream_by_no, AccessShareLock);
+	index = es_store_open_index(&store->stream_by_no);
 	slot = table_slot_create(rel, NULL);
 	ScanKeyInit(&key, 1, BTGreaterEqualStrategyNumber, F_INT8GE, Int64GetDatum(stream_no));
 	scan = es_index_beginscan(rel, index, SnapshotSelf, 1);

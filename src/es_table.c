@@ -20,6 +20,7 @@
 #include "utils/snapmgr.h"
 
 #include "es_compat.h"
+#include "es_store.h"
 #include "es_table.h"
 
 /*
@@ -89,13 +90,13 @@ es_table_insert(Relation rel, Datum *values, bool *isnull)
 }
 
 /*
- * The highest number in the first column of a B-tree index, whoever inserted
- * it; 0 if the index is empty.
+ * The highest number in the first column of one of the store's indexes,
+ * whoever inserted it; 0 if the index is empty.
  */
 int64
-es_table_highest_key(Relation rel, Oid indexoid)
+es_table_highest_key(Relation rel, const Oid *by)
 {
-	Relation	index = index_open(indexoid, AccessShareLock);
+	Relation	index = es_store_open_index(by);
 	IndexScanDesc scan = es_index_beginscan(rel, index, SnapshotAny, 0);
 	int64		result = 0;
 

@@ -11,6 +11,6 @@
 
 extern void es_table_insert(Relation rel, Datum *values, bool *isnull);
 extern void es_table_index_tuple(Relation rel, Relation index, HeapTuple tuple);
-extern int64 es_table_highest_key(Relation rel, Oid index);
+extern int64 es_table_highest_key(Relation rel, const Oid *by);
 
 #endif							/* ES_TABLE_H */

@@ -116,28 +116,33 @@ es_type_remember(TupleTableSlot *slot)
 	text	   *name = DatumGetTextPP(slot_getattr(slot, Anum_es_type_event_type, &isnull));
 	TransactionId xmin;
 	EsType	   *type;
-	bool		found;
 
 	xmin = HeapTupleHeaderGetXmin(ExecFetchSlotHeapTuple(slot, false, NULL)->t_data);
-	type = hash_search(es_type_by_no, &type_no, HASH_ENTER, &found);
-	if (!found)
+	type = hash_search(es_type_by_no, &type_no, HASH_FIND, NULL);
+	if (type == NULL)
 	{
-		type->category_len = VARSIZE_ANY_EXHDR(category);
-		type->name_len = VARSIZE_ANY_EXHDR(name);
+		int			category_len = VARSIZE_ANY_EXHDR(category);
+		int			name_len = VARSIZE_ANY_EXHDR(name);
+		char	   *copy = MemoryContextAlloc(es_type_context, category_len + name_len + 1);
+
+		memcpy(copy, VARDATA_ANY(category), category_len);
+		memcpy(copy + category_len, VARDATA_ANY(name), name_len);
+
+		/* last, because an error before would leave an unfinished entry */
+		type = hash_search(es_type_by_no, &type_no, HASH_ENTER, NULL);
+		type->category = copy;
+		type->category_len = category_len;
+		type->name = copy + category_len;
+		type->name_len = name_len;
 		type->upcast_generation = 0;
 		type->nupcasters = 0;
-		type->category = MemoryContextAlloc(es_type_context,
-											type->category_len + type->name_len + 1);
-		type->name = type->category + type->category_len;
-		memcpy(type->category, VARDATA_ANY(category), type->category_len);
-		memcpy(type->name, VARDATA_ANY(name), type->name_len);
 	}
 	if (!TransactionIdIsCurrentTransactionId(xmin))
 	{
 		uint64		hash = es_type_hash(type->category, type->category_len,
 										type->name, type->name_len);
 		EsTypeNameEntry *by_name = hash_search(es_type_by_name, &hash,
-											   HASH_ENTER, &found);
+											   HASH_ENTER, NULL);
 
 		by_name->type = type;
 	}
@@ -180,7 +185,7 @@ es_type_get(const EsStore *store, const char *category, int category_len,
 		return by_name->type->type_no;
 
 	rel = table_open(store->event_type, RowExclusiveLock);
-	index = index_open(store->type_by_category, AccessShareLock);
+	index = es_store_open_index(&store->type_by_category);
 	slot = table_slot_create(rel, NULL);
 	es_type_text_key(&keys[0], 1, category, category_len);
 	es_type_text_key(&keys[1], 2, name, name_len);
@@ -233,7 +238,7 @@ es_type_lookup(const EsStore *store, int32 type_no)
 		return type;
 
 	rel = table_open(store->event_type, AccessShareLock);
-	index = index_open(store->type_by_no, AccessShareLock);
+	index = es_store_open_index(&store->type_by_no);
 	slot = table_slot_create(rel, NULL);
 	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(type_no));
 	scan = es_index_beginscan(rel, index, SnapshotSelf, 1);
@@ -298,8 +303,8 @@ es_type_list(const EsStore *store, Datum *categories, int ncategories,
 	Datum	   *values = by_category ? categories : names;
 	int			nvalues = by_category ? ncategories : nnames;
 	Relation	rel = table_open(store->event_type, AccessShareLock);
-	Relation	index = index_open(by_category ? store->type_by_category :
-								   store->type_by_name, AccessShareLock);
+	Relation	index = es_store_open_index(by_category ? &store->type_by_category :
+											&store->type_by_name);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	IndexScanDesc scan = es_index_beginscan(rel, index, SnapshotAny, 1);
 	int			size = 64;

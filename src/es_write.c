@@ -134,7 +134,7 @@ bool
 es_find_event_id(Relation event, const EsStore *store, const pg_uuid_t *event_id,
 				 ItemPointer self, TupleTableSlot *slot, TransactionId *pending)
 {
-	Relation	index = index_open(store->read_index[ES_INDEX_EVENT_ID], AccessShareLock);
+	Relation	index = es_store_open_index(&store->read_index[ES_INDEX_EVENT_ID]);
 	SnapshotData dirty;
 	IndexScanDesc scan;
 	ScanKeyData key;

@@ -1,6 +1,6 @@
 # What holds the global order up, and what must not: locks that are taken while
 # events are inserted, what a session remembers of dead gaps, stream locks that
-# a savepoint gives back.
+# a savepoint gives back, an index that is replaced under a standby's reader.
 
 use strict;
 use warnings;
@@ -17,6 +17,7 @@ dead_gaps();
 savepoints();
 # if something hangs after all, an orderly shutdown would hang as well
 $node->stop('immediate');
+index_replaced();
 done_testing();
 
 # ---------------------------------------------------------------------------
@@ -154,5 +155,52 @@ sub savepoints
 	is(sql_value($dbh, q{SELECT xmax FROM event_store.stream WHERE stream_id = 'Order-1'}),
 		0, '... without a lock on the row of the stream');
 	$dbh->disconnect;
+	return;
+}
+
+# On the primary REINDEX CONCURRENTLY waits for those who may use the old index,
+# on a standby it is just gone.  A statement there that needs it goes on with the
+# new one: here for the names of streams, looked up while events are read.
+sub index_replaced
+{
+	my $primary = store_cluster('order_primary', streaming => 1);
+	create_store($primary);
+	my $dbh = connect_store($primary);
+	my $index = q{SELECT oid FROM pg_catalog.pg_class WHERE relname = 'stream_pkey'};
+	# an upcaster must be immutable, and then sees one snapshot only
+	$dbh->do(qq{CREATE FUNCTION wait_for_reindex(index oid) RETURNS void LANGUAGE plpgsql AS \$\$
+		BEGIN
+			WHILE ($index) = index LOOP
+				PERFORM pg_sleep(0.01);
+			END LOOP;
+		END \$\$});
+	$dbh->do(q{CREATE FUNCTION waits(data jsonb) RETURNS jsonb IMMUTABLE LANGUAGE plpgsql AS $$
+		BEGIN
+			PERFORM wait_for_reindex((data->>'index')::oid);
+			RETURN data;
+		END $$});
+	$dbh->do(q{SELECT es_define_upcaster('Waits', 1, 'waits(jsonb)')});
+	append($dbh, 'S-0', 0, 'Waits', undef, sprintf('{"index": %d}', sql_value($dbh, $index)));
+	append($dbh, "S-$_", 0, 'Plain') for 1 .. 40;
+	$primary->backup('base');
+	my $standby = PostgreSQL::Test::Cluster->new('order_standby');
+	$standby->init_from_backup($primary, 'base', has_streaming => 1);
+	$standby->start;
+	my $watcher = connect_store($standby);
+	ok(poll_until(sub { sql_value($watcher, 'SELECT es_head()') == 41 }),
+		'the standby has caught up');
+
+	start_client('reader', sub {
+		return { count => sql_value(connect_store($standby),
+			'SELECT count(DISTINCT stream_id) FROM es_read_all()') };
+	});
+	ok(poll_until(sub { sql_value($watcher,
+		q{SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'}) }),
+		'a reader there is in the middle of a statement');
+	$dbh->do('REINDEX TABLE CONCURRENTLY event_store.stream');
+	is(wait_clients()->{reader}{count}, 41, 'it reads to the end with the new index');
+	$_->disconnect for $dbh, $watcher;
+	$standby->stop;
+	$primary->stop;
 	return;
 }
