@@ -229,6 +229,7 @@ es_worker_main(Datum main_arg)
 	{
 		int64		before = head;
 		int			waiters = es_wakeup_waiters();
+		bool		called = es_wakeup_called();
 		bool		busy;
 		long		timeout;
 
@@ -258,8 +259,9 @@ es_worker_main(Datum main_arg)
 				 es_wakeup_retire())
 			proc_exit(0);
 
-		/* nothing to tell: others append behind one that holds the order up */
-		es_worker_rest(busy || head == before, waiters);
+		/* called for nothing: others append behind one that holds the order up */
+		if (called || head != before)
+			es_worker_rest(busy || head == before, waiters);
 		if (!busy && !es_wakeup_called())
 			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 							 timeout, es_wait_event());
