@@ -398,11 +398,10 @@ sub reconnect
 # Transactions over two streams, half of them in the other order.
 sub opposite_order
 {
-	my $deadline = time() + setting('ES_DEADLOCK_SECONDS', 6);
 	new_flags();
 	foreach my $number (1 .. 8)
 	{
-		start_client("cross_$number", sub { cross($number, $deadline) });
+		start_client("cross_$number", sub { cross($number) });
 	}
 	my $result = wait_clients(limit => 60, test => 'opposite order: nobody hangs');
 	my (%state, %acknowledged, $longest);
@@ -429,8 +428,9 @@ sub opposite_order
 
 sub cross
 {
-	my ($number, $deadline) = @_;
+	my ($number) = @_;
 	my $conn = connect_store($node);
+	my $deadline = time() + setting('ES_DEADLOCK_SECONDS', 6);
 	my (%state, %acknowledged);
 	my $longest = 0;
 	while (time() < $deadline)
