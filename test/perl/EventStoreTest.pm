@@ -207,7 +207,11 @@ sub connect_store
 	# Loads the library, so that its settings exist and are checked; a call
 	# that is not allowed loads it too.
 	eval { $dbh->do('SELECT es_head()') } unless $opt{plain};
-	$dbh->do('SET lock_timeout = 60000') unless $opt{plain};
+	if (!$opt{plain} && !eval { $dbh->do('SET lock_timeout = 60000') })
+	{
+		die $@ unless $opt{fail_ok};
+		return undef;
+	}
 	return $dbh;
 }
 
