@@ -83,13 +83,13 @@ es_ack_begin(const EsSubscription *sub, Datum member,
 				errmsg("the events of subscription \"%s\" are with another consumer",
 					   TextDatumGetCString(sub->name)),
 				errhint("Roll back, and fetch again."));
-	if ((foreign && member != (Datum) 0) ||
+	if ((member != (Datum) 0 && (foreign || cursor->member == (Datum) 0)) ||
 		(own && (foreign || cursor->delivered == 0)))
 		ereport(ERROR,
 				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				errmsg("the lease on subscription \"%s\" has ended",
 					   TextDatumGetCString(sub->name)),
-				errdetail("The events were handed out to another consumer or acknowledged by one."),
+				errdetail("The events were handed out to another consumer or acknowledged by one, or the subscription was reset."),
 				errhint("Roll back, and fetch again."));
 }
 

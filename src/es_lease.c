@@ -37,8 +37,10 @@ typedef struct EsFetched
 {
 	char		name[ES_NAME_MAX + 1];	/* hash key */
 	int64		delivered;		/* highest position that it got */
-	bool		fresh;			/* in this transaction */
-	bool		acknowledged;	/* all of it, in this transaction */
+	int64		before;			/* the same before this transaction, 0 = none */
+	bool		fresh;			/* delivered is of this transaction */
+	int			acknowledged;	/* all of it, in this (sub)transaction: its
+								 * nesting level, 0 = not */
 } EsFetched;
 
 /* number of this session; random, never used twice */
@@ -73,10 +75,37 @@ es_lease_settle(bool committed)
 	hash_seq_init(&status, es_fetched);
 	while ((entry = hash_seq_search(&status)) != NULL)
 	{
-		if (committed ? entry->acknowledged : entry->fresh)
+		if (!committed && entry->fresh)
+			entry->delivered = entry->before;
+		if (entry->delivered == 0 || (committed && entry->acknowledged > 0))
 			hash_search(es_fetched, entry->name, HASH_REMOVE, NULL);
 		else
-			entry->fresh = entry->acknowledged = false;
+		{
+			entry->fresh = false;
+			entry->acknowledged = 0;
+		}
+	}
+}
+
+/*
+ * What was acknowledged in a subtransaction is so only if that does not abort.
+ */
+static void
+es_lease_subxact_callback(SubXactEvent event, SubTransactionId subid,
+						  SubTransactionId parent, void *arg)
+{
+	int			level = GetCurrentTransactionNestLevel();
+	HASH_SEQ_STATUS status;
+	EsFetched  *entry;
+
+	if (!es_fetched_changed ||
+		(event != SUBXACT_EVENT_COMMIT_SUB && event != SUBXACT_EVENT_ABORT_SUB))
+		return;
+	hash_seq_init(&status, es_fetched);
+	while ((entry = hash_seq_search(&status)) != NULL)
+	{
+		if (entry->acknowledged >= level)
+			entry->acknowledged = event == SUBXACT_EVENT_COMMIT_SUB ? level - 1 : 0;
 	}
 }
 
@@ -111,6 +140,7 @@ es_lease_write_begin(void)
 	if (!es_lease_registered)
 	{
 		RegisterXactCallback(es_lease_xact_callback, NULL);
+		RegisterSubXactCallback(es_lease_subxact_callback, NULL);
 		es_lease_registered = true;
 	}
 	es_lease_alone = XactLastRecEnd == es_lease_end;
@@ -200,6 +230,7 @@ es_lease_remember(Datum name, int64 delivered)
 {
 	EsFetched  *entry;
 	char		key[ES_NAME_MAX + 1];
+	bool		found;
 
 	if (es_fetched == NULL)
 	{
@@ -213,10 +244,14 @@ es_lease_remember(Datum name, int64 delivered)
 								 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	}
 	es_lease_key(name, key);
-	entry = hash_search(es_fetched, key, HASH_ENTER, NULL);
+	entry = hash_search(es_fetched, key, HASH_ENTER, &found);
+	if (!found)
+		entry->before = 0;
+	else if (!entry->fresh)
+		entry->before = entry->delivered;
 	entry->delivered = delivered;
 	entry->fresh = es_fetched_changed = true;
-	entry->acknowledged = false;
+	entry->acknowledged = 0;
 }
 
 /*
@@ -233,7 +268,7 @@ es_lease_remembered(Datum name, int64 position)
 		return false;
 	es_lease_key(name, key);
 	entry = hash_search(es_fetched, key, HASH_FIND, NULL);
-	return entry != NULL && !entry->acknowledged && position <= entry->delivered;
+	return entry != NULL && entry->acknowledged == 0 && position <= entry->delivered;
 }
 
 /*
@@ -250,5 +285,8 @@ es_lease_forget(Datum name)
 	es_lease_key(name, key);
 	entry = hash_search(es_fetched, key, HASH_FIND, NULL);
 	if (entry != NULL)
-		es_fetched_changed = entry->acknowledged = true;
+	{
+		es_fetched_changed = true;
+		entry->acknowledged = GetCurrentTransactionNestLevel();
+	}
 }

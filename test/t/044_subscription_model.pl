@@ -530,7 +530,11 @@ sub admin_step
 	$sub->{failed} = {};
 	$sub->{done} = { map { $_->{position} => 1 }
 		  grep { $_->{position} <= $position } map { @$_ } values %events };
-	forget($_) for @{ $sub->{consumers} };
+	foreach my $consumer (@{ $sub->{consumers} })
+	{
+		$consumer->{live} = 0;
+		$consumer->{lost} = { map { $_ => 1 } @{ $consumer->{batch} } };
+	}
 	return;
 }
 
