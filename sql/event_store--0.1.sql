@@ -545,6 +545,9 @@ CREATE TABLE event_store.projection_parked (
     parked_at timestamptz NOT NULL,
     PRIMARY KEY (projection, is_shadow, global_position)
 ) USING heap;
+-- every slice asks which streams wait, however many events do
+CREATE INDEX projection_parked_stream ON event_store.projection_parked (projection, is_shadow, stream_id)
+    WHERE disposition OPERATOR(pg_catalog.=) 'parked';
 COMMENT ON TABLE event_store.projection_parked IS 'events that a projection has passed without applying them; see es_retry_projection_parked';
 COMMENT ON COLUMN event_store.projection_parked.projection IS 'name of the projection';
 COMMENT ON COLUMN event_store.projection_parked.is_shadow IS 'parked by the new version in preparation';

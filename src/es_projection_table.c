@@ -60,10 +60,11 @@ ES_SQL("INSERT INTO event_store.projection_parked (projection, is_shadow, global
 	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, pg_catalog.clock_timestamp())",
 		 8, TEXTOID, BOOLOID, INT8OID, TEXTOID, TEXTOID, INT4OID, TEXTOID, TEXTOID);
 
+/* what is behind has a parked event of its stream before it */
 static EsSql es_parked_streams_query =
 ES_SQL("SELECT DISTINCT p.stream_id FROM event_store.projection_parked p"
 	" WHERE p.projection OPERATOR(pg_catalog.=) $1 AND p.is_shadow OPERATOR(pg_catalog.=) $2"
-	" AND p.disposition OPERATOR(pg_catalog.<>) 'skipped'",
+	" AND p.disposition OPERATOR(pg_catalog.=) 'parked'",
 		 2, TEXTOID, BOOLOID);
 
 /*
