@@ -133,6 +133,7 @@ sub add_subscription
 		live => 0,
 		lost => {},     # position => 1, somebody else got it
 		undo => undef,  # list of code, in a transaction
+		stale => 0,     # that has a snapshot of its own
 	  }
 	  for 1 .. $count;
 	return;
@@ -245,9 +246,12 @@ sub consumer_step
 	}
 	if (!$consumer->{undo} && chance(15))
 	{
-		trace($consumer->{who}, 'begins');
+		my $level = chance(25) ? 'REPEATABLE READ' : 'READ COMMITTED';
+		trace($consumer->{who}, 'begins', $level);
 		$consumer->{dbh}->begin_work;
+		$consumer->{dbh}->do("SET TRANSACTION ISOLATION LEVEL $level");
 		$consumer->{undo} = [];
+		$consumer->{stale} = $level eq 'REPEATABLE READ';
 	}
 	if (chance(3))
 	{
@@ -266,7 +270,7 @@ sub consumer_step
 	{
 		return leave($consumer) if chance(50);
 		trace($consumer->{who}, 'joins');
-		$consumer->{dbh}->do('SELECT es_join(?, ?)', undef, $sub->{name}, $consumer->{member});
+		call($consumer, qr/^-/, 'SELECT es_join($1, $2)', $sub->{name}, $consumer->{member});
 		return;
 	}
 
@@ -314,7 +318,9 @@ sub call
 	return $rows if $rows;
 	my ($error, $state) = ($@, $consumer->{dbh}->state);
 	trace('...', $state);
-	broken("$consumer->{who}: $error") if $state !~ $allowed;
+	my $overtaken = $consumer->{undo} && $consumer->{stale} && $state eq '40001';
+	broken("$consumer->{who}: $error") if $state !~ $allowed && !$overtaken;
+	$count{overtaken}++ if $overtaken;
 	if ($consumer->{undo})
 	{
 		$consumer->{dbh}->rollback;
@@ -328,7 +334,7 @@ sub fetch
 	my ($consumer, $max) = @_;
 	my $sub = $consumer->{sub};
 	$max ||= random_int(1, 6);
-	my $rows = call($consumer, qr/^$/,
+	my $rows = call($consumer, qr/^-/,
 		'SELECT global_position, stream_id, version FROM es_fetch($1, $2, member => $3)',
 		$sub->{name}, $max, $consumer->{member})
 	  or return;
@@ -395,7 +401,7 @@ sub ack
 	my $lost = grep { $_ <= $position } keys %{ $consumer->{lost} };
 	trace($consumer->{who}, "acknowledges $position", $lost ? 'late' : '');
 	$count{late}++ unless $consumer->{live};
-	if (!call($consumer, $consumer->{live} ? qr/^$/ : qr/^(55000|55006)$/,
+	if (!call($consumer, $consumer->{live} ? qr/^-/ : qr/^(55000|55006)$/,
 			'SELECT es_ack($1, $2, $3)', $sub->{name}, $position, $consumer->{member}))
 	{
 		forget($consumer);
@@ -424,7 +430,7 @@ sub nack
 	my $event = any(@{ $consumer->{hand} });
 	my ($position, $stream) = ($event->{position}, $event->{stream});
 	my $lost = grep { $_ <= $position } keys %{ $consumer->{lost} };
-	my $allowed = $consumer->{live} ? qr/^$/ : qr/^(55000|55006)$/;
+	my $allowed = $consumer->{live} ? qr/^-/ : qr/^(55000|55006)$/;
 	$allowed = qr/^(55000|55006|22023)$/ if $sub->{done}{$position};    # discarded
 	trace($consumer->{who}, "cannot handle $position", $lost ? 'late' : '');
 	my $result = call($consumer, $allowed, 'SELECT es_nack($1, $2, $3, $4, $5)',
@@ -450,8 +456,9 @@ sub leave
 {
 	my ($consumer) = @_;
 	trace($consumer->{who}, 'leaves');
-	$consumer->{dbh}->do('SELECT es_leave(?, ?)', undef, $consumer->{sub}{name},
-		$consumer->{member});
+	call($consumer, qr/^-/, 'SELECT es_leave($1, $2)', $consumer->{sub}{name},
+		$consumer->{member})
+	  or return;
 	change($consumer, $consumer, 'live', 0);
 	return;
 }
