@@ -43,7 +43,7 @@ SELECT name, checkpoint = es_head() AS at_head, lag_events, lag_seconds, in_flig
   FROM event_store.subscriptions WHERE name = 'sub_all';
 -- without a fetch: as a plain bookmark
 SELECT es_ack('sub_none', es_head());
-SELECT name, checkpoint = es_head() AS at_head, lag_events, lag_seconds > 0 AS lags, lag_positions, in_flight,
+SELECT name, checkpoint = es_head() AS at_head, lag_events, lag_seconds > 0 AS lags, lag_positions > 0 AS behind, in_flight,
        holder IS NOT NULL AS held, lease, max_retries, retry_delay, categories, event_types
   FROM event_store.subscriptions WHERE name LIKE 'sub\_%' ORDER BY name;
 

@@ -148,6 +148,6 @@ typedef struct EsProjectionWorkerArgs
 } EsProjectionWorkerArgs;
 
 extern bool es_projection_reconcile(void);
-extern void es_projection_note_slot(Oid owner, bool refused);
+extern void es_projection_note_worker(Oid owner, const char *sqlstate, const char *message);
 
 #endif							/* ES_PROJECTION_H */

@@ -38,24 +38,23 @@ typedef struct EsOwnerWorker
 	BackgroundWorkerHandle *handle; /* NULL = none */
 	TimestampTz started_at;
 	long		pause_ms;		/* before the next start; grows while they die */
-	bool		refused;		/* there was no free slot last time */
+	bool		noted;			/* why it does not run is in the table */
 } EsOwnerWorker;
 
 static List *es_owner_workers = NIL;
 
-static EsSql es_no_slot_query =
+static EsSql es_note_query =
 ES_SQL("UPDATE event_store.projection p"
-		 " SET error_sqlstate = CASE WHEN $2 THEN '53400' END,"
-		 " error_message = CASE WHEN $2 THEN 'no free background worker (max_worker_processes)' END,"
-		 " error_position = NULL,"
-		 " error_at = CASE WHEN $2 THEN pg_catalog.clock_timestamp() END"
+		 " SET error_sqlstate = $2, error_message = $3, error_position = NULL,"
+		 " error_at = CASE WHEN $2 IS NOT NULL THEN pg_catalog.clock_timestamp() END"
 		 " FROM (SELECT q.name, q.is_shadow FROM event_store.projection q"
 		 "  WHERE q.owner OPERATOR(pg_catalog.=) $1"
-		 "  AND ($2 OR q.error_sqlstate OPERATOR(pg_catalog.=) '53400')"
+		 "  AND ($2 IS NOT NULL OR q.error_sqlstate OPERATOR(pg_catalog.=) '53400'"
+		 "  OR q.error_sqlstate OPERATOR(pg_catalog.=) '08004')"
 		 "  FOR UPDATE SKIP LOCKED) f"
 		 " WHERE p.name OPERATOR(pg_catalog.=) f.name"
 		 " AND p.is_shadow OPERATOR(pg_catalog.=) f.is_shadow",
-		 2, TEXTOID, BOOLOID);
+		 3, TEXTOID, TEXTOID, TEXTOID);
 
 static EsOwnerWorker *
 es_owner_worker(Oid owner)
@@ -76,6 +75,29 @@ es_owner_worker(Oid owner)
 	es_owner_workers = lappend(es_owner_workers, worker);
 	MemoryContextSwitchTo(old_context);
 	return worker;
+}
+
+/*
+ * Note in the table why a role has no worker; sqlstate NULL = it has one.
+ */
+void
+es_projection_note_worker(Oid owner, const char *sqlstate, const char *message)
+{
+	char	   *name = GetUserNameFromId(owner, true);
+	Datum		values[3] = {0};
+	char		nulls[] = "   ";
+
+	if (name == NULL)
+		return;
+	values[0] = CStringGetTextDatum(name);
+	if (sqlstate != NULL)
+	{
+		values[1] = CStringGetTextDatum(sqlstate);
+		values[2] = CStringGetTextDatum(message);
+	}
+	else
+		nulls[1] = nulls[2] = 'n';
+	(void) es_sql_once(&es_note_query, values, nulls);
 }
 
 /*
@@ -100,6 +122,10 @@ es_owner_worker_lives(EsOwnerWorker *worker)
 			worker->pause_ms = 0;
 		else
 			worker->pause_ms = Min(Max(worker->pause_ms * 2, 200), ES_RETRY_MAX_MS);
+		if (worker->pause_ms > 200 && !worker->noted)
+			es_projection_note_worker(worker->owner, "08004",
+									  "the owner's background worker ends at once, see the server log");
+		worker->noted = worker->pause_ms > 200;
 	}
 
 	/* started by an earlier worker of this database */
@@ -108,18 +134,6 @@ es_owner_worker_lives(EsOwnerWorker *worker)
 		return true;
 	(void) LockRelease(&tag, ExclusiveLock, false);
 	return false;
-}
-
-/*
- * Note that there is no slot for the worker of a role, or that there is one.
- */
-void
-es_projection_note_slot(Oid owner, bool refused)
-{
-	Datum		values[2] = {CStringGetTextDatum(GetUserNameFromId(owner, false)),
-	BoolGetDatum(refused)};
-
-	(void) es_sql_once(&es_no_slot_query, values, NULL);
 }
 
 static void
@@ -147,15 +161,16 @@ es_owner_worker_start(EsOwnerWorker *owner)
 	MemoryContextSwitchTo(old_context);
 	if (!registered)
 		owner->handle = NULL;
-	if (!registered && !owner->refused)
+	if (!registered && !owner->noted)
 	{
-		es_projection_note_slot(owner->owner, true);
+		es_projection_note_worker(owner->owner, "53400",
+								  "no free background worker (max_worker_processes)");
 		ereport(WARNING,
 				errmsg("could not start a background worker for the projections of role \"%s\"",
 					   GetUserNameFromId(owner->owner, false)),
 				errhint("Raise \"max_worker_processes\"."));
 	}
-	owner->refused = !registered;
+	owner->noted = owner->noted || !registered;
 	owner->started_at = GetCurrentTimestamp();
 }
 

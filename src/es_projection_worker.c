@@ -558,7 +558,7 @@ es_worker_claim(void)
 	if (got && OidIsValid(es_store_extension()))
 	{
 		PushActiveSnapshot(GetTransactionSnapshot());
-		es_projection_note_slot(GetUserId(), false);
+		es_projection_note_worker(GetUserId(), NULL, NULL);
 		PopActiveSnapshot();
 	}
 	CommitTransactionCommand();

@@ -27,6 +27,7 @@ in_database('update_extension', \&update_extension);
 in_database('names_change', \&names_change);
 in_database('role_settings', \&role_settings);
 in_database('turned_off', \&turned_off);
+in_database('no_connect', \&no_connect);
 in_database('statistics', \&statistics);
 in_database('time_limits', \&time_limits);
 in_database('odd_handlers', \&odd_handlers);
@@ -507,5 +508,25 @@ sub dropped_handler
 	is(sql_value($dbh, q{SELECT count(*) FROM event_store.events e
 			FULL JOIN (SELECT position, count(*) AS n FROM model GROUP BY 1) m ON position = global_position
 			WHERE n IS DISTINCT FROM 1}), 0, 'handler made again: nothing lost, nothing twice');
+	return;
+}
+
+# The owner may not connect: the view says so, until he may.
+sub no_connect
+{
+	run_sql($dbh, 'CREATE ROLE app LOGIN', q{SELECT es_grant('app', 'admin')},
+		'CREATE TABLE model (position bigint)', 'GRANT INSERT ON model TO app',
+		'GRANT CREATE ON SCHEMA public TO app',
+		'REVOKE CONNECT ON DATABASE no_connect FROM PUBLIC', 'SET SESSION AUTHORIZATION app',
+		q{CREATE FUNCTION on_event(e es_event) RETURNS void LANGUAGE sql AS
+			'INSERT INTO model VALUES (e.global_position)'},
+		q{SELECT es_create_projection('p', 'on_event(es_event)')}, 'RESET SESSION AUTHORIZATION');
+	append($dbh, 'Acc-1', -1, 'Added');
+	ok(poll_until(sub { (projection($dbh, 'p')->{error_sqlstate} || '') eq '08004' }),
+		'no connection: the view says so');
+	$dbh->do('GRANT CONNECT ON DATABASE no_connect TO app');
+	caught_up($dbh, 'p');
+	is(projection($dbh, 'p')->{error_sqlstate}, undef, '... until there is one');
+	run_sql($dbh, q{SELECT es_drop_projection('p')}, 'DROP OWNED BY app', 'DROP ROLE app');
 	return;
 }

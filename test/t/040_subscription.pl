@@ -95,7 +95,8 @@ sub leases
 			WHERE query LIKE '%es_fetch%' AND state = 'active' AND pid <> pg_backend_pid()});
 	});
 	is(sqlstate($third, q{SELECT es_ack('lease', 9)}), '00000', 'acknowledged from the pool again');
-	is(sqlstate($other, q{SELECT es_ack('lease', 9)}), '55000',
+	# 55006 if the one that waits has its events by now
+	like(sqlstate($other, q{SELECT es_ack('lease', 9)}), qr/^5500[06]$/,
 		'then the session that got the events cannot');
 	is(wait_clients(names => ['waiting'])->{waiting}{got}, '10',
 		'a consumer that waits gets its turn');
