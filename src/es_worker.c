@@ -68,9 +68,10 @@
 #define ES_REST_PER_WAITER_US	50
 #define ES_BUSY_RATE			3000
 #define ES_BUSY_WINDOW_US		10000	/* over so long, at least */
-#define ES_BUSY_REST_US			1500
-#define ES_BUSY_REST_PER_WAITER_US	1200
+#define ES_BUSY_REST_US			2000
+#define ES_BUSY_REST_PER_WAITER_US	1500
 #define ES_MAX_REST_US			100000
+#define ES_MAX_REST_DOUBLINGS	5	/* when it was called in vain */
 
 /* restart of the launcher after a crash, s */
 #define ES_LAUNCHER_RESTART_S	5
@@ -130,13 +131,16 @@ es_worker_is_busy(int64 events)
 	return busy;
 }
 
+/*
+ * Rest after a round that had something to tell.
+ */
 static void
 es_worker_rest(bool busy, int waiters)
 {
 	long		rest;
 
 	if (busy)
-		rest = ES_BUSY_REST_US + (long) waiters * ES_BUSY_REST_PER_WAITER_US;
+		rest = Max((long) waiters * ES_BUSY_REST_PER_WAITER_US, ES_BUSY_REST_US);
 	else
 		rest = ES_REST_US + (long) waiters * ES_REST_PER_WAITER_US;
 	pg_usleep(Min(rest, ES_MAX_REST_US));
@@ -211,6 +215,7 @@ void
 es_worker_main(Datum main_arg)
 {
 	int64		head = 0;
+	int			in_vain = 0;
 	TimestampTz busy_at;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
@@ -259,9 +264,19 @@ es_worker_main(Datum main_arg)
 				 es_wakeup_retire())
 			proc_exit(0);
 
-		/* called for nothing: others append behind one that holds the order up */
-		if (called || head != before)
-			es_worker_rest(busy || head == before, waiters);
+		if (head != before)
+		{
+			in_vain = 0;
+			es_worker_rest(busy, waiters);
+		}
+
+		/*
+		 * Called in vain: the last round saw that event already.  If that goes
+		 * on, others append behind one that holds the order up.
+		 */
+		else if (called && ++in_vain > 1)
+			pg_usleep(ES_REST_US << Min(in_vain - 2, ES_MAX_REST_DOUBLINGS));
+
 		if (!busy && !es_wakeup_called())
 			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 							 timeout, es_wait_event());
