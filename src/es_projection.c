@@ -254,8 +254,9 @@ es_drop_projection(PG_FUNCTION_ARGS)
 	EsProjection *projection = es_projection_get_own(es_projection_arg_name(fcinfo, 0));
 	Datum		values[1] = {CStringGetTextDatum(projection->name)};
 
-	(void) es_sql_once(&es_delete_parked_query, values, NULL);
+	/* waits for a worker at the new version; what it parks is seen after that */
 	(void) es_sql_once(&es_delete_query, values, NULL);
+	(void) es_sql_once(&es_delete_parked_query, values, NULL);
 	es_projection_wake();
 	PG_RETURN_VOID();
 }

@@ -7,7 +7,8 @@
 # After each file "passed failed" so far is written to the tally's file.  A file
 # that passes all of its tests and yet ends badly, or against its plan, counts as
 # one failed test, and so does one that runs no test at all: what is skipped as a
-# whole has not been tested.  Of a failed file's logs the ends are shown.
+# whole has not been tested.  Of a failed file's logs the ends are shown, and at
+# the very end, where nobody can miss it, what each failed test has said.
 
 use strict;
 use warnings;
@@ -28,6 +29,10 @@ GetOptions(
   or die "usage: $0 --tally FILE [option]... test file...\n";
 
 my ($passed, $failed, $skipped) = (0, 0, 0);
+my @said;
+
+# what PostgreSQL::Test::Utils puts before a line
+my $stamp = qr/(?:\[[\d:.]+\]\([\d.]+s\) )?/;
 
 sub write_tally
 {
@@ -35,6 +40,21 @@ sub write_tally
 	print $tally "$passed $failed\n";
 	close $tally or die "cannot write $tally_file: $!\n";
 	return;
+}
+
+# What failed tests have said, a few lines of each.
+sub failures
+{
+	my $left = 0;
+	my @lines;
+
+	for my $line (@_)
+	{
+		$left = 10 if $line =~ /^${stamp}not ok \d+/;
+		push @lines, substr($line, 0, 500) =~ s/\n?\z/\n/r
+		  if $left-- > 0 && $line =~ /^$stamp(?:not ok|#)/;
+	}
+	return @lines;
 }
 
 # The end of each log of a test file: its own, without what went well, and its
@@ -48,7 +68,8 @@ sub show_logs
 		my $most = $file =~ /regress_log/ ? 80 : 20;
 
 		open my $log, '<', $file or next;
-		my @lines = grep { !/^(?:\[[\d:.()s]+\] )?ok \d+/ } <$log>;
+		my @lines = grep { !/^${stamp}ok \d+/ } <$log>;
+		push @said, map { "$name: $_" } failures(@lines) if $file =~ /regress_log/;
 		@lines = @lines[ -$most .. -1 ] if @lines > $most;
 		print "--- $file, the last lines\n", @lines;
 	}
@@ -96,3 +117,4 @@ my $harness = TAP::Harness->new(\%arguments);
 $harness->callback(after_test => \&after_test);
 $harness->runtests(@ARGV);
 print "$skipped tests were skipped\n" if $skipped;
+print "--- what has failed\n", @said if @said;
