@@ -346,7 +346,8 @@ es_slice_apply(EsProjection *projection, EsHandler *handler, EsSlice *slice,
  *
  * limit		at most so many events
  * upto			no further than this position
- * lazy			do not write the checkpoint if nothing of interest was passed
+ * lazy			do not write the checkpoint if nothing of interest was passed on
+ *				the way to the head
  * result		filled as the work goes on, so it tells about an error, too;
  *				after success its phase says what an error at commit is about
  */
@@ -393,8 +394,9 @@ es_projection_apply(EsProjection *projection, int limit, int64 upto, bool lazy,
 		result->parked++;
 	}
 
+	/* what was not the whole way has to be left behind, empty or not */
 	if (result->position > projection->position &&
-		(!lazy || slice.met_any ||
+		(!lazy || slice.met_any || result->more ||
 		 result->position - projection->position >= ES_SLICE_LAZY_POSITIONS))
 	{
 		es_projection_checkpoint(projection, result->position, result->applied);
