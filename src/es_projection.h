@@ -140,6 +140,9 @@ extern int64 es_projection_retry(EsProjection *projection, const char *stream,
 #define es_projection_owner_tag(tag, owner) \
 	SET_LOCKTAG_ADVISORY(*(tag), MyDatabaseId, 0, (owner), ES_LOCK_CLASS_PROJECTION)
 
+/* how long a worker serves its owner while another role waits for its turn */
+#define ES_TURN_MS				1000
+
 /* passed to a worker in bgw_extra */
 typedef struct EsProjectionWorkerArgs
 {
@@ -148,6 +151,7 @@ typedef struct EsProjectionWorkerArgs
 } EsProjectionWorkerArgs;
 
 extern bool es_projection_reconcile(void);
+extern bool es_projection_others_wait(void);
 extern void es_projection_note_worker(Oid owner, const char *sqlstate, const char *message);
 
 #endif							/* ES_PROJECTION_H */

@@ -6,6 +6,11 @@
  * holds an advisory lock of a private class for its life, by which view
  * event_store.projections finds it, too.  When no worker can be had, that is
  * noted as the projections' error and tried again.
+ *
+ * Roles that have to wait because there are as many workers as settings allow
+ * take turns: while one waits, the database's worker holds a lock that tells
+ * the workers so, and one that has served long enough ends.  Who has waited
+ * longest comes next.
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -78,6 +83,42 @@ es_owner_worker(Oid owner)
 }
 
 /*
+ * Let the workers know, or no longer, that a role waits for one of them to end.
+ */
+static void
+es_projection_ask_for_turn(bool ask)
+{
+	static bool asked = false;
+	LOCKTAG		tag;
+
+	if (ask == asked)
+		return;
+	es_projection_owner_tag(&tag, InvalidOid);
+	if (!ask)
+	{
+		(void) LockRelease(&tag, ExclusiveLock, true);
+		asked = false;
+	}
+	else if (LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL)
+		asked = true;
+}
+
+/*
+ * For a worker: does another role wait for its turn?
+ */
+bool
+es_projection_others_wait(void)
+{
+	LOCKTAG		tag;
+
+	es_projection_owner_tag(&tag, InvalidOid);
+	if (LockAcquire(&tag, ShareLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
+		return true;
+	(void) LockRelease(&tag, ShareLock, true);
+	return false;
+}
+
+/*
  * Note in the table why a role has no worker; sqlstate NULL = it has one.
  */
 void
@@ -118,7 +159,7 @@ es_owner_worker_lives(EsOwnerWorker *worker)
 
 		/* one that cannot even start is not started all the time */
 		if (TimestampDifferenceExceeds(worker->started_at, GetCurrentTimestamp(),
-									   es_worker_idle_timeout_ms))
+									   Min(es_worker_idle_timeout_ms, ES_TURN_MS)))
 			worker->pause_ms = 0;
 		else
 			worker->pause_ms = Min(Max(worker->pause_ms * 2, 200), ES_RETRY_MAX_MS);
@@ -174,6 +215,15 @@ es_owner_worker_start(EsOwnerWorker *owner)
 	owner->started_at = GetCurrentTimestamp();
 }
 
+static int
+es_owner_worker_compare(const ListCell *a, const ListCell *b)
+{
+	TimestampTz left = ((EsOwnerWorker *) lfirst(a))->started_at;
+	TimestampTz right = ((EsOwnerWorker *) lfirst(b))->started_at;
+
+	return (left > right) - (left < right);
+}
+
 static bool
 es_owner_may_connect(Oid owner)
 {
@@ -205,9 +255,11 @@ es_projection_reconcile(void)
 	const EsStore *store;
 	Relation	event;
 	List	   *projections;
+	List	   *turns = NIL;
 	ListCell   *lc;
 	int64		bound;
 	int			alive = 0;
+	bool		crowded = false;
 
 	if (!TimestampDifferenceExceeds(looked_at, now, ES_RECONCILE_MS))
 		return true;
@@ -221,7 +273,10 @@ es_projection_reconcile(void)
 	}
 	projections = es_projection_list(InvalidOid);
 	if (projections == NIL)
+	{
+		es_projection_ask_for_turn(false);
 		return false;
+	}
 
 	event = es_store_open_event(&store, AccessShareLock);
 	bound = es_head_bound(event, store, GetActiveSnapshot());
@@ -242,12 +297,27 @@ es_projection_reconcile(void)
 		if (!es_projection_has_work(projection, projection->position, bound, &clear, &blocked))
 			continue;
 		waiting = true;
-		if (projection->next_attempt_at > now || alive >= es_max_projection_workers ||
-			!TimestampDifferenceExceeds(owner->started_at, now, owner->pause_ms))
-			continue;
-		es_owner_worker_start(owner);
-		if (owner->handle != NULL)
-			alive++;
+		if (projection->next_attempt_at <= now &&
+			TimestampDifferenceExceeds(owner->started_at, now, owner->pause_ms))
+			turns = list_append_unique_ptr(turns, owner);
 	}
+
+	list_sort(turns, es_owner_worker_compare);
+	foreach(lc, turns)
+	{
+		EsOwnerWorker *owner = lfirst(lc);
+
+		if (alive < es_max_projection_workers)
+		{
+			es_owner_worker_start(owner);
+			if (owner->handle != NULL)
+			{
+				alive++;
+				continue;
+			}
+		}
+		crowded = true;
+	}
+	es_projection_ask_for_turn(crowded);
 	return waiting;
 }

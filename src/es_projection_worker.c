@@ -4,7 +4,8 @@
  *
  * A worker is connected as the role whose projections it serves and never has
  * any other rights, so a handler can do there what its owner can do anyway.
- * It ends when it has been idle for a while or the extension is gone;
+ * It ends when it has been idle for a while, when it has had its turn and
+ * another role waits for one, or when the extension is gone;
  * es_projection_starter.c starts it again.
  *
  * Nothing here is needed for correctness: the row of a projection is locked
@@ -573,6 +574,7 @@ es_projection_worker_main(Datum main_arg)
 {
 	EsProjectionWorkerArgs args;
 	MemoryContext context;
+	TimestampTz started_at;
 	TimestampTz busy_at;
 	TimestampTz looked_at = 0;
 	int			empty = 0;
@@ -595,7 +597,7 @@ es_projection_worker_main(Datum main_arg)
 	context = AllocSetContextCreate(TopMemoryContext, "event_store projections",
 									ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(context);
-	busy_at = GetCurrentTimestamp();
+	started_at = busy_at = GetCurrentTimestamp();
 	for (;;)
 	{
 		long		pause_ms;
@@ -607,6 +609,10 @@ es_projection_worker_main(Datum main_arg)
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
 		}
+
+		if (TimestampDifferenceExceeds(started_at, GetCurrentTimestamp(), ES_TURN_MS) &&
+			es_projection_others_wait())
+			proc_exit(0);
 
 		/*
 		 * Where events come that nobody here wants, a look at each of them

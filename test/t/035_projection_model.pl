@@ -20,8 +20,9 @@ use Time::HiRes qw(time);
 my $seconds = setting('ES_MODEL_SECONDS', setting('ES_STRESS_SECONDS', 8));
 
 seed_random();
+my $workers = random_int(1, 2);
 my $node = store_cluster('model', preload => 'event_store',
-	conf => "event_store.projection_retry_delay = 5ms\n");
+	conf => "event_store.projection_retry_delay = 5ms\nevent_store.max_projection_workers = $workers\n");
 create_store($node);
 my $dbh = connect_store($node);
 model_schema($dbh);
@@ -55,7 +56,7 @@ flag_set('stop');
 my $result = wait_clients(limit => 60);
 $dbh = undef;
 poll_until(sub { $dbh = connect_store($node, fail_ok => 1) });
-note "killed: ", join(', ', map { "$_ $killed{$_}" } sort keys %killed);
+note "$workers workers at the most; killed: ", join(', ', map { "$_ $killed{$_}" } sort keys %killed);
 foreach my $n (1 .. 2)
 {
 	my $operator = $result->{"operator_$n"};

@@ -27,6 +27,7 @@ in_database('update_extension', \&update_extension);
 in_database('names_change', \&names_change);
 in_database('role_settings', \&role_settings);
 in_database('turned_off', \&turned_off);
+in_database('turns', \&turns);
 in_database('no_connect', \&no_connect);
 in_database('statistics', \&statistics);
 in_database('time_limits', \&time_limits);
@@ -366,6 +367,47 @@ sub turned_off
 	allow_workers(4);
 	caught_up($dbh, 'p');
 	is(differences($dbh, 'model'), '', 'turned on: it goes on');
+	return;
+}
+
+# More roles have work without end than workers are allowed: they take turns.
+sub turns
+{
+	my @roles = map { "turn_$_" } 1 .. 3;
+	allow_workers(1);
+	foreach my $role (@roles)
+	{
+		run_sql($dbh, "CREATE ROLE $role LOGIN", "SELECT es_grant('$role', 'admin')",
+			"GRANT CREATE ON SCHEMA public TO $role", "SET SESSION AUTHORIZATION $role");
+		create_projection("of_$role", create_model($dbh, "model_$role"));
+		$dbh->do('RESET SESSION AUTHORIZATION');
+	}
+	new_flags();
+	start_client('writer', sub { write_amounts($node, 50, db => 'turns', pause => 5) });
+	my %turns = map { $_ => 0 } @roles;
+	my $worker = '';
+	poll_until(
+		sub {
+			my $now = sql_value($dbh,
+				q{SELECT string_agg(usename, ', ' ORDER BY usename) FROM pg_catalog.pg_stat_activity
+				  WHERE backend_type = 'event_store projections' AND datname = current_database()}) || '';
+			$turns{$now}++ if $now && $now ne $worker;
+			$worker = $now if $now;
+			return keys %turns > 3 || !grep { $turns{$_} < 3 } @roles;
+		});
+	is(join(', ', sort keys %turns), join(', ', @roles), 'turns: one worker at a time');
+	cmp_ok($turns{$_}, '>=', 3, "turns: $_ has some") for @roles;
+	flag_set('stop');
+	wait_clients(test => 'turns: the writer did not fail');
+	foreach my $role (@roles)
+	{
+		caught_up($dbh, "of_$role");
+		is(differences($dbh, "model_$role"), '', "turns: the read model of $role is complete");
+		is(projection($dbh, "of_$role")->{error_sqlstate}, undef, "turns: no error noted for $role");
+		$dbh->do('SELECT es_drop_projection(?)', undef, "of_$role");
+	}
+	run_sql($dbh, "SELECT es_revoke('$_', 'admin')", "DROP OWNED BY $_ CASCADE", "DROP ROLE $_") for @roles;
+	allow_workers(4);
 	return;
 }
 

@@ -35,7 +35,11 @@ sub model_schema
 		# where a read model begins; what was given up
 		'CREATE TABLE start (target text PRIMARY KEY, after_position bigint)',
 		'CREATE TABLE given_up (target text, position bigint, disposition text)',
-		'CREATE SEQUENCE target_seq');
+		'CREATE SEQUENCE target_seq',
+		# every second projection has an owner without special rights
+		'CREATE ROLE second LOGIN', q{SELECT es_grant('second', 'admin')},
+		'GRANT ALL ON ALL TABLES IN SCHEMA public TO second',
+		'GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO second');
 	return;
 }
 
@@ -143,10 +147,12 @@ sub create_projection
 	my @filters = map { random_int(0, 3) ? undef : [$_] } qw(A One);
 	$dbh->do('UPDATE model SET plain = ?, target = ? WHERE name = ?', undef,
 		$after || grep({ defined } @filters) ? 0 : 1, $target, $name);
+	$dbh->do('SET LOCAL ROLE second') if substr($name, 1) % 2;
 	$dbh->do('SELECT es_create_projection(?, ?::regprocedure, ?, ?, ?, ?, ?, ?::regprocedure, 2)',
 		undef, $name, $handler,
 		@filters, (3, 10, 50, 1000)[ random_int(0, 3) ], $after,
 		(qw(stop park skip))[ substr($name, 1) % 3 ], $reset);
+	$dbh->do('RESET ROLE');
 	return;
 }
 
