@@ -632,16 +632,8 @@ COMMENT ON FUNCTION @extschema@.es_discard_projection_parked(text, text) IS
 -- what a projection has still to do: events up to a position, and the oldest
 CREATE FUNCTION event_store.es_projection_backlog(after_position bigint, upto bigint, categories text[], event_types text[],
         OUT events bigint, OUT oldest timestamptz)
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-    AS $$
-    SELECT count(*), min(e.created_at)
-      FROM event_store.event e
-     WHERE e.global_position > $1 AND e.global_position <= $2
-       AND ($3 IS NULL AND $4 IS NULL OR e.type_no = ANY (ARRAY(
-            SELECT t.type_no FROM event_store.event_type t
-             WHERE ($3 IS NULL OR t.category = ANY ($3)) AND ($4 IS NULL OR t.event_type = ANY ($4)))))
-    $$;
+    RETURNS record
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'es_projection_backlog';
 COMMENT ON FUNCTION event_store.es_projection_backlog(bigint, bigint, text[], text[]) IS
     'number and age of the events that the filters want in a range of positions';
 REVOKE ALL ON FUNCTION event_store.es_projection_backlog(bigint, bigint, text[], text[]) FROM PUBLIC;
@@ -691,7 +683,8 @@ CREATE VIEW event_store.projection_progress AS
               CROSS JOIN LATERAL (
                     SELECT CASE WHEN p.is_shadow THEN o.position ELSE p.replay_until END AS target_position) t
               CROSS JOIN LATERAL event_store.es_projection_backlog(p.position, t.target_position, p.categories, p.event_types) b
-             WHERE p.is_shadow OR p.position OPERATOR(pg_catalog.<) p.replay_until) q;
+             WHERE p.is_shadow OR p.position OPERATOR(pg_catalog.<) p.replay_until) q
+     WHERE q.is_shadow OR q.events_to_do OPERATOR(pg_catalog.>) 0;
 COMMENT ON VIEW event_store.projection_progress IS
     'rebuilds that are going on: events done and to do, events per second, time left';
 

@@ -37,7 +37,6 @@
 #include "es_wakeup.h"
 
 PG_FUNCTION_INFO_V1(es_fetch);
-PG_FUNCTION_INFO_V1(es_subscription_lag);
 
 /* a cursor that has fallen this many positions behind is moved by itself */
 #define ES_LAZY_POSITIONS	1000
@@ -612,92 +611,4 @@ es_fetch(PG_FUNCTION_ARGS)
 	}
 	MemoryContextDelete(fetch.context);
 	return (Datum) 0;
-}
-
-/*
- * es_subscription_lag(name text, max_count bigint,
- *		OUT lag_events bigint, OUT oldest timestamptz)
- *
- * Settled events that the subscription wants and that are not done: how
- * many, counting to max_count, and when the first one was appended.
- */
-Datum
-es_subscription_lag(PG_FUNCTION_ARGS)
-{
-	static EsSql sql =
-	ES_SQL("SELECT c.slot, GREATEST(c.position, m.position)"
-		" FROM event_store.subscription_checkpoint c"
-		" LEFT JOIN event_store.subscription_member m"
-		" ON m.subscription OPERATOR(pg_catalog.=) c.subscription"
-		" AND m.member OPERATOR(pg_catalog.=) c.member"
-		" WHERE c.subscription OPERATOR(pg_catalog.=) $1",
-	1, TEXTOID);
-	Datum		name = es_arg_name_datum(fcinfo, 0, "name");
-	int64		max_count = es_arg_int64(fcinfo, 1, "max_count", 1, PG_INT64_MAX);
-	Snapshot	snapshot = GetActiveSnapshot();
-	const EsStore *store;
-	Relation	event;
-	EsOwnerScope scope;
-	EsSubscription sub;
-	EsScan	   *scan;
-	int64	   *done;
-	uint64		n;
-	int64		after = PG_INT64_MAX;
-	int64		bound;
-	int64		count = 0;
-	EsTypeFilter *types = NULL;
-	int32	   *type_nos = NULL;
-	int			ntypes = 0;
-	Datum		values[2];
-	bool		isnull[2] = {false, true};
-
-	es_owner_begin(&scope);
-	es_subscription_load(name, &sub);
-	done = palloc0(Max(sub.slots, 1) * sizeof(int64));
-	n = es_sql_run(&sql, &name, NULL);
-	for (uint64 i = 0; i < n; i++)
-	{
-		bool		is_null;
-		int			slot = DatumGetInt32(es_sql_datum(i, 1, &is_null));
-
-		if (slot >= 0 && slot < Max(sub.slots, 1))
-			done[slot] = es_sql_int64(i, 2, 0);
-	}
-	es_owner_end(&scope);
-	for (int i = 0; i < Max(sub.slots, 1); i++)
-		after = Min(after, done[i]);
-
-	event = es_store_open_event(&store, AccessShareLock);
-	bound = es_head_bound(event, store, snapshot);
-	if (sub.categories != NULL || sub.event_types != NULL)
-		ntypes = es_upcast_type_list(store, sub.categories, sub.ncategories,
-									 sub.event_types, sub.nevent_types, &type_nos,
-									 &types);
-	if (after < bound)
-	{
-		scan = es_scan_begin(event, store, snapshot, ES_SCAN_VISIBLE,
-							 ForwardScanDirection, after, bound, type_nos, ntypes,
-							 max_count);
-		while (count < max_count && es_scan_next(scan))
-		{
-			bool		is_null;
-			int64		stream_no = DatumGetInt64(slot_getattr(es_scan_slot(scan),
-															   Anum_es_event_stream_no,
-															   &is_null));
-
-			if (es_scan_position(scan) <= done[es_stream_slot(stream_no, sub.slots)] ||
-				!es_upcast_wanted(store, types, es_scan_slot(scan)))
-				continue;
-			if (count++ == 0)
-			{
-				values[1] = slot_getattr(es_scan_slot(scan), Anum_es_event_created_at,
-										 &isnull[1]);
-				isnull[1] = false;
-			}
-		}
-		es_scan_end(scan);
-	}
-	table_close(event, NoLock);
-	values[0] = Int64GetDatum(count);
-	return es_result_row(fcinfo, values, isnull);
 }

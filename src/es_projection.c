@@ -403,7 +403,7 @@ es_run_projection(PG_FUNCTION_ARGS)
 	if (strcmp(projection->state, "stopped") == 0)
 		es_projection_set_state(projection, "running");
 	else
-		es_projection_changed = true;
+		es_projection_wake();	/* its new version may follow */
 	PG_RETURN_INT64(applied);
 }
 

@@ -420,25 +420,27 @@ es_projection_apply(EsProjection *projection, int limit, int64 upto, bool lazy,
 /*
  * Fetch the event at a position with the active snapshot.
  *
- * upcast		in today's shape, which may fail
+ * for_handler	in today's shape, and only if the current user may see it;
+ *				either may fail
  * values		Natts_es_out results in the current memory context
  *
- * Result: false when there is none that the current user may see.
+ * Result: false when there is none.
  */
 static bool
-es_projection_event_at(int64 position, bool upcast, Datum *values)
+es_projection_event_at(int64 position, bool for_handler, Datum *values)
 {
 	const EsStore *store;
 	Relation	event = es_store_open_event(&store, AccessShareLock);
-	EsRowFilter *filter = es_row_filter_begin(event);
+	EsRowFilter *filter = for_handler ? es_row_filter_begin(event) : NULL;
 	EsScan	   *scan = es_scan_begin(event, store, GetActiveSnapshot(), ES_SCAN_VISIBLE,
 									 ForwardScanDirection, position - 1, position,
 									 NULL, 0, 1);
-	bool		found = es_scan_next(scan) && es_row_filter_passes(filter, position);
+	bool		found = es_scan_next(scan) &&
+		(filter == NULL || es_row_filter_passes(filter, position));
 
 	if (found)
 	{
-		if (upcast)
+		if (for_handler)
 			es_event_values(store, es_scan_slot(scan), values);
 		else
 			(void) es_event_stored_values(store, es_scan_slot(scan), values);
@@ -452,13 +454,15 @@ es_projection_event_at(int64 position, bool upcast, Datum *values)
 			datumCopy(values[Anum_es_out_metadata - 1], false, -1);
 	}
 	es_scan_end(scan);
-	es_row_filter_end(filter);
+	if (filter != NULL)
+		es_row_filter_end(filter);
 	table_close(event, NoLock);
 	return found;
 }
 
 /*
- * Name of the stream of the event at a position.
+ * Name of the stream of the event at a position, even if the policy that says
+ * who may see it fails: the event is to be parked for that.
  */
 char *
 es_projection_stream_at(int64 position)

@@ -52,6 +52,12 @@ ES_SQL("INSERT INTO event_store.projection (name, is_shadow, owner, handler, res
 		 " ON CONFLICT (name, is_shadow) DO NOTHING",
 		 7, TEXTOID, TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, BOOLOID, INT8OID);
 
+/* so that a snapshot older than the new version fails at the original's lock */
+static EsSql es_touch_query =
+ES_SQL("UPDATE event_store.projection p SET updated_at = pg_catalog.clock_timestamp()"
+		 " WHERE p.name OPERATOR(pg_catalog.=) $1 AND NOT p.is_shadow",
+		 1, TEXTOID);
+
 static EsSql es_switch_query =
 ES_SQL("UPDATE event_store.projection p"
 		 " SET handler = s.handler, reset_handler = s.reset_handler,"
@@ -179,6 +185,7 @@ es_prepare_projection(PG_FUNCTION_ARGS)
 				errmsg("a new version of projection \"%s\" is in preparation already",
 					   projection->name),
 				errhint("Use es_switch_projection or es_cancel_rebuild."));
+	(void) es_sql_once(&es_touch_query, values, NULL);
 	if (reset_handler != NULL)
 		es_handler_call_plain(projection, reset_handler);
 	es_projection_wake();

@@ -48,6 +48,9 @@ typedef struct EsOwnerWorker
 
 static List *es_owner_workers = NIL;
 
+/* a role waits, and the workers know */
+static bool es_turn_asked = false;
+
 static EsSql es_note_query =
 ES_SQL("UPDATE event_store.projection p"
 		 " SET error_sqlstate = $2, error_message = $3, error_position = NULL,"
@@ -88,19 +91,18 @@ es_owner_worker(Oid owner)
 static void
 es_projection_ask_for_turn(bool ask)
 {
-	static bool asked = false;
 	LOCKTAG		tag;
 
-	if (ask == asked)
+	if (ask == es_turn_asked)
 		return;
 	es_projection_owner_tag(&tag, InvalidOid);
 	if (!ask)
 	{
 		(void) LockRelease(&tag, ExclusiveLock, true);
-		asked = false;
+		es_turn_asked = false;
 	}
 	else if (LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL)
-		asked = true;
+		es_turn_asked = true;
 }
 
 /*
@@ -157,9 +159,14 @@ es_owner_worker_lives(EsOwnerWorker *worker)
 		pfree(worker->handle);
 		worker->handle = NULL;
 
-		/* one that cannot even start is not started all the time */
+		/*
+		 * One that cannot even start is not started all the time, nor is one
+		 * that dies again and again.
+		 */
 		if (TimestampDifferenceExceeds(worker->started_at, GetCurrentTimestamp(),
-									   Min(es_worker_idle_timeout_ms, ES_TURN_MS)))
+									   es_turn_asked ?
+									   Min(es_worker_idle_timeout_ms, ES_TURN_MS) :
+									   es_worker_idle_timeout_ms))
 			worker->pause_ms = 0;
 		else
 			worker->pause_ms = Min(Max(worker->pause_ms * 2, 200), ES_RETRY_MAX_MS);
@@ -212,7 +219,8 @@ es_owner_worker_start(EsOwnerWorker *owner)
 				errhint("Raise \"max_worker_processes\"."));
 	}
 	owner->noted = owner->noted || !registered;
-	owner->started_at = GetCurrentTimestamp();
+	if (registered)
+		owner->started_at = GetCurrentTimestamp();
 }
 
 static int
@@ -261,17 +269,24 @@ es_projection_reconcile(void)
 	int			alive = 0;
 	bool		crowded = false;
 
-	if (!TimestampDifferenceExceeds(looked_at, now, ES_RECONCILE_MS))
+	if (now >= looked_at && !TimestampDifferenceExceeds(looked_at, now, ES_RECONCILE_MS))
 		return true;
 	looked_at = now;
 	waiting = false;
 
+	projections = es_projection_list(InvalidOid);
+	foreach(lc, projections)
+	{
+		EsProjection *projection = lfirst(lc);
+
+		if (es_owner_may_connect(projection->owner_oid))
+			(void) es_owner_worker(projection->owner_oid);
+	}
 	foreach(lc, es_owner_workers)
 	{
 		if (es_owner_worker_lives(lfirst(lc)))
 			alive++;
 	}
-	projections = es_projection_list(InvalidOid);
 	if (projections == NIL)
 	{
 		es_projection_ask_for_turn(false);

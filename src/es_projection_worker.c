@@ -76,6 +76,7 @@ typedef struct EsWorkerEntry
 	int64		position;		/* checkpoint before the present slice */
 	int64		clear;			/* nothing of interest up to here */
 	int			limit;			/* events in the next slice; 0 = batch_size */
+	bool		is_cut;			/* it failed, and smaller slices tell where */
 	bool		is_listed;		/* was there at the last look */
 } EsWorkerEntry;
 
@@ -122,9 +123,31 @@ es_worker_entry(EsProjection *projection)
 		entry->generation = projection->generation;
 		entry->clear = 0;
 		entry->limit = 0;
+		entry->is_cut = false;
 	}
+
+	/* an earlier worker knew where it fails */
+	if (projection->attempts > 0 && entry->limit == 0)
+		entry->limit = 1;
 	entry->is_listed = true;
 	return entry;
+}
+
+/*
+ * Is the cause of a failure being looked for?  Another worker would have to
+ * begin anew.
+ */
+static bool
+es_worker_cuts(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, es_entries)
+	{
+		if (((EsWorkerEntry *) lfirst(lc))->is_cut)
+			return true;
+	}
+	return false;
 }
 
 /*
@@ -456,6 +479,7 @@ es_worker_serve(EsWorkerEntry *entry, MemoryContext context)
 	EsApplied	result;
 	ErrorData  *error = es_worker_slice(entry, context, &result);
 
+	entry->is_cut = false;
 	if (error == NULL)
 	{
 		if (entry->position < 0)
@@ -481,7 +505,9 @@ es_worker_serve(EsWorkerEntry *entry, MemoryContext context)
 	{
 		entry->limit = 1;
 		es_worker_record(entry, &result, error);
+		return true;
 	}
+	entry->is_cut = true;
 	return true;
 }
 
@@ -520,28 +546,41 @@ es_worker_try(EsWorkerEntry *entry, MemoryContext context, long *pause_ms,
 /*
  * Look and serve once.
  *
+ * failed		result: there were errors that are not the handlers'
+ *
  * Result: true when something was done.
  */
 static bool
-es_worker_round(MemoryContext context, long *pause_ms, bool *retrying)
+es_worker_round(MemoryContext context, long *pause_ms, bool *retrying, bool *failed)
 {
 	List	   *due = NIL;
 	bool		busy = false;
-	bool		failed = !es_worker_try(NULL, context, pause_ms, retrying, &due, &busy);
 	ListCell   *lc;
+
+	*failed = !es_worker_try(NULL, context, pause_ms, retrying, &due, &busy);
 
 	foreach(lc, due)
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (!es_worker_try(lfirst(lc), context, pause_ms, retrying, &due, &busy))
-			failed = true;
+			*failed = true;
 	}
-	if (failed)
-	{
-		*pause_ms = ES_ERROR_MS;
-		*retrying = true;
-	}
-	return busy && !failed;
+	return busy && !*failed;
+}
+
+/*
+ * Pause, whatever is appended meanwhile.
+ */
+static void
+es_worker_pause(long ms)
+{
+	es_wakeup_cancel();
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, ms,
+					 es_wait_event());
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
 }
 
 /*
@@ -602,6 +641,7 @@ es_projection_worker_main(Datum main_arg)
 	{
 		long		pause_ms;
 		bool		retrying;
+		bool		failed;
 
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
@@ -611,7 +651,7 @@ es_projection_worker_main(Datum main_arg)
 		}
 
 		if (TimestampDifferenceExceeds(started_at, GetCurrentTimestamp(), ES_TURN_MS) &&
-			es_projection_others_wait())
+			!es_worker_cuts() && es_projection_others_wait())
 			proc_exit(0);
 
 		/*
@@ -619,16 +659,10 @@ es_projection_worker_main(Datum main_arg)
 		 * would be a waste.
 		 */
 		if (empty > 2)
-		{
-			es_wakeup_cancel();
-			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-							 Min(empty - 2, ES_EMPTY_MAX_MS), es_wait_event());
-			ResetLatch(MyLatch);
-			CHECK_FOR_INTERRUPTS();
-		}
+			es_worker_pause(Min(empty - 2, ES_EMPTY_MAX_MS));
 
 		es_wakeup_prepare();
-		if (es_worker_round(context, &pause_ms, &retrying))
+		if (es_worker_round(context, &pause_ms, &retrying, &failed))
 		{
 			/* autovacuum lives on what a busy worker reports */
 			pgstat_report_stat(false);
@@ -642,12 +676,19 @@ es_projection_worker_main(Datum main_arg)
 			empty = TimestampDifferenceExceeds(looked_at, now, ES_RARE_MS) ? 1 : empty + 1;
 			looked_at = now;
 			pgstat_report_activity(STATE_IDLE, NULL);
-			if (!retrying &&
+			if (!retrying && !failed &&
 				TimestampDifferenceExceeds(busy_at, now, es_worker_idle_timeout_ms))
 				proc_exit(0);
 			pgstat_report_stat(false);
-			(void) es_wakeup_sleep(pause_ms);
+			if (failed)
+				es_worker_pause(ES_ERROR_MS);
+			else
+				(void) es_wakeup_sleep(pause_ms);
 		}
+
+		/* while there is something to do, somebody has to see that it is done */
+		if (empty == 0 || retrying || failed)
+			es_worker_ensure();
 		MemoryContextReset(context);
 	}
 }

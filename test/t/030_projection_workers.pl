@@ -26,6 +26,7 @@ several_at_once();
 restarts('preloaded', 'event_store');
 restarts('not preloaded', '');
 makes_way();
+both_end();
 no_slot();
 done_testing();
 
@@ -248,6 +249,40 @@ sub makes_way
 		$admin->do('DROP DATABASE IF EXISTS busy WITH (FORCE)');
 	}
 	$admin->disconnect;
+	$node->stop;
+	return;
+}
+
+# First the database's worker ends, then that of the projection, and nothing is
+# appended: what is left to do is done.
+sub both_end
+{
+	my $node = store_cluster('both_end');
+	create_store($node);
+	my $dbh = connect_store($node);
+	$dbh->do(q{CREATE FUNCTION slow(e es_event) RETURNS void LANGUAGE plpgsql AS $$
+		BEGIN PERFORM pg_sleep(0.01); END $$});
+	append_batch($dbh, "Acc-$_", -1, 'Added', [ map { undef } 1 .. 100 ]) for 1 .. 10;
+	$dbh->do(q{SELECT es_create_projection('p', 'slow(es_event)', batch_size => 10)});
+	my $end = sub {
+		my $pid = sql_value($dbh, 'SELECT pid FROM pg_catalog.pg_stat_activity WHERE backend_type = ?', $_[0]);
+		$dbh->do('SELECT pg_terminate_backend(?)', undef, $pid);
+		return $pid;
+	};
+	my $is_new = sub {
+		my ($type, $old) = @_;
+		return poll_until(
+			sub {
+				sql_value($dbh, 'SELECT pid FROM pg_catalog.pg_stat_activity WHERE backend_type = ? AND pid <> ?',
+					$type, $old);
+			});
+	};
+	ok(wait_for_worker($dbh), 'both end: a worker is busy');
+	ok($is_new->('event_store worker', $end->('event_store worker')),
+		"both end: it sees that the database's worker is started again");
+	ok($is_new->('event_store projections', $end->('event_store projections')),
+		'both end: which starts it again');
+	$dbh->disconnect;
 	$node->stop;
 	return;
 }

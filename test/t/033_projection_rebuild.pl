@@ -75,6 +75,7 @@ is(differences($dbh, 'model'), '', 'in the end: read model = recomputation');
 is(outbox_faults(), '', 'in the end: side effects once each');
 replayed_to_a_gap();
 dropped();
+old_snapshot();
 $dbh->disconnect;
 $node->stop;
 done_testing();
@@ -237,6 +238,26 @@ sub dropped
 	wait_clients(test => 'drop: it goes on after the slice');
 	is(sql_value($dbh, q{SELECT count(*) FROM event_store.projection_parked WHERE projection = 'short'}),
 		0, 'drop: nothing is left of what the slice has parked');
+	return;
+}
+
+# Who drops a projection with a snapshot older than its new version cannot
+# leave that behind.
+sub old_snapshot
+{
+	my $other = connect_store($node);
+	$dbh->do(q{SELECT es_create_projection('old', 'does_nothing(es_event)', ARRAY['Drop'])});
+	caught_up($dbh, 'old');
+	$other->do('BEGIN ISOLATION LEVEL REPEATABLE READ');
+	is(sql_value($other, q{SELECT count(*) FROM event_store.projection WHERE name = 'old'}), 1,
+		'old snapshot: without the new version');
+	$dbh->do(q{SELECT es_prepare_projection('old', 'does_nothing(es_event)')});
+	is(sqlstate($other, q{SELECT es_drop_projection('old')}), '40001', 'old snapshot: it says so');
+	$other->do('ROLLBACK');
+	is(sqlstate($other, q{SELECT es_drop_projection('old')}), '00000', 'old snapshot: a newer one drops');
+	is(sql_value($dbh, q{SELECT count(*) FROM event_store.projection WHERE name = 'old'}), 0,
+		'old snapshot: both');
+	$other->disconnect;
 	return;
 }
 

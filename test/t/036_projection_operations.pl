@@ -218,6 +218,22 @@ sub row_security
 		'INSERT INTO seen VALUES (e.global_position)'});
 	is(sql_value($dbh, q{SELECT es_retry_projection_parked('p')}), 2, 'row security: a retry');
 	is($wrong->(), 0, 'row security: in the end it has what the policy shows');
+	# a policy that fails is a failure of that event
+	run_sql($dbh, 'DROP POLICY own ON event_store.event',
+		q{CREATE POLICY own ON event_store.event FOR SELECT TO tenant
+		  USING ((metadata->>'number')::int = 1)});
+	$dbh->do(q{SELECT es_append('T-4', -1, 'Added', '{}', jsonb_build_object('number', n))
+		FROM unnest(ARRAY['1', 'abc', '1']) AS n});
+	$tenant->do(q{SELECT es_create_projection('fails', 'on_event(es_event)', policy => 'park',
+		after_position => es_head() - 3, max_attempts => 2)});
+	caught_up($dbh, 'fails');
+	is_deeply(
+		$dbh->selectall_arrayref(
+			q{SELECT disposition, sqlstate FROM event_store.projection_parked
+			  WHERE projection = 'fails' ORDER BY global_position}),
+		[ [ 'parked', '22P02' ], [ 'behind', undef ] ],
+		'row security: an event whose policy fails can be parked');
+	$tenant->do(q{SELECT es_drop_projection('fails')});
 	$tenant->do(q{SELECT es_drop_projection('p')});
 	$tenant->disconnect;
 	run_sql($dbh, q{SELECT es_revoke('tenant', 'admin')}, 'DROP OWNED BY tenant', 'DROP ROLE tenant');
@@ -382,6 +398,22 @@ sub turns
 		create_projection("of_$role", create_model($dbh, "model_$role"));
 		$dbh->do('RESET SESSION AUTHORIZATION');
 	}
+
+	# to find its bad event takes longer than a turn
+	run_sql($dbh, 'SET SESSION AUTHORIZATION turn_1',
+		q{CREATE FUNCTION on_cut(events es_event[]) RETURNS void LANGUAGE plpgsql AS $$
+			BEGIN
+				PERFORM pg_sleep(0.25);
+				IF EXISTS (SELECT FROM unnest(events) WHERE jsonb_exists(data, 'poison')) THEN
+					RAISE 'poison';
+				END IF;
+			END $$});
+	append_batch($dbh, 'Cut-1', 0, 'Added', [ map { undef } 1 .. 40 ]);
+	append($dbh, 'Cut-1', 40, 'Added', undef, '{"n": 1, "poison": 1}');
+	append_batch($dbh, 'Cut-1', 41, 'Added', [ map { undef } 1 .. 100 ]);
+	create_projection('cut', 'on_cut(es_event[])', categories => q{'{Cut}'}, max_attempts => 1,
+		policy => q{'skip'});
+	$dbh->do('RESET SESSION AUTHORIZATION');
 	new_flags();
 	start_client('writer', sub { write_amounts($node, 50, db => 'turns', pause => 5) });
 	my %turns = map { $_ => 0 } @roles;
@@ -397,6 +429,8 @@ sub turns
 		});
 	is(join(', ', sort keys %turns), join(', ', @roles), 'turns: one worker at a time');
 	cmp_ok($turns{$_}, '>=', 3, "turns: $_ has some") for @roles;
+	ok(poll_until(sub { projection($dbh, 'cut')->{events_skipped} == 1 }),
+		'turns: the search for a bad event gets to its end');
 	flag_set('stop');
 	wait_clients(test => 'turns: the writer did not fail');
 	foreach my $role (@roles)
@@ -406,6 +440,7 @@ sub turns
 		is(projection($dbh, "of_$role")->{error_sqlstate}, undef, "turns: no error noted for $role");
 		$dbh->do('SELECT es_drop_projection(?)', undef, "of_$role");
 	}
+	$dbh->do(q{SELECT es_drop_projection('cut')});
 	run_sql($dbh, "SELECT es_revoke('$_', 'admin')", "DROP OWNED BY $_ CASCADE", "DROP ROLE $_") for @roles;
 	allow_workers(4);
 	return;
