@@ -10,12 +10,12 @@
  * coalesced NOTIFY.
  *
  * Shared memory: one entry for each database, taken at first use and kept
- * while the server runs.  dboid is set under AddinShmemInitLock and then
- * constant; the rest are atomics, written by the worker (attempted_at: by
- * whoever tries to start it; called: by appenders).  A latch that is set for a
- * process that took over a dead worker's slot wakes it for nothing, no more.
- * When there is no entry left, or no room for the table, waiters poll: all of
- * this is about latency, nothing here is needed to be correct.
+ * until the database is gone and another one needs it.  dboid is set under
+ * AddinShmemInitLock; the rest are atomics, written by the worker
+ * (attempted_at: by whoever tries to start it; called: by appenders).  A latch
+ * that is set for a process that took over a dead worker's slot wakes it for
+ * nothing, no more.  When there is no entry left, or no room for the table,
+ * waiters poll and no worker runs: nothing here is needed to be correct.
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -30,6 +30,7 @@
 #include "storage/shmem.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "es_compat.h"
@@ -39,13 +40,25 @@
 #include "es_wakeup.h"
 #include "es_worker.h"
 
+/* databases with event stores that have workers */
 #define ES_WAKEUP_DATABASES		64
+
+/* entries in use; few in the test build, so that a test can use them up */
+#ifdef ES_FAULTS
+#define ES_WAKEUP_USED			4
+#else
+#define ES_WAKEUP_USED			ES_WAKEUP_DATABASES
+#endif
 
 /* fourth field of the advisory lock tag that a database's worker holds */
 #define ES_LOCK_CLASS_WORKER	6
 
 /* pause between two attempts to start the worker */
-#define ES_WORKER_RETRY_MS		2000
+#define ES_WORKER_RETRY_MS		1000
+
+/* how long a new worker waits for one that is about to end, in pauses */
+#define ES_CLAIM_PAUSES			100
+#define ES_CLAIM_PAUSE_US		10000
 
 /* how often waiters look for themselves, without and with a worker */
 #define ES_POLL_MS				20
@@ -62,11 +75,14 @@ typedef struct EsWakeupEntry
 	pg_atomic_uint32 waiters;	/* sessions that sleep on settled */
 	pg_atomic_uint32 resting;	/* the worker rests and then looks unasked */
 	pg_atomic_uint32 called;	/* somebody has called since it last looked */
+	pg_atomic_uint32 wanted;	/* there is to be a worker: none has retired */
 	ConditionVariable settled;	/* broadcast when head has moved */
 } EsWakeupEntry;
 
 typedef struct EsWakeupShared
 {
+	pg_atomic_uint32 launcher;	/* PGPROC number of the launcher + 1; 0 = none */
+	bool		told_full;		/* the log says that there is no entry left */
 	EsWakeupEntry entries[ES_WAKEUP_DATABASES];
 } EsWakeupShared;
 
@@ -96,6 +112,20 @@ es_wakeup_request(void)
 }
 
 static void
+es_wakeup_reset(EsWakeupEntry *entry, Oid dboid)
+{
+	entry->dboid = dboid;
+	pg_atomic_init_u32(&entry->worker, 0);
+	pg_atomic_init_u32(&entry->store, InvalidOid);
+	pg_atomic_init_u64(&entry->head, 0);
+	pg_atomic_init_u64(&entry->attempted_at, 0);
+	pg_atomic_init_u32(&entry->waiters, 0);
+	pg_atomic_init_u32(&entry->resting, 0);
+	pg_atomic_init_u32(&entry->called, 0);
+	pg_atomic_init_u32(&entry->wanted, 0);
+}
+
+static void
 es_wakeup_create(void)
 {
 	bool		found;
@@ -105,19 +135,12 @@ es_wakeup_create(void)
 									   sizeof(EsWakeupShared), &found);
 	if (!found)
 	{
+		pg_atomic_init_u32(&es_wakeup_shared->launcher, 0);
+		es_wakeup_shared->told_full = false;
 		for (int i = 0; i < ES_WAKEUP_DATABASES; i++)
 		{
-			EsWakeupEntry *entry = &es_wakeup_shared->entries[i];
-
-			entry->dboid = InvalidOid;
-			pg_atomic_init_u32(&entry->worker, 0);
-			pg_atomic_init_u32(&entry->store, InvalidOid);
-			pg_atomic_init_u64(&entry->head, 0);
-			pg_atomic_init_u64(&entry->attempted_at, 0);
-			pg_atomic_init_u32(&entry->waiters, 0);
-			pg_atomic_init_u32(&entry->resting, 0);
-			pg_atomic_init_u32(&entry->called, 0);
-			ConditionVariableInit(&entry->settled);
+			es_wakeup_reset(&es_wakeup_shared->entries[i], InvalidOid);
+			ConditionVariableInit(&es_wakeup_shared->entries[i].settled);
 		}
 	}
 	LWLockRelease(AddinShmemInitLock);
@@ -129,6 +152,70 @@ es_wakeup_startup(void)
 	if (prev_shmem_startup_hook)
 		prev_shmem_startup_hook();
 	es_wakeup_create();
+}
+
+/*
+ * Take this database's entry, a free one, or the one that had been given to
+ * another database.
+ */
+static EsWakeupEntry *
+es_wakeup_take(Oid dboid)
+{
+	EsWakeupEntry *result = NULL;
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	for (int i = 0; i < ES_WAKEUP_USED && result == NULL; i++)
+	{
+		if (es_wakeup_shared->entries[i].dboid == MyDatabaseId)
+			result = &es_wakeup_shared->entries[i];
+	}
+	for (int i = 0; i < ES_WAKEUP_USED && result == NULL; i++)
+	{
+		if (es_wakeup_shared->entries[i].dboid != dboid)
+			continue;
+		result = &es_wakeup_shared->entries[i];
+		es_wakeup_reset(result, MyDatabaseId);
+	}
+	LWLockRelease(AddinShmemInitLock);
+	return result;
+}
+
+/*
+ * Take an entry of a database that has been dropped.  Nobody uses it any
+ * longer: a database is dropped only when nobody is connected to it.
+ */
+static EsWakeupEntry *
+es_wakeup_take_over(void)
+{
+	Oid			databases[ES_WAKEUP_USED];
+	bool		tell;
+
+	LWLockAcquire(AddinShmemInitLock, LW_SHARED);
+	for (int i = 0; i < ES_WAKEUP_USED; i++)
+		databases[i] = es_wakeup_shared->entries[i].dboid;
+	LWLockRelease(AddinShmemInitLock);
+
+	for (int i = 0; i < ES_WAKEUP_USED; i++)
+	{
+		EsWakeupEntry *entry;
+
+		if (SearchSysCacheExists1(DATABASEOID, ObjectIdGetDatum(databases[i])))
+			continue;
+		entry = es_wakeup_take(databases[i]);
+		if (entry != NULL)
+			return entry;
+	}
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	tell = !es_wakeup_shared->told_full;
+	es_wakeup_shared->told_full = true;
+	LWLockRelease(AddinShmemInitLock);
+	if (tell)
+		ereport(LOG,
+				errmsg("more than %d databases with event stores, some will have no background workers",
+					   ES_WAKEUP_USED),
+				errdetail("Consumers poll there, and projections are not kept up to date."));
+	return NULL;
 }
 
 /*
@@ -167,20 +254,14 @@ es_wakeup_get(void)
 			return NULL;
 	}
 
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	for (int i = 0; i < ES_WAKEUP_DATABASES; i++)
+	es_wakeup_entry = es_wakeup_take(InvalidOid);
+	if (es_wakeup_entry == NULL)
 	{
-		EsWakeupEntry *entry = &es_wakeup_shared->entries[i];
-
-		if (!OidIsValid(entry->dboid))
-			entry->dboid = MyDatabaseId;
-		if (entry->dboid == MyDatabaseId)
-		{
-			es_wakeup_entry = entry;
-			break;
-		}
+		if (IsTransactionState())
+			es_wakeup_entry = es_wakeup_take_over();
+		else
+			es_wakeup_tried = false;	/* a later call can look */
 	}
-	LWLockRelease(AddinShmemInitLock);
 	return es_wakeup_entry;
 }
 
@@ -245,6 +326,12 @@ es_wakeup_awake(void)
 	es_wakeup_sleeping = false;
 }
 
+static void
+es_wakeup_exit(int code, Datum arg)
+{
+	es_wakeup_awake();
+}
+
 /*
  * At the end of a transaction that has appended: have the worker look.
  *
@@ -307,7 +394,13 @@ es_wakeup_sleep(long max_ms)
 
 	if (entry != NULL)
 	{
+		static bool exit_registered = false;
 		bool		timed_out;
+
+		/* workers sleep outside transactions, whose abort would count down */
+		if (!exit_registered)
+			before_shmem_exit(es_wakeup_exit, (Datum) 0);
+		exit_registered = true;
 
 		/* a caught error may have left us counted */
 		if (!es_wakeup_sleeping)
@@ -466,9 +559,14 @@ es_wakeup_await(int64 after, TimestampTz deadline)
 static void
 es_wakeup_release(int code, Datum arg)
 {
+	uint32		launcher;
+
 	pg_atomic_write_u32(&es_wakeup_entry->resting, 0);
 	pg_atomic_write_u32(&es_wakeup_entry->worker, 0);
 	es_wakeup_broadcast();
+	launcher = pg_atomic_read_u32(&es_wakeup_shared->launcher);
+	if (launcher != 0)
+		SetLatch(&GetPGProcByNumber(launcher - 1)->procLatch);
 }
 
 /*
@@ -485,9 +583,18 @@ es_wakeup_claim(void)
 	if (entry == NULL)
 		return false;
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, 0, ES_LOCK_CLASS_WORKER);
-	if (LockAcquire(&tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
-		return false;
+	for (int i = 0;
+		 LockAcquire(&tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL;
+		 i++)
+	{
+		/* one that has said it is gone still holds the lock for a moment */
+		if (pg_atomic_read_u32(&entry->worker) != 0 || i == ES_CLAIM_PAUSES)
+			return false;
+		CHECK_FOR_INTERRUPTS();
+		pg_usleep(ES_CLAIM_PAUSE_US);
+	}
 	before_shmem_exit(es_wakeup_release, (Datum) 0);
+	pg_atomic_write_u32(&entry->wanted, 1);
 	pg_atomic_write_u32(&entry->worker, es_proc_number() + 1);
 	return true;
 }
@@ -533,9 +640,65 @@ es_wakeup_retire(void)
 	uint32		worker = pg_atomic_exchange_u32(&es_wakeup_entry->worker, 0);
 
 	if (!es_wakeup_called())
+	{
+		es_wakeup_resign();
 		return true;
+	}
 	pg_atomic_write_u32(&es_wakeup_entry->worker, worker);
 	return false;
+}
+
+/*
+ * The launcher need not start another worker for this database.
+ */
+void
+es_wakeup_resign(void)
+{
+	for (int i = 0; i < ES_WAKEUP_DATABASES && es_wakeup_shared != NULL; i++)
+	{
+		if (es_wakeup_shared->entries[i].dboid == MyDatabaseId)
+			pg_atomic_write_u32(&es_wakeup_shared->entries[i].wanted, 0);
+	}
+}
+
+static void
+es_wakeup_launcher_exit(int code, Datum arg)
+{
+	pg_atomic_write_u32(&es_wakeup_shared->launcher, 0);
+}
+
+/*
+ * Become the launcher, whose latch is set when a worker ends.
+ */
+void
+es_wakeup_launcher_begin(void)
+{
+	before_shmem_exit(es_wakeup_launcher_exit, (Datum) 0);
+	pg_atomic_write_u32(&es_wakeup_shared->launcher, es_proc_number() + 1);
+}
+
+/*
+ * Databases whose worker has ended for another reason than that there was
+ * nothing to do.
+ *
+ * Result: OIDs in the current memory context.
+ */
+List *
+es_wakeup_orphans(void)
+{
+	List	   *result = NIL;
+
+	LWLockAcquire(AddinShmemInitLock, LW_SHARED);
+	for (int i = 0; i < ES_WAKEUP_DATABASES; i++)
+	{
+		EsWakeupEntry *entry = &es_wakeup_shared->entries[i];
+
+		if (OidIsValid(entry->dboid) && pg_atomic_read_u32(&entry->worker) == 0 &&
+			pg_atomic_read_u32(&entry->wanted) != 0)
+			result = lappend_oid(result, entry->dboid);
+	}
+	LWLockRelease(AddinShmemInitLock);
+	return result;
 }
 
 /*

@@ -7,6 +7,7 @@
 #define ES_WAKEUP_H
 
 #include "datatype/timestamp.h"
+#include "nodes/pg_list.h"
 
 /* event_store.notify */
 typedef enum EsNotifyMode
@@ -34,8 +35,13 @@ extern int	es_wakeup_waiters(void);
 extern void es_wakeup_begin_look(void);
 extern bool es_wakeup_called(void);
 extern bool es_wakeup_retire(void);
+extern void es_wakeup_resign(void);
 extern void es_wakeup_publish(Oid store, int64 head, bool resting);
 extern void es_wakeup_broadcast(void);
+
+/* for the launcher */
+extern void es_wakeup_launcher_begin(void);
+extern List *es_wakeup_orphans(void);
 
 /* start the database's worker unless it runs; never fails, never waits */
 extern void es_worker_ensure(void);

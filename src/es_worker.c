@@ -11,9 +11,10 @@
  *
  * It starts when it is first needed, by es_worker_ensure().  With
  * shared_preload_libraries the launcher also starts it with the server, in
- * every database that has the extension.  It ends by itself when the
- * extension is gone, nothing has happened for a while, or somebody wants to
- * drop the database; the next append starts it again.
+ * every database that has the extension, and again when it has ended before
+ * its work was done.  It ends by itself when the extension is gone, nothing
+ * has happened for a while, or somebody wants to have the database for
+ * himself; the next append starts it again.
  *
  * It runs as the bootstrap superuser and executes no user code.
  *-------------------------------------------------------------------------
@@ -39,6 +40,7 @@
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -76,8 +78,26 @@
 /* restart of the launcher after a crash, s */
 #define ES_LAUNCHER_RESTART_S	5
 
+/* how soon the launcher starts a worker again */
+#define ES_LAUNCHER_LOOK_MS		1000
+
 PGDLLEXPORT void es_worker_main(Datum main_arg);
 PGDLLEXPORT void es_launcher_main(Datum main_arg);
+
+/*
+ * Does somebody want a database for himself, to drop, rename or copy it?
+ */
+static bool
+es_worker_database_is_wanted(Oid database)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_OBJECT(tag, InvalidOid, DatabaseRelationId, database, 0);
+	if (LockAcquire(&tag, RowExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+		return true;
+	(void) LockRelease(&tag, RowExclusiveLock, false);
+	return false;
+}
 
 /*
  * Is the extension gone, or does somebody want to drop it, or have this
@@ -94,11 +114,8 @@ es_worker_in_the_way(void)
 {
 	LOCKTAG		tag;
 
-	SET_LOCKTAG_OBJECT(tag, InvalidOid, DatabaseRelationId, MyDatabaseId, 0);
-	if (LockAcquire(&tag, RowExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+	if (es_worker_database_is_wanted(MyDatabaseId))
 		return true;
-	(void) LockRelease(&tag, RowExclusiveLock, false);
-
 	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, ExtensionRelationId,
 					   es_store_extension(), 0);
 	if (LockAcquire(&tag, AccessShareLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
@@ -171,6 +188,8 @@ es_worker_round(int64 *head, bool *busy)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	if (es_worker_in_the_way())
 	{
+		if (!OidIsValid(es_store_extension()))
+			es_wakeup_resign();
 		PopActiveSnapshot();
 		CommitTransactionCommand();
 		return -1;
@@ -209,6 +228,23 @@ es_worker_round(int64 *head, bool *busy)
 }
 
 /*
+ * The launcher tries every database; those without the extension take no
+ * place in shared memory.
+ */
+static bool
+es_worker_has_extension(void)
+{
+	bool		result;
+
+	StartTransactionCommand();
+	result = OidIsValid(es_store_extension());
+	if (!result)
+		es_wakeup_resign();
+	CommitTransactionCommand();
+	return result;
+}
+
+/*
  * Main function of a database's worker.
  */
 void
@@ -226,7 +262,7 @@ es_worker_main(Datum main_arg)
 	/* losing a notification in a crash is harmless, waiting for disk is not */
 	SetConfigOption("synchronous_commit", "off", PGC_USERSET, PGC_S_OVERRIDE);
 
-	if (!es_wakeup_claim())
+	if (!es_worker_has_extension() || !es_wakeup_claim())
 		proc_exit(0);
 
 	busy_at = GetCurrentTimestamp();
@@ -331,24 +367,15 @@ es_launcher_start(Oid database)
 }
 
 /*
- * Main function of the launcher: start a worker in every database at server
- * start.  It stays, connected to no database, so that the postmaster starts
- * it again after a crash.
+ * The databases that one can connect to; OIDs in the given context.
  */
-void
-es_launcher_main(Datum main_arg)
+static List *
+es_launcher_databases(MemoryContext context)
 {
-	List	   *databases = NIL;
-	ListCell   *lc;
+	List	   *result = NIL;
 	Relation	rel;
 	TableScanDesc scan;
 	HeapTuple	tuple;
-	MemoryContext context = CurrentMemoryContext;
-
-	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, die);
-	BackgroundWorkerUnblockSignals();
-	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 
 	StartTransactionCommand();
 	(void) GetTransactionSnapshot();
@@ -362,15 +389,72 @@ es_launcher_main(Datum main_arg)
 		{
 			MemoryContext old_context = MemoryContextSwitchTo(context);
 
-			databases = lappend_oid(databases, database->oid);
+			result = lappend_oid(result, database->oid);
 			MemoryContextSwitchTo(old_context);
 		}
 	}
 	table_endscan(scan);
 	table_close(rel, AccessShareLock);
 	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+	return result;
+}
 
-	foreach(lc, databases)
+/*
+ * Start the workers again that have made way for somebody, or were killed.
+ *
+ * Result: true when one is still missing.
+ */
+static bool
+es_launcher_look(MemoryContext context)
+{
+	List	   *orphans = es_wakeup_orphans();
+	List	   *databases;
+	ListCell   *lc;
+	bool		missing = false;
+
+	if (orphans == NIL)
+		return false;
+	databases = es_launcher_databases(context);
+	StartTransactionCommand();
+	foreach(lc, orphans)
+	{
+		Oid			database = lfirst_oid(lc);
+
+		if (!list_member_oid(databases, database))
+			continue;
+		missing = true;
+		if (!es_worker_database_is_wanted(database))
+			(void) es_worker_register(database, NULL);
+	}
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+	return missing;
+}
+
+/*
+ * Main function of the launcher: start a worker in every database at server
+ * start, and again when one has ended although there is work to do.  It is
+ * connected to no database, so that the postmaster starts it again after a
+ * crash.
+ */
+void
+es_launcher_main(Datum main_arg)
+{
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "event_store launcher",
+												  ALLOCSET_DEFAULT_SIZES);
+	TimestampTz looked_at = 0;
+	bool		missing = false;
+	ListCell   *lc;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+	MemoryContextSwitchTo(context);
+	es_wakeup_launcher_begin();
+
+	foreach(lc, es_launcher_databases(context))
 	{
 		CHECK_FOR_INTERRUPTS();
 		es_launcher_start(lfirst_oid(lc));
@@ -379,9 +463,19 @@ es_launcher_main(Datum main_arg)
 	pgstat_report_activity(STATE_IDLE, NULL);
 	for (;;)
 	{
-		CHECK_FOR_INTERRUPTS();
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH, -1, es_wait_event());
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (missing ? WL_TIMEOUT : 0),
+						 ES_LAUNCHER_LOOK_MS, es_wait_event());
 		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+
+		/* one that dies at once is not started all the time */
+		missing = true;
+		if (!TimestampDifferenceExceeds(looked_at, GetCurrentTimestamp(), ES_LAUNCHER_LOOK_MS))
+			continue;
+		MemoryContextReset(context);
+		missing = es_launcher_look(context);
+		looked_at = GetCurrentTimestamp();
 	}
 }
 

@@ -18,6 +18,8 @@ my $late = 4;
 seed_random();
 starts_on_demand();
 starts_with_the_server();
+comes_back();
+databases_come_and_go();
 no_worker_to_be_had();
 modes();
 worker_waits_for_lock();
@@ -193,6 +195,76 @@ sub starts_with_the_server
 	}, 60), 'after the crash it is there again');
 	$dbh->disconnect;
 	$node->stop;
+	return;
+}
+
+# Preloaded, a worker that has ended before its work was done is started again
+# without an append.
+sub comes_back
+{
+	my $node = store_cluster('wakeup_again', preload => 'event_store');
+	create_store($node);
+	my $dbh = connect_store($node);
+	append($dbh, 'Order-1', 0, 'Placed');
+	ok(wait_for_worker($dbh), 'again: a worker is there');
+	my $pid = worker_pid($dbh);
+	my $is_new = sub { my $now = worker_pid($dbh); return $now && $now != $pid };
+	$dbh->do("SELECT pg_terminate_backend($pid)");
+	ok(poll_until($is_new, 20), 'again: after it was terminated');
+
+	# it makes way, but as we stay the database cannot be copied
+	$pid = worker_pid($dbh);
+	my $admin = connect_store($node, db => 'template1', plain => 1);
+	is(sqlstate($admin, 'CREATE DATABASE copy TEMPLATE postgres'), '55006', 'again: the database is in use');
+	ok(poll_until($is_new, 20), 'again: after it has made way');
+	is(sqlstate($admin, 'CREATE DATABASE gone'), '00000', 'again: another database');
+	my $other = connect_store($node, db => 'gone', plain => 1);
+	$other->do('CREATE EXTENSION event_store');
+	append($other, 'Order-1', 0, 'Placed');
+	ok(wait_for_worker($other), 'again: which has a worker');
+	$other->disconnect;
+	is(sqlstate($admin, 'DROP DATABASE gone'), '00000', 'again: and is dropped');
+	$admin->disconnect;
+	$dbh->disconnect;
+	$node->stop;
+	unlike(PostgreSQL::Test::Utils::slurp_file($node->logfile), qr/database \d+ does not exist/,
+		'again: nobody tries to start a worker there');
+	return;
+}
+
+# The test build has room for four databases in shared memory; those that were
+# dropped make room for others.
+sub databases_come_and_go
+{
+	my $node = store_cluster('wakeup_many');
+	create_store($node, 'original');
+	use_fault_build($node, 'original');
+	my $admin = connect_store($node, plain => 1);
+	foreach my $n (1 .. 6)
+	{
+		my $copied = poll_until(sub {
+			sqlstate($admin, "CREATE DATABASE copy_$n TEMPLATE original") eq '00000';
+		});
+		ok($copied, "database $n: made");
+		my $dbh = connect_store($node, db => "copy_$n");
+		append($dbh, 'Order-1', 0, 'Placed');
+		ok(wait_for_worker($dbh), "database $n: it has a worker");
+		$dbh->disconnect;
+		$admin->do("DROP DATABASE copy_$n") if $n <= 4;
+	}
+
+	# with four of them at a time there is no room, but all else works
+	$admin->do("CREATE DATABASE more_$_ TEMPLATE original") for 1 .. 2;
+	my @dbh = map { connect_store($node, db => $_) } qw(copy_5 copy_6 more_1 more_2 original);
+	my %has = map { $_->{Name} =~ /dbname=(\w+)/; append($_, 'Order-2', 0, 'Placed'); ($1 => $_) } @dbh;
+	my $event = append($has{original}, 'Order-2', 1, 'Placed');
+	is(sql_value($has{original}, q{SELECT es_wait(?, '10 s')}, $event->{position} - 1),
+		$event->{position}, 'no room: es_wait works');
+	is(worker_pid($has{original}), undef, 'no room: there is no worker');
+	$_->disconnect for @dbh, $admin;
+	$node->stop;
+	like(PostgreSQL::Test::Utils::slurp_file($node->logfile), qr/more than 4 databases with event stores/,
+		'no room: the log says so');
 	return;
 }
 
