@@ -121,6 +121,15 @@ SELECT count(*) FROM es_fetch('again', 1, member => 'm1');
 SELECT es_ack('again', :got, 'm1'), es_ack('again', :got, 'm1');
 SELECT es_drop_subscription('again');
 
+-- the cursor moves over what nobody wants, even if every call has to renew the lease
+SELECT es_create_subscription('lazy', ARRAY['Lazy'], NULL, :base, 2);
+SELECT count(*) FROM es_fetch('lazy', member => 'm1');
+SELECT count(*) FROM es_append_batch('Unwanted-1', -1, array_fill('Happened'::text, ARRAY[1000]), array_fill('1'::jsonb, ARRAY[1000]));
+UPDATE event_store.subscription_member SET lease_until = clock_timestamp() WHERE subscription = 'lazy';
+SELECT count(*) FROM es_fetch('lazy', 100, '1 h', 'm1');
+SELECT checkpoint = es_head() AS moved FROM event_store.subscription_members WHERE subscription = 'lazy';
+SELECT es_drop_subscription('lazy');
+
 -- errors
 SELECT es_fetch('grp');
 SELECT es_ack('grp', 1);

@@ -208,6 +208,26 @@ SELECT es_retry_parked('sub_a');
 SELECT count(*) > 0 AS visible FROM event_store.subscriptions;
 UPDATE event_store.subscription_checkpoint SET position = 0;
 RESET ROLE;
+-- a stream's queue, of which row-level security hides every third event
+SELECT es_head() AS base \gset
+SELECT count(*) FROM (SELECT es_append('Hide-1', -1, 'T' || n % 2, to_jsonb(n)) FROM generate_series(1, 60) n) a;
+SELECT es_create_subscription('sub_hide', ARRAY['Hide'], ARRAY['T1'], :base, retry_delay => '0');
+SELECT count(*), min(global_position) AS failed FROM es_fetch('sub_hide') \gset
+SELECT es_nack('sub_hide', :failed, 'bad'), es_ack('sub_hide', es_head());
+CREATE POLICY hide ON event_store.event TO regress_es_consumer USING (data::int % 3 > 0);
+ALTER TABLE event_store.event ENABLE ROW LEVEL SECURITY;
+SET ROLE regress_es_consumer;
+SELECT version FROM es_fetch('sub_hide');
+SELECT es_ack('sub_hide', :failed);
+SELECT array_agg(version) FROM es_fetch('sub_hide', 16);
+SELECT es_ack('sub_hide', max(global_position)) FROM es_fetch('sub_hide', 16);
+SELECT array_agg(version) FROM es_fetch('sub_hide', 16);
+SELECT es_ack('sub_hide', es_head());
+SELECT count(*) FROM es_fetch('sub_hide');
+RESET ROLE;
+ALTER TABLE event_store.event DISABLE ROW LEVEL SECURITY;
+DROP POLICY hide ON event_store.event;
+SELECT count(*) FROM event_store.parked_stream WHERE subscription = 'sub_hide';
 SELECT es_revoke('regress_es_consumer', 'reader');
 SET ROLE regress_es_consumer;
 SELECT count(*) FROM es_fetch('sub_a');

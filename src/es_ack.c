@@ -28,7 +28,8 @@ PG_FUNCTION_INFO_V1(es_ack);
  * Lock the cursor of a consumer that reports back.
  *
  * Errors: 55006 if another consumer has events in hand, 55000 if the lease
- * ended and the events went, or may have gone, to another one.  A group does
+ * ended and the events went, or may have gone, to another one, or if the
+ * subscription was dropped and made again.  A group does
  * not know its members' sessions, so there a member with nothing in hand may
  * repeat only what it has just acknowledged.
  */
@@ -39,7 +40,12 @@ es_ack_begin(const EsSubscription *sub, Datum member,
 	bool		foreign;
 	bool		own;
 
-	es_cursor_load(sub, member, true, cursor);
+	if (!es_cursor_load(sub, member, true, cursor))
+		ereport(ERROR,
+				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				errmsg("subscription \"%s\" was dropped and made again",
+					   TextDatumGetCString(sub->name)),
+				errhint("Roll back, and fetch again."));
 	if (sub->slots > 0)
 	{
 		if (!cursor->exists)

@@ -17,6 +17,10 @@
  * Whatever changes what is to be handed out writes it, es_nack too.  Equal
  * contents would not do: events from a queue can come and go in between and
  * leave the cursor where it was.
+ *
+ * A subscription may be dropped and made again, with another filter, between
+ * the statements that read it and its cursor.  So the latter looks whether it
+ * is still the same one.
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -28,25 +32,32 @@
 #include "es_compat.h"
 #include "es_subscription.h"
 
-#define CHECKPOINT_COLUMNS \
-	"SELECT position, scanned, delivered, session, member, lease_until, lease_until, xmin" \
+#define CHECKPOINT_ROW \
 	" FROM event_store.subscription_checkpoint" \
 	" WHERE subscription OPERATOR(pg_catalog.=) $1" \
 	" AND slot OPERATOR(pg_catalog.=) 0"
-#define MEMBER_COLUMNS \
-	"SELECT position, scanned, delivered, NULL::pg_catalog.int8, member, lease_until," \
-	" lease_until OPERATOR(pg_catalog.-)" \
-	" (lease OPERATOR(pg_catalog.*) '0.66'::pg_catalog.float8), xmin" \
+#define MEMBER_ROW \
 	" FROM event_store.subscription_member" \
 	" WHERE subscription OPERATOR(pg_catalog.=) $1" \
 	" AND member OPERATOR(pg_catalog.=) $2"
+#define OWN_AND_SUBSCRIPTION_XMIN \
+	" xmin, (SELECT s.xmin FROM event_store.subscription s" \
+	" WHERE s.name OPERATOR(pg_catalog.=) $1)"
+#define CHECKPOINT_COLUMNS \
+	"SELECT position, scanned, delivered, session, member, lease_until, lease_until," \
+	OWN_AND_SUBSCRIPTION_XMIN CHECKPOINT_ROW
+#define MEMBER_COLUMNS \
+	"SELECT position, scanned, delivered, NULL::pg_catalog.int8, member, lease_until," \
+	" lease_until OPERATOR(pg_catalog.-)" \
+	" (lease OPERATOR(pg_catalog.*) '0.66'::pg_catalog.float8)," \
+	OWN_AND_SUBSCRIPTION_XMIN MEMBER_ROW
 #define AS_EXPECTED \
 	" AND xmin OPERATOR(pg_catalog.=) $3"
 
 static EsSql es_sql_plain_load = ES_SQL(CHECKPOINT_COLUMNS, 1, TEXTOID);
 static EsSql es_sql_plain_lock = ES_SQL(CHECKPOINT_COLUMNS " FOR UPDATE", 1, TEXTOID);
 static EsSql es_sql_plain_claim =
-ES_SQL(CHECKPOINT_COLUMNS AS_EXPECTED " FOR UPDATE SKIP LOCKED",
+ES_SQL("SELECT 1" CHECKPOINT_ROW AS_EXPECTED " FOR UPDATE SKIP LOCKED",
 3, TEXTOID, TEXTOID, XIDOID);
 static EsSql es_sql_plain_store =
 ES_SQL("UPDATE event_store.subscription_checkpoint"
@@ -58,7 +69,7 @@ ES_SQL("UPDATE event_store.subscription_checkpoint"
 static EsSql es_sql_member_load = ES_SQL(MEMBER_COLUMNS, 2, TEXTOID, TEXTOID);
 static EsSql es_sql_member_lock = ES_SQL(MEMBER_COLUMNS " FOR UPDATE", 2, TEXTOID, TEXTOID);
 static EsSql es_sql_member_claim =
-ES_SQL(MEMBER_COLUMNS AS_EXPECTED " FOR UPDATE SKIP LOCKED",
+ES_SQL("SELECT 1" MEMBER_ROW AS_EXPECTED " FOR UPDATE SKIP LOCKED",
 3, TEXTOID, TEXTOID, XIDOID);
 static EsSql es_sql_member_store =
 ES_SQL("UPDATE event_store.subscription_member"
@@ -73,8 +84,11 @@ ES_SQL("UPDATE event_store.subscription_member"
  *
  * member		the consumer; of a group: whose cursor
  * lock			until the end of the transaction
+ *
+ * Result: false if the subscription was dropped since it was read, and maybe
+ * another one of its name made.
  */
-void
+bool
 es_cursor_load(const EsSubscription *sub, Datum member,
 			   bool lock, EsCursor *cursor)
 {
@@ -92,7 +106,7 @@ es_cursor_load(const EsSubscription *sub, Datum member,
 		cursor->exists = es_sql_run(lock ? &es_sql_member_lock : &es_sql_member_load,
 									args, NULL) > 0;
 	if (!cursor->exists)
-		return;
+		return true;
 
 	cursor->position = es_sql_int64(0, 1, 0);
 	cursor->scanned = es_sql_int64(0, 2, 0);
@@ -104,6 +118,8 @@ es_cursor_load(const EsSubscription *sub, Datum member,
 		cursor->member = datumCopy(value, false, -1);
 	cursor->lease_until = DatumGetTimestampTz(es_sql_datum(0, 6, &isnull));
 	cursor->renew_at = DatumGetTimestampTz(es_sql_datum(0, 7, &isnull));
+	value = es_sql_datum(0, 9, &isnull);
+	return !isnull && DatumGetTransactionId(value) == sub->xmin;
 }
 
 /*

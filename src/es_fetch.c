@@ -44,8 +44,12 @@ PG_FUNCTION_INFO_V1(es_fetch);
 /* how often to look whether somebody else is done */
 #define ES_BUSY_MS			20
 
-/* how often a waiting member looks at its group */
-#define ES_GROUP_MS			1000
+/*
+ * how often somebody who waits looks for what wakes nobody: slots that came
+ * free, a reset, a retry that was ordered, an event that only one which is not
+ * wanted keeps behind the settled head
+ */
+#define ES_LOOK_MS			1000
 
 /* events of held-up streams in one fetch, at the most */
 #define ES_MAX_QUEUE		1000
@@ -88,6 +92,7 @@ typedef struct EsFetch
 	/* what an earlier round of this call has walked over */
 	int64		walked_from;
 	int64		walked_to;
+	TransactionId walked_xmin;	/* the cursor then */
 } EsFetch;
 
 /* events of one held-up stream on their way out */
@@ -99,6 +104,7 @@ typedef struct EsQueue
 	bool		due;			/* the failed event may go */
 	bool		held;			/* met it, and it may not */
 	bool		beyond;			/* all that may go has been met */
+	int64		version;		/* the last that was met */
 	int			first;			/* of the present stream */
 	HeapTuple  *tuples;
 	int64	   *positions;
@@ -110,7 +116,8 @@ typedef struct EsQueue
 /*
  * Read the cursor, and for a member see to its slots.
  *
- * Result: false when somebody else has the events in hand.
+ * Result: false when somebody else has the events in hand, or resets or drops
+ * the subscription.
  */
 static bool
 es_fetch_begin(EsFetch *fetch)
@@ -119,28 +126,34 @@ es_fetch_begin(EsFetch *fetch)
 	bool		busy = false;
 
 	es_owner_begin(&scope);
-	es_subscription_load(fetch->name, &fetch->sub);
-	if (fetch->sub.slots > 0 && !fetch->member_given)
-		ereport(ERROR,
-				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				errmsg("\"member\" must not be null for a consumer group"),
-				errhint("Give each consumer of the group a name of its own."));
+	do
+	{
+		es_subscription_load(fetch->name, &fetch->sub);
+		if (fetch->sub.slots > 0 && !fetch->member_given)
+			ereport(ERROR,
+					errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					errmsg("\"member\" must not be null for a consumer group"),
+					errhint("Give each consumer of the group a name of its own."));
+	} while (!es_cursor_load(&fetch->sub, fetch->member, false, &fetch->cursor));
 
-	es_cursor_load(&fetch->sub, fetch->member, false, &fetch->cursor);
 	fetch->slots = NULL;
 	if (fetch->sub.slots > 0)
 	{
 		es_lease_write_begin();
 		if (!fetch->cursor.exists)
 		{
-			es_group_join(&fetch->sub, fetch->member, fetch->sub.lease);
-			fetch->wrote = true;
-			es_cursor_load(&fetch->sub, fetch->member, false, &fetch->cursor);
+			if (es_group_join(&fetch->sub, fetch->member, fetch->sub.lease, false))
+			{
+				fetch->wrote = true;
+				es_cursor_load(&fetch->sub, fetch->member, false, &fetch->cursor);
+			}
+			else
+				busy = true;
 		}
-		if (es_group_balance(&fetch->sub, fetch->member, &fetch->cursor))
+		if (!busy && es_group_balance(&fetch->sub, fetch->member, &fetch->cursor))
 		{
 			fetch->wrote = true;
-			es_cursor_load(&fetch->sub, fetch->member, false, &fetch->cursor);
+			busy = !es_cursor_load(&fetch->sub, fetch->member, false, &fetch->cursor);
 		}
 		es_lease_write_end();
 		fetch->slots = es_group_slots(&fetch->sub, fetch->member,
@@ -203,6 +216,7 @@ es_queue_event(Datum *values, void *arg)
 	bool		isnull[Natts_es_out] = {false};
 	MemoryContext old_context;
 
+	queue->version = DatumGetInt64(values[Anum_es_out_version - 1]);
 	if (queue->beyond || position > queue->upto)
 	{
 		queue->beyond = true;
@@ -230,7 +244,7 @@ es_queue_event(Datum *values, void *arg)
 	queue->tuples[queue->n] = heap_form_tuple(queue->fetch->desc, values, isnull);
 	MemoryContextSwitchTo(old_context);
 	queue->positions[queue->n++] = position;
-	parked->delivered_version = DatumGetInt64(values[Anum_es_out_version - 1]);
+	parked->delivered_version = queue->version;
 }
 
 /*
@@ -254,9 +268,10 @@ es_fetch_queue(EsFetch *fetch, Relation event, const EsStore *store,
 
 		found = es_read_stream_events(event, store, parked->stream_no, version, lot,
 									  ForwardScanDirection, es_queue_event, queue);
-		version += lot;
 		if (found < lot)
 			break;
+		/* versions that the caller may not see do not count as found */
+		version = queue->version + 1;
 	} while (!queue->beyond && queue->n < queue->size);
 
 	/* caught up: from here on the walk takes the stream along */
@@ -333,8 +348,9 @@ es_fetch_walk(EsFetch *fetch, Relation event, const EsStore *store, int64 bound)
 	int			ntypes = 0;
 	int64		after = fetch->start;
 
-	/* what was walked over before, unless slots have changed hands since */
-	if (!fetch->wrote && fetch->walked_from == fetch->start)
+	/* what was walked over before, unless anything has changed since */
+	if (!fetch->wrote && fetch->walked_from == fetch->start &&
+		fetch->walked_xmin == fetch->cursor.xmin)
 		after = Max(after, fetch->walked_to);
 
 	/* the list must be younger than the bound: see es_type.c */
@@ -490,7 +506,7 @@ es_fetch_write(EsFetch *fetch)
 /*
  * One attempt.
  *
- * last			no other follows if it finds nothing
+ * last			no other follows if it finds nothing; nor does one if it writes
  */
 static EsRound
 es_fetch_round(EsFetch *fetch, bool last)
@@ -529,11 +545,12 @@ es_fetch_round(EsFetch *fetch, bool last)
 		}
 		else if (fetch->must_write || (fetch->must_move && fetch->scanned > fetch->start))
 			result = es_fetch_write(fetch) ? ES_ROUND_AGAIN : ES_ROUND_BUSY;
-		else if (last && lazy)
+		else if (lazy && (last || fetch->wrote))
 			(void) es_fetch_write(fetch);
 
 		/* a void round's events are still to be handed out */
 		fetch->walked_from = fetch->start;
+		fetch->walked_xmin = fetch->cursor.xmin;
 		fetch->walked_to = fetch->count == 0 && fetch->nparked == 0 && !fetch->wrote ?
 			fetch->scanned : 0;
 	}
@@ -595,15 +612,13 @@ es_fetch(PG_FUNCTION_ARGS)
 		if (round == ES_ROUND_NOTHING)
 		{
 			until = Min(until, fetch.look_again);
-			if (fetch.sub.slots > 0)
-				until = Min(until, now + ES_GROUP_MS * INT64CONST(1000));
-			es_wakeup_await(fetch.scanned, until);
+			until = Min(until, now + ES_LOOK_MS * INT64CONST(1000));
 
 			/* others' events only: let some more come together */
-			if (++fruitless > 2)
-				es_wakeup_await(PG_INT64_MAX,
-								Min(until, GetCurrentTimestamp() +
-									Min(fruitless, 10) * INT64CONST(500)));
+			if (es_wakeup_await(fetch.scanned, until) <= fetch.scanned)
+				fruitless = 0;
+			else if (++fruitless > 2)
+				es_wakeup_await(PG_INT64_MAX, until);
 		}
 		else
 			es_wakeup_await(PG_INT64_MAX,

@@ -14,13 +14,19 @@
  * work in an open transaction holds that lock too and is left alone until
  * the transaction ends, whatever its lease says; a member that was thrown
  * out finds no row and cannot acknowledge.
+ *
+ * Whoever joins locks the subscription against a reset and a drop, which
+ * would not see the new member (es_subscription.c).  A fetch does not wait
+ * for that lock: its transaction may hold what those two wait for.
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/resowner.h"
 
 #include "es_args.h"
 #include "es_compat.h"
@@ -40,6 +46,13 @@ ES_SQL("INSERT INTO event_store.subscription_member AS m"
 	" SET lease = EXCLUDED.lease, lease_until = EXCLUDED.lease_until, pid = EXCLUDED.pid,"
 	" updated_at = EXCLUDED.updated_at",
 4, TEXTOID, TEXTOID, INTERVALOID, INT4OID);
+
+/* neither a reset nor a drop until the end of the transaction */
+#define KEEP \
+	"SELECT 1 FROM event_store.subscription WHERE name OPERATOR(pg_catalog.=) $1" \
+	" AND xmin OPERATOR(pg_catalog.=) $2 FOR SHARE"
+static EsSql es_sql_keep = ES_SQL(KEEP, 2, TEXTOID, XIDOID);
+static EsSql es_sql_keep_now = ES_SQL(KEEP " SKIP LOCKED", 2, TEXTOID, XIDOID);
 
 /* members, this one's place among them, and how many others are overdue */
 static EsSql es_sql_census =
@@ -109,19 +122,67 @@ ES_SQL("DELETE FROM event_store.subscription_member"
  * Become a member, or renew the membership.
  *
  * lease		microseconds
+ * wait			for a reset or drop that is going on
+ *
+ * Result: false, and not joined, if there is one and "wait" is false, or if
+ * the subscription is not the one that was read any more.
  */
-void
-es_group_join(const EsSubscription *sub, Datum member, int64 lease)
+bool
+es_group_join(const EsSubscription *sub, Datum member, int64 lease, bool wait)
 {
 	Interval	interval = {0};
 	Datum		args[4];
 
 	interval.time = lease;
 	args[0] = sub->name;
+	args[1] = TransactionIdGetDatum(sub->xmin);
+	if (es_sql_run(wait ? &es_sql_keep : &es_sql_keep_now, args, NULL) == 0)
+		return false;
 	args[1] = member;
 	args[2] = IntervalPGetDatum(&interval);
 	args[3] = Int32GetDatum(MyProcPid);
 	es_sql_run(&es_sql_join, args, NULL);
+	return true;
+}
+
+/*
+ * Take free slots.
+ *
+ * In a subtransaction: if others are about to take them, or the cursor is not
+ * as it was read, then no lock stays, and the caller may wait.
+ */
+static bool
+es_group_take(const EsSubscription *sub, Datum member, const EsCursor *cursor, int64 count)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	EsCursor	taken = *cursor;
+	Datum		args[3];
+	bool		done;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	done = es_cursor_claim(sub, member, cursor);
+	if (done)
+	{
+		args[0] = sub->name;
+		args[1] = member;
+		args[2] = Int64GetDatum(cursor->position);
+		es_sql_run(&es_sql_bring_up, args, NULL);
+		args[2] = Int64GetDatum(count);
+		done = es_sql_run(&es_sql_take, args, NULL) > 0;
+	}
+	if (done)
+	{
+		taken.position = taken.scanned = 0;
+		es_cursor_store(sub, member, &taken);
+		ReleaseCurrentSubTransaction();
+	}
+	else
+		RollbackAndReleaseCurrentSubTransaction();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return done;
 }
 
 /*
@@ -134,7 +195,7 @@ es_group_join(const EsSubscription *sub, Datum member, int64 lease)
  */
 bool
 es_group_balance(const EsSubscription *sub, Datum member,
-				 EsCursor *cursor)
+				 const EsCursor *cursor)
 {
 	Datum		args[4];
 	int64		members;
@@ -142,6 +203,7 @@ es_group_balance(const EsSubscription *sub, Datum member,
 	int64		share;
 	int64		own;
 	int64		unowned;
+	bool		release;
 	bool		wrote = false;
 
 	args[0] = sub->name;
@@ -160,27 +222,22 @@ es_group_balance(const EsSubscription *sub, Datum member,
 	own = es_sql_int64(0, 1, 0);
 	unowned = es_sql_int64(0, 2, 0);
 
-	if ((cursor->delivered == 0 && (own > share || (own < share && unowned > 0))) ||
-		cursor->renew_at < GetCurrentTimestamp())
+	if (cursor->delivered == 0 && own < share && unowned > 0 &&
+		es_group_take(sub, member, cursor, share - own))
+		return true;
+
+	release = cursor->delivered == 0 && own > share;
+	if ((release || cursor->renew_at < GetCurrentTimestamp()) &&
+		es_cursor_claim(sub, member, cursor))
 	{
-		if (!es_cursor_claim(sub, member, cursor))
-			return wrote;
-		wrote = true;
-		if (cursor->delivered == 0 && own > share)
+		if (release)
 		{
 			args[2] = Int64GetDatum(cursor->position);
 			args[3] = Int64GetDatum(own - share);
 			es_sql_run(&es_sql_release, args, NULL);
 		}
-		else if (cursor->delivered == 0 && own < share && unowned > 0)
-		{
-			args[2] = Int64GetDatum(cursor->position);
-			es_sql_run(&es_sql_bring_up, args, NULL);
-			args[2] = Int64GetDatum(share - own);
-			es_sql_run(&es_sql_take, args, NULL);
-			cursor->position = cursor->scanned = 0;
-		}
 		es_cursor_store(sub, member, cursor);
+		wrote = true;
 	}
 	return wrote;
 }
@@ -248,10 +305,12 @@ es_join(PG_FUNCTION_ARGS)
 
 	PreventCommandIfReadOnly("es_join()");
 	es_owner_begin(&scope);
-	es_subscription_load(name, &sub);
-	es_group_check(&sub);
-	member = es_arg_member(fcinfo, 1, &sub);
-	es_group_join(&sub, member, lease > 0 ? lease : sub.lease);
+	do
+	{
+		es_subscription_load(name, &sub);
+		es_group_check(&sub);
+		member = es_arg_member(fcinfo, 1, &sub);
+	} while (!es_group_join(&sub, member, lease > 0 ? lease : sub.lease, true));
 	es_cursor_load(&sub, member, true, &cursor);
 	es_group_balance(&sub, member, &cursor);
 	args[0] = name;

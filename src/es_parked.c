@@ -233,7 +233,8 @@ es_parked_load(const EsSubscription *sub, const int64 *slots,
 		memset(parked, 0, sizeof(EsParked));
 		parked->stream_no = es_sql_int64(i, 1, 0);
 		parked->slot = DatumGetInt32(es_sql_datum(i, 2, &isnull));
-		if (slots != NULL && slots[parked->slot] < 0)
+		/* beyond: of another subscription, if this one was just made again */
+		if (slots != NULL && (parked->slot >= sub->slots || slots[parked->slot] < 0))
 			continue;
 		parked->next_version = es_sql_int64(i, 3, 0);
 		parked->done_position = es_sql_int64(i, 4, 0);

@@ -5,6 +5,10 @@
  * The functions work on the tables with the rights of the extension's owner
  * (es_sql.c).  Events are read as the caller, so row-level security holds.
  *
+ * Locks are taken in this order: the subscription, its members, their slots,
+ * streams that are held up.  Only those who join (share), reset or drop lock
+ * the subscription: nobody becomes a member that the latter two do not see.
+ *
  * See es_fetch.c (deliver), es_ack.c (acknowledge), es_cursor.c and
  * es_lease.c (how far, and who), es_group.c (many consumers), es_parked.c
  * (events that could not be handled).
@@ -32,7 +36,7 @@ PG_FUNCTION_INFO_V1(es_drop_subscription);
 PG_FUNCTION_INFO_V1(es_reset_subscription);
 
 static EsSql es_sql_load =
-ES_SQL("SELECT categories, event_types, slots, lease, max_retries, retry_delay"
+ES_SQL("SELECT categories, event_types, slots, lease, max_retries, retry_delay, xmin"
 	" FROM event_store.subscription WHERE name OPERATOR(pg_catalog.=) $1",
 1, TEXTOID);
 static EsSql es_sql_lock =
@@ -109,6 +113,7 @@ es_subscription_load(Datum name, EsSubscription *sub)
 	sub->lease = es_interval_us(DatumGetIntervalP(es_sql_datum(0, 4, &isnull)));
 	sub->max_retries = DatumGetInt32(es_sql_datum(0, 5, &isnull));
 	sub->retry_delay = es_interval_us(DatumGetIntervalP(es_sql_datum(0, 6, &isnull)));
+	sub->xmin = DatumGetTransactionId(es_sql_datum(0, 7, &isnull));
 }
 
 /*
@@ -183,6 +188,9 @@ es_create_subscription(PG_FUNCTION_ARGS)
 	args[1] = Int32GetDatum(Max(slots, 1) - 1);
 	args[2] = Int64GetDatum(after);
 	es_sql_run(&es_sql_create_slots, args, NULL);
+
+	/* a drop with an old snapshot did not see who joined last */
+	es_sql_run(&es_sql_drop_member, args, NULL);
 	es_owner_end(&scope);
 	PG_RETURN_VOID();
 }
@@ -190,7 +198,7 @@ es_create_subscription(PG_FUNCTION_ARGS)
 /*
  * es_drop_subscription(name text) RETURNS void
  *
- * Waits for transactions that have fetched or acknowledged.
+ * Waits for transactions that have joined, fetched or acknowledged.
  * Errors: 42704.
  */
 Datum

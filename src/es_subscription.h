@@ -26,6 +26,7 @@ typedef struct EsSubscription
 	int64		lease;			/* microseconds */
 	int			max_retries;
 	int64		retry_delay;	/* microseconds */
+	TransactionId xmin;			/* who made it: tells it from others of its name */
 } EsSubscription;
 
 /*
@@ -81,7 +82,7 @@ extern bool es_lease_is_foreign(const EsCursor *cursor, Datum member);
 extern bool es_lease_is_busy(const EsCursor *cursor, Datum member);
 
 /* es_cursor.c */
-extern void es_cursor_load(const EsSubscription *sub, Datum member,
+extern bool es_cursor_load(const EsSubscription *sub, Datum member,
 						   bool lock, EsCursor *cursor);
 extern bool es_cursor_claim(const EsSubscription *sub, Datum member,
 							const EsCursor *expected);
@@ -89,9 +90,10 @@ extern void es_cursor_store(const EsSubscription *sub, Datum member,
 							const EsCursor *cursor);
 
 /* es_group.c */
-extern void es_group_join(const EsSubscription *sub, Datum member, int64 lease);
+extern bool es_group_join(const EsSubscription *sub, Datum member, int64 lease,
+						  bool wait);
 extern bool es_group_balance(const EsSubscription *sub,
-							 Datum member, EsCursor *cursor);
+							 Datum member, const EsCursor *cursor);
 extern int64 *es_group_slots(const EsSubscription *sub,
 							 Datum member, const EsCursor *cursor);
 

@@ -8,7 +8,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::Bin/../perl";
 use EventStoreTest;
-use EventStoreTest::Consumers qw(crowd reconnect handled judge write_load lost);
+use EventStoreTest::Consumers qw(crowd reconnect handled judge write_load lost meanwhile);
 use Test::More;
 use Time::HiRes qw(time);
 
@@ -23,6 +23,7 @@ my $dbh = connect_store($node);
 leases();
 moving();
 held_up();
+changed();
 ahead_of_head();
 survives();
 stress();
@@ -201,6 +202,52 @@ sub held_up
 		'statement_timeout ends a waiting fetch');
 	$dbh->do('RESET statement_timeout');
 	$dbh->do(q{SELECT es_drop_subscription('survives')});
+	$other->disconnect;
+	return;
+}
+
+# What no new event tells of is seen by a consumer that waits, too.
+sub changed
+{
+	my $other = connect_store($node);
+	append($dbh, 'Change-1', -1, 'Odd');
+	my $base = append($dbh, 'Change-1', -1, 'Even')->{position};
+	my ($first, $second, $third) =
+	  map { append($dbh, 'Change-1', -1, 'Odd')->{position} } 1 .. 3;
+	my $wait = q{es_fetch('change', 100, '1 h')};
+	my $create = q{SELECT es_create_subscription('change', ARRAY['Change'], ARRAY['%s'],
+		%d, max_retries => 0)};
+	$dbh->do(sprintf($create, 'Even', $base));
+	is(meanwhile($node, $wait, sub {
+			$other->begin_work;
+			$other->do(q{SELECT es_drop_subscription('change')});
+			$other->do(sprintf($create, 'Odd', $base));
+			$other->commit;
+		}), "$first $second $third", 'another subscription of that name is walked from its start');
+
+	$dbh->do("SELECT es_ack('change', $third)");
+	is(meanwhile($node, $wait, sub { $dbh->do("SELECT es_reset_subscription('change', $first)") }),
+		"$second $third", 'a reset is noticed');
+
+	positions($dbh, 'change');
+	run_sql($dbh, "SELECT es_nack('change', $second, 'bad')", "SELECT es_ack('change', $third)");
+	is(meanwhile($node, $wait, sub { $dbh->do(q{SELECT es_retry_parked('change')}) }),
+		$second, 'es_retry_parked is noticed');
+
+	positions($dbh, 'change');
+	run_sql($dbh, "SELECT es_nack('change', $second, 'bad')", "SELECT es_ack('change', $second)");
+	is(meanwhile($node, $wait, sub { $dbh->do("SELECT es_discard_parked('change', $second)") }),
+		$third, 'es_discard_parked is noticed');
+
+	$dbh->do("SELECT es_ack('change', $third)");
+	is(positions($dbh, 'change'), '', 'the stream is held up no longer');
+	$other->begin_work;
+	append($other, 'Change-2', -1, 'Even');
+	my $behind;
+	is(meanwhile($node, $wait, sub { $behind = append($dbh, 'Change-1', -1, 'Odd')->{position} }),
+		$behind, 'an event behind an unsettled one that is not wanted is delivered');
+	$other->rollback;
+	$dbh->do(q{SELECT es_drop_subscription('change')});
 	$other->disconnect;
 	return;
 }

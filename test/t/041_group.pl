@@ -8,7 +8,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::Bin/../perl";
 use EventStoreTest;
-use EventStoreTest::Consumers qw(crowd reconnect handled judge write_load lost);
+use EventStoreTest::Consumers qw(crowd reconnect handled judge write_load lost meanwhile);
 use Test::More;
 use Time::HiRes qw(time);
 
@@ -20,6 +20,7 @@ my $node = store_cluster('group', preload => 'event_store');
 create_store($node);
 my $dbh = connect_store($node);
 sharing();
+waiting();
 losing();
 stress();
 $dbh->disconnect;
@@ -102,6 +103,43 @@ sub sharing
 	ack($dbh, 'few', 'a', fetch($dbh, 'few', 'a'));
 	fetch($dbh, 'few', $_) for qw(a b c);
 	is(slots('few'), 'a=1 b=1 c=0', 'a member may have no slot');
+	return;
+}
+
+sub waiting
+{
+	my $conn = connect_store($node);
+
+	# slots that another session takes for a member lie behind what it has seen
+	$dbh->do(q{SELECT es_create_subscription('turn', ARRAY['Turn'], slots => 2,
+		after_position => es_head())});
+	foreach my $round (1, 2)
+	{
+		fetch($dbh, 'turn', $_) for qw(a b);
+	}
+	is(slots('turn'), 'a=1 b=1', 'two members');
+	my @events = map { append($dbh, 'Turn-1', -1, 'Happened')->{position} } 1 .. 4;
+	my ($owner) = grep { @{ fetch($dbh, 'turn', $_, 2) } } qw(a b);
+	my ($idle) = grep { $_ ne $owner } qw(a b);
+	$dbh->do("SELECT es_ack('turn', $events[1], '$owner')");
+	fetch($dbh, 'turn', $owner);
+	is(meanwhile($node, "es_fetch('turn', 100, '1 h', '$idle')", sub {
+			$conn->begin_work;
+			$conn->do("SELECT es_leave('turn', '$owner')");
+			$conn->do("SELECT es_join('turn', '$idle')");
+			$conn->commit;
+		}), "$events[2] $events[3]", 'a member that waits sees slots that are taken for it');
+	$dbh->do(q{SELECT es_drop_subscription('turn')});
+
+	# slots that somebody is about to take are no reason to return
+	$dbh->do(q{SELECT es_create_subscription('taken', ARRAY['Turn'], slots => 4)});
+	$conn->begin_work;
+	is(scalar(@{ fetch($conn, 'taken', 'a') }), 4, 'a member takes all slots and stays open');
+	fetch($dbh, 'taken', 'b');
+	is(meanwhile($node, q{es_fetch('taken', 100, '1 h', 'b')}, sub { $conn->rollback }), "@events",
+		'another one waits until it is gone');
+	$dbh->do(q{SELECT es_drop_subscription('taken')});
+	$conn->disconnect;
 	return;
 }
 

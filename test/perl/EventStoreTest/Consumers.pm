@@ -14,7 +14,31 @@ use Exporter 'import';
 use POSIX ();
 use Time::HiRes qw(time);
 
-our @EXPORT_OK = qw(crowd reconnect handled judge write_load lost);
+our @EXPORT_OK = qw(crowd reconnect handled judge write_load lost meanwhile);
+
+# The positions that a call of es_fetch gets which waits while $code->() is
+# run; '' if it does not end in time.
+sub meanwhile
+{
+	my ($node, $call, $code) = @_;
+	my $name = 'waits ' . random_int(1, 2_000_000_000);
+	my $dbh = connect_store($node);
+	start_client($name, sub {
+		my $conn = connect_store($node);
+		$conn->do("SET application_name = '$name'");
+		return { got => $conn->selectcol_arrayref("SELECT global_position FROM $call") };
+	});
+	my $waits = poll_until(sub {
+		sql_value($dbh, q{SELECT count(*) FROM pg_catalog.pg_stat_activity
+			WHERE application_name = ? AND wait_event_type = 'Extension'}, $name);
+	});
+	$code->() if $waits;
+	my $got = wait_clients(names => [$name], test => 'the call ended')->{$name}{got};
+	$dbh->do('SELECT pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity '
+		  . 'WHERE application_name = ?', undef, $name);
+	$dbh->disconnect;
+	return $got ? "@$got" : '';
+}
 
 # Run inside a client: keep $count processes of $code->($number) going, kill
 # one every now and then while the flag "drain" is not set, and return when all
