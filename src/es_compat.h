@@ -12,6 +12,7 @@
 #include "access/genam.h"
 #include "access/toast_internals.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_database.h"
 #include "catalog/pg_proc.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -183,6 +184,14 @@ es_wait_event(void)
 #define ES_BYPASS_ROLE_LOGIN	BGWORKER_BYPASS_ROLELOGINCHECK
 #else
 #define ES_BYPASS_ROLE_LOGIN	0
+#endif
+
+/*
+ * Minor releases of 2023 brought a mark for a database whose DROP was
+ * interrupted.  Drop with those before.
+ */
+#ifndef DATCONNLIMIT_INVALID_DB
+#define DATCONNLIMIT_INVALID_DB	(-2)
 #endif
 
 #endif							/* ES_COMPAT_H */

@@ -129,6 +129,26 @@ extern char *es_projection_stream_at(int64 position);
 extern int64 es_projection_retry(EsProjection *projection, const char *stream,
 								 EsApplied *result);
 
+/* es_projection_seen.c */
+typedef struct EsSeen
+{
+	char	   *name;
+	bool		is_shadow;
+	int64		generation;
+	int64		position;		/* checkpoint before the present slice */
+	int64		clear;			/* nothing of interest up to here, */
+	uint64		upcasters;		/* with these upcasters */
+	int			limit;			/* events in the next slice; 0 = batch_size */
+	bool		is_cut;			/* it failed, and smaller slices tell where */
+	bool		is_listed;		/* was there at the last look */
+} EsSeen;
+
+extern EsSeen *es_seen_get(EsProjection *projection);
+extern bool es_seen_has_work(EsSeen *seen, EsProjection *projection, int64 bound,
+							 bool *blocked);
+extern bool es_seen_any_cut(void);
+extern void es_seen_forget(void);
+
 /* es_projection_starter.c */
 
 /* longest pause before something is tried again */

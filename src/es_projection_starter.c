@@ -300,8 +300,8 @@ es_projection_reconcile(void)
 	foreach(lc, projections)
 	{
 		EsProjection *projection = lfirst(lc);
+		EsSeen	   *seen = es_seen_get(projection);
 		EsOwnerWorker *owner;
-		int64		clear;
 		bool		blocked;
 
 		if (!es_owner_may_connect(projection->owner_oid))
@@ -309,13 +309,15 @@ es_projection_reconcile(void)
 		owner = es_owner_worker(projection->owner_oid);
 		if (es_owner_worker_lives(owner))
 			continue;
-		if (!es_projection_has_work(projection, projection->position, bound, &clear, &blocked))
+		if (!es_seen_has_work(seen, projection, bound, &blocked))
 			continue;
 		waiting = true;
 		if (projection->next_attempt_at <= now &&
 			TimestampDifferenceExceeds(owner->started_at, now, owner->pause_ms))
 			turns = list_append_unique_ptr(turns, owner);
 	}
+
+	es_seen_forget();
 
 	list_sort(turns, es_owner_worker_compare);
 	foreach(lc, turns)

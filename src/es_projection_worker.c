@@ -67,22 +67,8 @@
 /* a projection without matching events is worth a checkpoint now and then */
 #define ES_LAZY_POSITIONS		100000
 
-/* what a worker remembers of a projection; only a saving */
-typedef struct EsWorkerEntry
-{
-	char	   *name;
-	bool		is_shadow;
-	int64		generation;
-	int64		position;		/* checkpoint before the present slice */
-	int64		clear;			/* nothing of interest up to here */
-	int			limit;			/* events in the next slice; 0 = batch_size */
-	bool		is_cut;			/* it failed, and smaller slices tell where */
-	bool		is_listed;		/* was there at the last look */
-} EsWorkerEntry;
-
 PGDLLEXPORT void es_projection_worker_main(Datum main_arg);
 
-static List *es_entries = NIL;
 static Oid	es_worker_extension = InvalidOid;
 static char es_worker_version[64];
 
@@ -93,85 +79,6 @@ ES_SQL("UPDATE event_store.projection p"
 		 " updated_at = pg_catalog.clock_timestamp()"
 		 " WHERE p.name OPERATOR(pg_catalog.=) $1 AND p.is_shadow OPERATOR(pg_catalog.=) $2",
 		 8, TEXTOID, BOOLOID, TEXTOID, INT4OID, TIMESTAMPTZOID, TEXTOID, TEXTOID, INT8OID);
-
-static EsWorkerEntry *
-es_worker_entry(EsProjection *projection)
-{
-	EsWorkerEntry *entry = NULL;
-	ListCell   *lc;
-
-	foreach(lc, es_entries)
-	{
-		entry = lfirst(lc);
-		if (entry->is_shadow == projection->is_shadow &&
-			strcmp(entry->name, projection->name) == 0)
-			break;
-		entry = NULL;
-	}
-	if (entry == NULL)
-	{
-		MemoryContext old_context = MemoryContextSwitchTo(TopMemoryContext);
-
-		entry = palloc0(sizeof(EsWorkerEntry));
-		entry->name = pstrdup(projection->name);
-		entry->is_shadow = projection->is_shadow;
-		es_entries = lappend(es_entries, entry);
-		MemoryContextSwitchTo(old_context);
-	}
-	if (entry->generation != projection->generation)
-	{
-		entry->generation = projection->generation;
-		entry->clear = 0;
-		entry->limit = 0;
-		entry->is_cut = false;
-	}
-
-	/* an earlier worker knew where it fails */
-	if (projection->attempts > 0 && entry->limit == 0)
-		entry->limit = 1;
-	entry->is_listed = true;
-	return entry;
-}
-
-/*
- * Is the cause of a failure being looked for?  Another worker would have to
- * begin anew.
- */
-static bool
-es_worker_cuts(void)
-{
-	ListCell   *lc;
-
-	foreach(lc, es_entries)
-	{
-		if (((EsWorkerEntry *) lfirst(lc))->is_cut)
-			return true;
-	}
-	return false;
-}
-
-/*
- * Forget projections that were dropped, or do not run, since the last call.
- */
-static void
-es_worker_forget(void)
-{
-	ListCell   *lc;
-
-	foreach(lc, es_entries)
-	{
-		EsWorkerEntry *entry = lfirst(lc);
-
-		if (!entry->is_listed)
-		{
-			es_entries = foreach_delete_current(es_entries, lc);
-			pfree(entry->name);
-			pfree(entry);
-			continue;
-		}
-		entry->is_listed = false;
-	}
-}
 
 /*
  * Is the extension still the one that this worker was started for?
@@ -219,7 +126,7 @@ es_worker_extension_is_same(void)
  * pause_ms		result: when to look again without being woken
  * retrying		result: something waits for its next attempt
  *
- * Result: EsWorkerEntry, those not served for longest first.
+ * Result: EsSeen, those not served for longest first.
  */
 static List *
 es_worker_look(MemoryContext context, long *pause_ms, bool *retrying)
@@ -251,8 +158,7 @@ es_worker_look(MemoryContext context, long *pause_ms, bool *retrying)
 	foreach(lc, projections)
 	{
 		EsProjection *projection = lfirst(lc);
-		EsWorkerEntry *entry = es_worker_entry(projection);
-		int64		clear;
+		EsSeen	   *entry = es_seen_get(projection);
 		bool		blocked;
 		bool		due = false;
 
@@ -266,15 +172,13 @@ es_worker_look(MemoryContext context, long *pause_ms, bool *retrying)
 		}
 		if (projection->attempts > 0)
 			due = true;
-		else if (es_projection_has_work(projection, Max(projection->position, entry->clear),
-										bound, &clear, &blocked))
+		else if (es_seen_has_work(entry, projection, bound, &blocked))
 			due = true;
 		else
 		{
-			entry->clear = clear;
 			if (blocked)
 				*pause_ms = Min(*pause_ms, ES_BLOCKED_MS);
-			due = clear - projection->position >= ES_LAZY_POSITIONS;
+			due = entry->clear - projection->position >= ES_LAZY_POSITIONS;
 		}
 		if (due)
 		{
@@ -284,7 +188,7 @@ es_worker_look(MemoryContext context, long *pause_ms, bool *retrying)
 			MemoryContextSwitchTo(old_context);
 		}
 	}
-	es_worker_forget();
+	es_seen_forget();
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	return result;
@@ -340,7 +244,7 @@ es_worker_pass(EsProjection *projection, int64 position, const char *disposition
  * Record a failure in a transaction of its own, and let the policy decide.
  */
 static void
-es_worker_record(EsWorkerEntry *entry, EsApplied *failed, ErrorData *error)
+es_worker_record(EsSeen *entry, EsApplied *failed, ErrorData *error)
 {
 	EsProjection *projection;
 	const char *state = "running";
@@ -419,7 +323,7 @@ es_worker_catch(MemoryContext context)
  * Result: NULL, or the error that rolled it back.
  */
 static ErrorData *
-es_worker_slice(EsWorkerEntry *entry, MemoryContext context, EsApplied *result)
+es_worker_slice(EsSeen *entry, MemoryContext context, EsApplied *result)
 {
 	ErrorData  *volatile error = NULL;
 
@@ -474,7 +378,7 @@ es_worker_slice(EsWorkerEntry *entry, MemoryContext context, EsApplied *result)
  * Result: true when something was done.
  */
 static bool
-es_worker_serve(EsWorkerEntry *entry, MemoryContext context)
+es_worker_serve(EsSeen *entry, MemoryContext context)
 {
 	EsApplied	result;
 	ErrorData  *error = es_worker_slice(entry, context, &result);
@@ -518,7 +422,7 @@ es_worker_serve(EsWorkerEntry *entry, MemoryContext context)
  * Result: false after an error.
  */
 static bool
-es_worker_try(EsWorkerEntry *entry, MemoryContext context, long *pause_ms,
+es_worker_try(EsSeen *entry, MemoryContext context, long *pause_ms,
 			  bool *retrying, List **due, bool *busy)
 {
 	volatile bool ok = true;
@@ -651,7 +555,7 @@ es_projection_worker_main(Datum main_arg)
 		}
 
 		if (TimestampDifferenceExceeds(started_at, GetCurrentTimestamp(), ES_TURN_MS) &&
-			!es_worker_cuts() && es_projection_others_wait())
+			!es_seen_any_cut() && es_projection_others_wait())
 			proc_exit(0);
 
 		/*

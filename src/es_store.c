@@ -244,6 +244,26 @@ es_store_extension(void)
 }
 
 /*
+ * Has the current transaction created the extension?  Then others do not see
+ * it yet.  False when no table has been looked up yet.
+ */
+bool
+es_store_is_new(void)
+{
+	Relation	event;
+	bool		result;
+
+	if (!es_store_valid)
+		return false;
+	event = RelationIdGetRelation(es_store.event);
+	if (!RelationIsValid(event))
+		return false;
+	result = event->rd_createSubid != InvalidSubTransactionId;
+	RelationClose(event);
+	return result;
+}
+
+/*
  * Look up the store's objects.
  *
  * Result: good until the next relation is opened or lock is taken.

@@ -511,10 +511,15 @@ es_upcast_passes(const EsStore *store, const EsTypeFilter *filter, TupleTableSlo
 	EsType	   *type = es_type_lookup(store, type_no);
 	EsUpcaster *upcaster = es_upcaster_for_type(type, schema_version);
 	text	   *name;
+	bool		result;
 
 	if (upcaster != NULL)
+	{
 		es_upcaster_target(upcaster, &name, &schema_version);
-	else
-		name = cstring_to_text_with_len(type->name, type->name_len);
-	return es_name_among(name, filter->names, filter->nnames);
+		return es_name_among(name, filter->names, filter->nnames);
+	}
+	name = cstring_to_text_with_len(type->name, type->name_len);
+	result = es_name_among(name, filter->names, filter->nnames);
+	pfree(name);				/* of many events, maybe */
+	return result;
 }

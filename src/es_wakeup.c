@@ -28,6 +28,7 @@
 #include "storage/latch.h"
 #include "storage/lock.h"
 #include "storage/shmem.h"
+#include "utils/inval.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
@@ -195,6 +196,9 @@ es_wakeup_take_over(void)
 		databases[i] = es_wakeup_shared->entries[i].dboid;
 	LWLockRelease(AddinShmemInitLock);
 
+	/* so that none of them is taken for gone because it is new */
+	AcceptInvalidationMessages();
+
 	for (int i = 0; i < ES_WAKEUP_USED; i++)
 	{
 		EsWakeupEntry *entry;
@@ -284,6 +288,10 @@ es_worker_ensure(void)
 	if (entry == NULL || likely(pg_atomic_read_u32(&entry->worker) != 0))
 		return;
 
+	/* it would see no extension, and end: at commit */
+	if (IsTransactionState() && es_store_is_new())
+		return;
+
 	now = (uint64) GetCurrentTimestamp();
 	attempted_at = pg_atomic_read_u64(&entry->attempted_at);
 	if (now - attempted_at < ES_WORKER_RETRY_MS * UINT64CONST(1000) ||
@@ -366,7 +374,7 @@ es_wakeup_xact_callback(XactEvent event, void *arg)
 	if (worker != 0)
 		SetLatch(&GetPGProcByNumber(worker - 1)->procLatch);
 	else
-		es_worker_ensure();		/* it has ended since */
+		es_worker_ensure();		/* it has ended since, or may begin now */
 }
 
 /*

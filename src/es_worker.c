@@ -78,8 +78,22 @@
 /* restart of the launcher after a crash, s */
 #define ES_LAUNCHER_RESTART_S	5
 
-/* how soon the launcher starts a worker again */
+/*
+ * How soon the launcher starts a worker again.  The pause doubles while they
+ * die before they are ES_LAUNCHER_HEALTHY_MS old.
+ */
 #define ES_LAUNCHER_LOOK_MS		1000
+#define ES_LAUNCHER_MAX_PAUSE_MS	(60 * 1000)
+#define ES_LAUNCHER_HEALTHY_MS	(10 * 1000)
+
+/* a worker as the launcher knows it */
+typedef struct EsLaunched
+{
+	Oid			database;
+	BackgroundWorkerHandle *handle; /* NULL = none that the launcher started */
+	TimestampTz started_at;
+	long		pause_ms;		/* before the next start */
+} EsLaunched;
 
 PGDLLEXPORT void es_worker_main(Datum main_arg);
 PGDLLEXPORT void es_launcher_main(Datum main_arg);
@@ -346,27 +360,6 @@ es_worker_register(Oid database, BackgroundWorkerHandle **handle)
 }
 
 /*
- * Start a worker in one database.  Waits until it has started, so that the
- * launcher uses one slot beyond its own at a time.
- */
-static void
-es_launcher_start(Oid database)
-{
-	BackgroundWorkerHandle *handle;
-	pid_t		pid;
-
-	if (!es_worker_register(database, &handle))
-	{
-		ereport(LOG,
-				errmsg("could not start the event store's worker for database %u", database),
-				errhint("Raise \"max_worker_processes\"; the next append tries again."));
-		return;
-	}
-	(void) WaitForBackgroundWorkerStartup(handle, &pid);
-	pfree(handle);
-}
-
-/*
  * The databases that one can connect to; OIDs in the given context.
  */
 static List *
@@ -385,7 +378,8 @@ es_launcher_databases(MemoryContext context)
 	{
 		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
 
-		if (database->datallowconn && !database->datistemplate)
+		if (database->datallowconn && !database->datistemplate &&
+			database->datconnlimit != DATCONNLIMIT_INVALID_DB)
 		{
 			MemoryContext old_context = MemoryContextSwitchTo(context);
 
@@ -400,36 +394,100 @@ es_launcher_databases(MemoryContext context)
 	return result;
 }
 
+static EsLaunched *
+es_launcher_get(Oid database)
+{
+	static List *launched = NIL;
+	MemoryContext old_context;
+	EsLaunched *result;
+	ListCell   *lc;
+
+	foreach(lc, launched)
+	{
+		result = lfirst(lc);
+		if (result->database == database)
+			return result;
+	}
+	old_context = MemoryContextSwitchTo(TopMemoryContext);
+	result = palloc0(sizeof(EsLaunched));
+	result->database = database;
+	launched = lappend(launched, result);
+	MemoryContextSwitchTo(old_context);
+	return result;
+}
+
+/*
+ * Start a worker in one database, unless one is about to run or those before
+ * died too soon.
+ */
+static void
+es_launcher_start(Oid database)
+{
+	EsLaunched *launched = es_launcher_get(database);
+	TimestampTz now = GetCurrentTimestamp();
+	MemoryContext old_context;
+	bool		registered;
+	pid_t		pid;
+
+	if (launched->handle != NULL)
+	{
+		if (GetBackgroundWorkerPid(launched->handle, &pid) != BGWH_STOPPED)
+			return;
+		pfree(launched->handle);
+		launched->handle = NULL;
+		if (TimestampDifferenceExceeds(launched->started_at, now, ES_LAUNCHER_HEALTHY_MS))
+			launched->pause_ms = ES_LAUNCHER_LOOK_MS;
+		else
+			launched->pause_ms = Min(Max(launched->pause_ms * 2, ES_LAUNCHER_LOOK_MS),
+									 ES_LAUNCHER_MAX_PAUSE_MS);
+	}
+	if (!TimestampDifferenceExceeds(launched->started_at, now, launched->pause_ms))
+		return;
+	launched->started_at = now;
+	old_context = MemoryContextSwitchTo(TopMemoryContext);
+	registered = es_worker_register(database, &launched->handle);
+	MemoryContextSwitchTo(old_context);
+	if (!registered)
+	{
+		launched->handle = NULL;
+		launched->pause_ms = ES_LAUNCHER_MAX_PAUSE_MS;
+		ereport(LOG,
+				errmsg("could not start the event store's worker for database %u", database),
+				errhint("Raise \"max_worker_processes\"; the next append tries again."));
+	}
+}
+
 /*
  * Start the workers again that have made way for somebody, or were killed.
  *
- * Result: true when one is still missing.
+ * Result: ms until the next look is due, -1 = none is.
  */
-static bool
+static long
 es_launcher_look(MemoryContext context)
 {
 	List	   *orphans = es_wakeup_orphans();
 	List	   *databases;
 	ListCell   *lc;
-	bool		missing = false;
+	long		result = ES_LAUNCHER_MAX_PAUSE_MS;
 
 	if (orphans == NIL)
-		return false;
+		return -1;
 	databases = es_launcher_databases(context);
 	StartTransactionCommand();
 	foreach(lc, orphans)
 	{
 		Oid			database = lfirst_oid(lc);
 
+		/* dropped, or maybe open again one day */
 		if (!list_member_oid(databases, database))
 			continue;
-		missing = true;
+		result = ES_LAUNCHER_LOOK_MS;
 		if (!es_worker_database_is_wanted(database))
-			(void) es_worker_register(database, NULL);
+			es_launcher_start(database);
 	}
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(context);
-	return missing;
+	return result;
 }
 
 /*
@@ -444,7 +502,7 @@ es_launcher_main(Datum main_arg)
 	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "event_store launcher",
 												  ALLOCSET_DEFAULT_SIZES);
 	TimestampTz looked_at = 0;
-	bool		missing = false;
+	long		pause_ms = ES_LAUNCHER_LOOK_MS;
 	ListCell   *lc;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
@@ -454,27 +512,33 @@ es_launcher_main(Datum main_arg)
 	MemoryContextSwitchTo(context);
 	es_wakeup_launcher_begin();
 
+	/* one slot beyond those that stay at a time: most find no extension */
 	foreach(lc, es_launcher_databases(context))
 	{
+		EsLaunched *launched = es_launcher_get(lfirst_oid(lc));
+		pid_t		pid;
+
 		CHECK_FOR_INTERRUPTS();
-		es_launcher_start(lfirst_oid(lc));
+		es_launcher_start(launched->database);
+		if (launched->handle != NULL)
+			(void) WaitForBackgroundWorkerStartup(launched->handle, &pid);
 	}
 
 	pgstat_report_activity(STATE_IDLE, NULL);
 	for (;;)
 	{
 		(void) WaitLatch(MyLatch,
-						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (missing ? WL_TIMEOUT : 0),
-						 ES_LAUNCHER_LOOK_MS, es_wait_event());
+						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (pause_ms >= 0 ? WL_TIMEOUT : 0),
+						 pause_ms, es_wait_event());
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 
-		/* one that dies at once is not started all the time */
-		missing = true;
+		/* some end at once, many together */
+		pause_ms = ES_LAUNCHER_LOOK_MS;
 		if (!TimestampDifferenceExceeds(looked_at, GetCurrentTimestamp(), ES_LAUNCHER_LOOK_MS))
 			continue;
 		MemoryContextReset(context);
-		missing = es_launcher_look(context);
+		pause_ms = es_launcher_look(context);
 		looked_at = GetCurrentTimestamp();
 	}
 }

@@ -91,6 +91,22 @@ sub starts_on_demand
 	my $listener = connect_store($node);
 	$listener->do('LISTEN event_store');
 
+	# a worker that starts before this is committed finds no extension
+	my $new = connect_store($node, db => 'template1', plain => 1);
+	$new->do('CREATE DATABASE migrated');
+	$new->disconnect;
+	$new = connect_store($node, db => 'migrated', plain => 1);
+	$new->begin_work;
+	$new->do('CREATE EXTENSION event_store');
+	append($new, 'Order-1', 0, 'Placed');
+	my $workers = q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'event_store worker'};
+	poll_until(sub { sql_value($dbh, $workers) > 0 }, 0.3);
+	poll_until(sub { sql_value($dbh, $workers) == 0 }, 0.3);
+	$new->commit;
+	ok(wait_for_worker($new), 'an append in the transaction that creates the extension starts the worker');
+	$new->disconnect;
+	$dbh->do('DROP DATABASE migrated WITH (FORCE)');
+
 	is(worker_pid($dbh), undef, 'no worker before the first append');
 	append($dbh, 'Order-1', 0, 'Placed');
 	ok(wait_for_worker($dbh), 'the first append starts the worker, without preloading');
@@ -211,6 +227,18 @@ sub comes_back
 	my $is_new = sub { my $now = worker_pid($dbh); return $now && $now != $pid };
 	$dbh->do("SELECT pg_terminate_backend($pid)");
 	ok(poll_until($is_new, 20), 'again: after it was terminated');
+
+	# one that cannot get on is not joined by others
+	my $holder = connect_store($node);
+	my $workers = q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'event_store worker'};
+	$pid = worker_pid($dbh);
+	$holder->begin_work;
+	$holder->do('LOCK TABLE pg_catalog.pg_extension IN ACCESS EXCLUSIVE MODE');
+	$holder->do("SELECT pg_terminate_backend($pid)");
+	ok(!poll_until(sub { sql_value($holder, $workers) > 2 }, 5), 'again: not time and again');
+	$holder->rollback;
+	$holder->disconnect;
+	ok(poll_until($is_new, 20), 'again: after the catalog was locked');
 
 	# it makes way, but as we stay the database cannot be copied
 	$pid = worker_pid($dbh);
