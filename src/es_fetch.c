@@ -51,6 +51,10 @@ PG_FUNCTION_INFO_V1(es_fetch);
  */
 #define ES_LOOK_MS			1000
 
+/* pause (us) after looks that met others' events only, times their number */
+#define ES_GATHER_US		INT64CONST(500)
+#define ES_GATHER_MAX		10
+
 /* events of held-up streams in one fetch, at the most */
 #define ES_MAX_QUEUE		1000
 
@@ -618,7 +622,9 @@ es_fetch(PG_FUNCTION_ARGS)
 			if (es_wakeup_await(fetch.scanned, until) <= fetch.scanned)
 				fruitless = 0;
 			else if (++fruitless > 2)
-				es_wakeup_await(PG_INT64_MAX, until);
+				es_wakeup_await(PG_INT64_MAX,
+								Min(until, GetCurrentTimestamp() +
+									Min(fruitless, ES_GATHER_MAX) * ES_GATHER_US));
 		}
 		else
 			es_wakeup_await(PG_INT64_MAX,
