@@ -322,19 +322,27 @@ sub fingerprint
 }
 
 # Locks that are left although nobody else is at work.  The store's own workers
-# may keep one each.
+# may keep one each; and a process that just begins or ends, autovacuum's too,
+# has locks and is not in pg_stat_activity.  What is left stays, so look again.
 sub lock_leftovers
 {
 	my ($dbh) = @_;
-	return sql_value(
-		$dbh, q{
-		SELECT coalesce(string_agg(l.locktype || ' ' || l.mode || ' pid ' ||
-								   coalesce(l.pid::text, 'none'), ', '), '')
-		FROM pg_catalog.pg_locks l
-		WHERE l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()
-		  AND (l.pid IS NULL OR NOT EXISTS
-			   (SELECT 1 FROM pg_catalog.pg_stat_activity a
-				WHERE a.pid = l.pid AND a.backend_type <> 'client backend'))});
+	my $left;
+	poll_until(
+		sub {
+			$left = sql_value(
+				$dbh, q{
+				SELECT coalesce(string_agg(l.locktype || ' ' || l.mode || ' pid ' ||
+										   coalesce(l.pid::text, 'none'), ', '), '')
+				FROM pg_catalog.pg_locks l
+				WHERE l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()
+				  AND (l.pid IS NULL OR NOT EXISTS
+					   (SELECT 1 FROM pg_catalog.pg_stat_activity a
+						WHERE a.pid = l.pid AND a.backend_type <> 'client backend'))});
+			return $left eq '';
+		},
+		10);
+	return $left;
 }
 
 sub client_count
