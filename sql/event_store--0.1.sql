@@ -922,7 +922,7 @@ COMMENT ON VIEW event_store.subscription_members IS
 
 CREATE VIEW event_store.parked_events AS
     SELECT p.subscription::pg_catalog.text, e.global_position, st.stream_id::pg_catalog.text, e.version::pg_catalog.int8,
-           t.event_type::pg_catalog.text,
+           event_store.es_upcast_type(t.event_type, e.schema_version) AS event_type,
            CASE WHEN e.global_position = p.failed_position THEN p.state::pg_catalog.text ELSE 'queued' END AS state,
            CASE WHEN e.global_position = p.failed_position THEN p.attempts ELSE 0 END AS attempts,
            CASE WHEN e.global_position = p.failed_position THEN p.reason END AS reason,
@@ -939,7 +939,8 @@ CREATE VIEW event_store.parked_events AS
        AND e.global_position <= greatest(c.position, m.position, p.failed_position)
        AND e.global_position <> ALL (p.discarded)
       JOIN event_store.event_type t ON t.type_no = e.type_no
-       AND (s.event_types IS NULL OR t.event_type = ANY (s.event_types))
+       AND (s.event_types IS NULL OR e.global_position = p.failed_position
+            OR event_store.es_upcast_type(t.event_type, e.schema_version) = ANY (s.event_types))
      WHERE NOT row_security_active('event_store.event'::regclass);
 COMMENT ON VIEW event_store.parked_events IS
     'failed events (retry: delivered again by itself; parked: waits for es_retry_parked) and those of the same streams that have queued up behind them; empty for users to whom row-level security applies';

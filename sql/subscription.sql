@@ -142,6 +142,37 @@ SELECT version FROM es_fetch('sub_pending');
 SELECT count(*) FROM event_store.parked_stream WHERE subscription = 'sub_pending';
 SELECT es_drop_subscription('sub_pending');
 
+-- what the filter does not want was not handed out, so it cannot have failed
+SELECT es_create_subscription('sub_filter', ARRAY['Filt'], ARRAY['Wanted'], es_head(), retry_delay => '0');
+SELECT global_position AS other FROM es_append('FiltOther-1', -1, 'Wanted', '0') \gset
+SELECT global_position AS unwanted FROM es_append('Filt-1', -1, 'Unwanted', '0') \gset
+SELECT global_position AS wanted FROM es_append('Filt-1', -1, 'Wanted', '0') \gset
+SELECT stream_id, version FROM es_fetch('sub_filter');
+\set VERBOSITY sqlstate
+SELECT es_nack('sub_filter', :other, 'bad');
+SELECT es_nack('sub_filter', :unwanted, 'bad', false);
+\set VERBOSITY terse
+-- a retry that was ordered does not make it the first failure
+SELECT es_nack('sub_filter', :wanted, 'bad', false);
+SELECT first_failed_at AS first FROM event_store.parked_events WHERE subscription = 'sub_filter' \gset
+SELECT es_retry_parked('sub_filter'), es_ack('sub_filter', :wanted);
+SELECT version FROM es_fetch('sub_filter');
+SELECT es_nack('sub_filter', :wanted, 'bad', false);
+SELECT version, attempts, first_failed_at = :'first' AS as_before, failed_at > :'first' AS later
+  FROM event_store.parked_events WHERE subscription = 'sub_filter';
+-- what is wanted in today's shape is seen in it
+CREATE FUNCTION sub_upcast(data jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS 'SELECT data';
+SELECT es_define_upcaster('Unwanted', 1, 'sub_upcast(jsonb)', to_event_type => 'Late');
+SELECT es_create_subscription('sub_late', ARRAY['Filt'], ARRAY['Late'], :other);
+SELECT version, event_type FROM es_fetch('sub_late');
+SELECT es_nack('sub_late', :unwanted, 'bad', false);
+SELECT version, event_type, state FROM event_store.parked_events WHERE subscription = 'sub_late';
+-- nor does what is parked disappear with the wish for it
+SELECT es_drop_upcaster('Unwanted', 1);
+SELECT version, event_type, state FROM event_store.parked_events WHERE subscription = 'sub_late';
+SELECT es_drop_subscription('sub_filter'), es_drop_subscription('sub_late');
+DROP FUNCTION sub_upcast;
+
 -- errors
 \set VERBOSITY default
 \set SHOW_CONTEXT never

@@ -68,11 +68,18 @@ es_ack_begin(const EsSubscription *sub, Datum member,
 	}
 
 	if (!cursor->exists)
+	{
+		EsSubscription now;
+
+		/* maybe just dropped */
+		es_subscription_load(sub->name, &now);
 		ereport(ERROR,
 				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				errmsg("subscription \"%s\" has no checkpoint",
+				errmsg("the lease on subscription \"%s\" has ended",
 					   TextDatumGetCString(sub->name)),
-				errhint("Set one with es_reset_subscription."));
+				errdetail("The subscription was reset or made again."),
+				errhint("Roll back, and fetch again."));
+	}
 
 	/*
 	 * Without a name, fetching and acknowledging may come from different

@@ -172,11 +172,15 @@ es_fetch_begin(EsFetch *fetch)
 	else
 	{
 		if (!fetch->cursor.exists)
+		{
+			/* maybe just dropped */
+			es_subscription_load(fetch->name, &fetch->sub);
 			ereport(ERROR,
 					errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					errmsg("subscription \"%s\" has no checkpoint",
 						   TextDatumGetCString(fetch->name)),
 					errhint("Set one with es_reset_subscription."));
+		}
 		busy = es_lease_is_busy(&fetch->cursor, fetch->member);
 		fetch->start = fetch->cursor.position;
 	}
@@ -617,6 +621,9 @@ es_fetch(PG_FUNCTION_ARGS)
 		{
 			until = Min(until, fetch.look_again);
 			until = Min(until, now + ES_LOOK_MS * INT64CONST(1000));
+			if (fetch.sub.slots > 0)
+				until = Min(until, Max(fetch.cursor.renew_at,
+									   now + ES_BUSY_MS * INT64CONST(1000)));
 
 			/* others' events only: let some more come together */
 			if (es_wakeup_await(fetch.scanned, until) <= fetch.scanned)

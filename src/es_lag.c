@@ -98,50 +98,52 @@ es_lag_count(FunctionCallInfo fcinfo, const EsLag *lag)
  *		OUT lag_events bigint, OUT oldest timestamptz)
  *
  * Settled events that the subscription wants and that are not done: how
- * many, counting to max_count, and when the first one was appended.
+ * many, counting to max_count, and when the first one was appended.  All as of
+ * the snapshot of the query: the view must not fail when one is just dropped.
  * Errors: 42704.
  */
 Datum
 es_subscription_lag(PG_FUNCTION_ARGS)
 {
 	static EsSql sql =
-	ES_SQL("SELECT c.slot, GREATEST(c.position, m.position)"
-		" FROM event_store.subscription_checkpoint c"
+	ES_SQL("SELECT s.categories, s.event_types, s.slots, c.slot,"
+		" GREATEST(c.position, m.position)"
+		" FROM event_store.subscription s"
+		" LEFT JOIN event_store.subscription_checkpoint c"
+		" ON c.subscription OPERATOR(pg_catalog.=) s.name"
 		" LEFT JOIN event_store.subscription_member m"
 		" ON m.subscription OPERATOR(pg_catalog.=) c.subscription"
 		" AND m.member OPERATOR(pg_catalog.=) c.member"
-		" WHERE c.subscription OPERATOR(pg_catalog.=) $1",
+		" WHERE s.name OPERATOR(pg_catalog.=) $1",
 	1, TEXTOID);
 	Datum		name = es_arg_name_datum(fcinfo, 0, "name");
 	EsLag		lag = {.upto = PG_INT64_MAX};
 	EsOwnerScope scope;
-	EsSubscription sub;
 	int64	   *done;
 	uint64		n;
+	bool		is_null;
 
 	lag.max_count = es_arg_int64(fcinfo, 1, "max_count", 1, PG_INT64_MAX);
 	es_owner_begin(&scope);
-	es_subscription_load(name, &sub);
-	lag.slots = sub.slots;
-	done = palloc0(Max(sub.slots, 1) * sizeof(int64));
-	n = es_sql_run(&sql, &name, NULL);
+	n = es_sql_read(&sql, &name, NULL);
+	if (n == 0)
+		es_subscription_unknown(name);
+	lag.ncategories = es_sql_names(0, 1, &lag.categories);
+	lag.nevent_types = es_sql_names(0, 2, &lag.event_types);
+	lag.slots = DatumGetInt32(es_sql_datum(0, 3, &is_null));
+	done = palloc0(Max(lag.slots, 1) * sizeof(int64));
 	for (uint64 i = 0; i < n; i++)
 	{
-		bool		is_null;
-		int			slot = DatumGetInt32(es_sql_datum(i, 1, &is_null));
+		int			slot = DatumGetInt32(es_sql_datum(i, 4, &is_null));
 
-		if (slot >= 0 && slot < Max(sub.slots, 1))
-			done[slot] = es_sql_int64(i, 2, 0);
+		if (!is_null && slot >= 0 && slot < Max(lag.slots, 1))
+			done[slot] = es_sql_int64(i, 5, 0);
 	}
 	es_owner_end(&scope);
 
-	lag.categories = sub.categories;
-	lag.ncategories = sub.ncategories;
-	lag.event_types = sub.event_types;
-	lag.nevent_types = sub.nevent_types;
 	lag.done = done;
 	lag.after = PG_INT64_MAX;
-	for (int i = 0; i < Max(sub.slots, 1); i++)
+	for (int i = 0; i < Max(lag.slots, 1); i++)
 		lag.after = Min(lag.after, done[i]);
 	PG_RETURN_DATUM(es_lag_count(fcinfo, &lag));
 }

@@ -52,11 +52,13 @@ ES_SQL("UPDATE event_store.parked_stream"
 	" AND stream_no OPERATOR(pg_catalog.=) $2"
 	" AND next_version OPERATOR(pg_catalog.=) $3",
 4, TEXTOID, INT8OID, INT8OID, INT8OID);
+
+/* discarded meanwhile is no reason to stay: the walk has taken the stream along */
 static EsSql es_sql_finish =
 ES_SQL("DELETE FROM event_store.parked_stream"
 	" WHERE subscription OPERATOR(pg_catalog.=) $1"
 	" AND stream_no OPERATOR(pg_catalog.=) $2"
-	" AND next_version OPERATOR(pg_catalog.=) $3",
+	" AND next_version OPERATOR(pg_catalog.>=) $3",
 3, TEXTOID, INT8OID, INT8OID);
 
 /* what was acknowledged precedes the failed event */
@@ -95,10 +97,17 @@ ES_SQL("SELECT 1 FROM event_store.parked_stream"
 	" AND delivered_version OPERATOR(pg_catalog.>) 0 LIMIT 1",
 1, TEXTOID);
 
+/* an event, if the subscription wants it: others are not handed out */
 static EsSql es_sql_event =
-ES_SQL("SELECT stream_no, version::pg_catalog.int8 FROM event_store.event"
-	" WHERE global_position OPERATOR(pg_catalog.=) $1",
-1, INT8OID);
+ES_SQL("SELECT e.stream_no, e.version::pg_catalog.int8 FROM event_store.event e"
+	" JOIN event_store.event_type t ON t.type_no OPERATOR(pg_catalog.=) e.type_no"
+	" JOIN event_store.subscription s ON s.name OPERATOR(pg_catalog.=) $2"
+	" AND (s.categories IS NULL OR t.category OPERATOR(pg_catalog.=) ANY (s.categories))"
+	" AND (s.event_types IS NULL"
+	" OR event_store.es_upcast_type(t.event_type, e.schema_version)"
+	" OPERATOR(pg_catalog.=) ANY (s.event_types))"
+	" WHERE e.global_position OPERATOR(pg_catalog.=) $1",
+2, INT8OID, TEXTOID);
 static EsSql es_sql_own_slot =
 ES_SQL("SELECT position FROM event_store.subscription_checkpoint"
 	" WHERE subscription OPERATOR(pg_catalog.=) $1"
@@ -125,7 +134,8 @@ ES_SQL("INSERT INTO event_store.parked_stream AS p"
 	" failed_position = EXCLUDED.failed_position, attempts = EXCLUDED.attempts,"
 	" state = EXCLUDED.state, next_attempt_at = EXCLUDED.next_attempt_at,"
 	" reason = EXCLUDED.reason, failed_at = EXCLUDED.failed_at,"
-	" first_failed_at = CASE WHEN EXCLUDED.attempts OPERATOR(pg_catalog.>) 1"
+	" first_failed_at = CASE WHEN EXCLUDED.failed_position"
+	" OPERATOR(pg_catalog.=) p.failed_position"
 	" THEN p.first_failed_at ELSE EXCLUDED.failed_at END",
 	10, TEXTOID, INT8OID, INT4OID, INT8OID, INT8OID, INT4OID, TEXTOID, TIMESTAMPTZOID, TEXTOID,
 	INT8OID);
@@ -366,6 +376,7 @@ es_nack(PG_FUNCTION_ARGS)
 	es_ack_begin(&sub, member, position, &cursor);
 
 	args[0] = Int64GetDatum(position);
+	args[1] = name;
 	if (es_sql_run(&es_sql_event, args, NULL) == 0)
 		es_nack_not_handed_out(&sub, position);
 	stream_no = es_sql_int64(0, 1, 0);

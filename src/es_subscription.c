@@ -92,6 +92,14 @@ es_arg_member(FunctionCallInfo fcinfo, int n, const EsSubscription *sub)
 	return (Datum) 0;
 }
 
+void
+es_subscription_unknown(Datum name)
+{
+	ereport(ERROR,
+			errcode(ERRCODE_UNDEFINED_OBJECT),
+			errmsg("subscription \"%s\" does not exist", TextDatumGetCString(name)));
+}
+
 /*
  * Look up a subscription.
  *
@@ -103,9 +111,7 @@ es_subscription_load(Datum name, EsSubscription *sub)
 	bool		isnull;
 
 	if (es_sql_run(&es_sql_load, &name, NULL) == 0)
-		ereport(ERROR,
-				errcode(ERRCODE_UNDEFINED_OBJECT),
-				errmsg("subscription \"%s\" does not exist", TextDatumGetCString(name)));
+		es_subscription_unknown(name);
 	sub->name = name;
 	sub->ncategories = es_sql_names(0, 1, &sub->categories);
 	sub->nevent_types = es_sql_names(0, 2, &sub->event_types);
@@ -210,9 +216,7 @@ es_drop_subscription(PG_FUNCTION_ARGS)
 	PreventCommandIfReadOnly("es_drop_subscription()");
 	es_owner_begin(&scope);
 	if (es_sql_run(&es_sql_drop, &name, NULL) == 0)
-		ereport(ERROR,
-				errcode(ERRCODE_UNDEFINED_OBJECT),
-				errmsg("subscription \"%s\" does not exist", TextDatumGetCString(name)));
+		es_subscription_unknown(name);
 	es_sql_run(&es_sql_drop_member, &name, NULL);
 	es_sql_run(&es_sql_drop_checkpoint, &name, NULL);
 	es_sql_run(&es_sql_drop_parked, &name, NULL);

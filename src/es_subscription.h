@@ -66,6 +66,7 @@ typedef struct EsParked
 } EsParked;
 
 /* es_subscription.c */
+extern void es_subscription_unknown(Datum name);
 extern void es_subscription_load(Datum name, EsSubscription *sub);
 extern Datum es_arg_member(FunctionCallInfo fcinfo, int n, const EsSubscription *sub);
 extern int	es_stream_slot(int64 stream_no, int slots);

@@ -139,6 +139,19 @@ sub waiting
 	is(meanwhile($node, q{es_fetch('taken', 100, '1 h', 'b')}, sub { $conn->rollback }), "@events",
 		'another one waits until it is gone');
 	$dbh->do(q{SELECT es_drop_subscription('taken')});
+
+	# to wait is not to be silent, however short the lease
+	$dbh->do(q{SELECT es_create_subscription('short', ARRAY['None'], slots => 2, lease => '900 ms')});
+	fetch($dbh, 'short', 'a');
+	my $renewed = poll_until(sub {
+		my $until = sql_value($dbh, q{SELECT lease_until FROM event_store.subscription_members
+			WHERE subscription = 'short'});
+		fetch($dbh, 'short', 'a', 1, '1 h');
+		sql_value($dbh, q{SELECT updated_at < ?::timestamptz FROM event_store.subscription_member
+			WHERE subscription = 'short'}, $until);
+	});
+	ok($renewed, 'a member that waits renews its lease before that ends');
+	$dbh->do(q{SELECT es_drop_subscription('short')});
 	$conn->disconnect;
 	return;
 }
