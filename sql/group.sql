@@ -130,6 +130,23 @@ SELECT count(*) FROM es_fetch('lazy', 100, '1 h', 'm1');
 SELECT checkpoint = es_head() AS moved FROM event_store.subscription_members WHERE subscription = 'lazy';
 SELECT es_drop_subscription('lazy');
 
+-- free slots are taken up to the fair share, however the query is planned
+SELECT es_create_subscription('fair', ARRAY['Fair'], NULL, :base, 6);
+SELECT es_join('fair', m) FROM unnest('{a,b,c}'::text[]) AS m;
+SELECT count(*) FROM es_fetch('fair', member => 'a');
+SELECT count(*) FROM es_fetch('fair', member => 'b');
+SELECT es_leave('fair', 'a');
+\c -
+SET enable_hashjoin = off;
+SET enable_mergejoin = off;
+SET enable_hashagg = off;
+SET enable_material = off;
+SET enable_sort = off;
+SELECT count(*) FROM es_fetch('fair', member => 'c');
+RESET ALL;
+SELECT member, slots FROM event_store.subscription_members WHERE subscription = 'fair' ORDER BY 1;
+SELECT es_drop_subscription('fair');
+
 -- errors
 SELECT es_fetch('grp');
 SELECT es_ack('grp', 1);

@@ -101,13 +101,16 @@ ES_SQL("UPDATE event_store.subscription_checkpoint"
 	" WHERE subscription OPERATOR(pg_catalog.=) $1"
 	" AND member OPERATOR(pg_catalog.=) $2 AND position OPERATOR(pg_catalog.<) $3",
 3, TEXTOID, TEXTOID, INT8OID);
+
+/* a subquery as the inner side of a join would be run again and take more */
 static EsSql es_sql_take =
-ES_SQL("UPDATE event_store.subscription_checkpoint"
-	" SET member = $2, updated_at = pg_catalog.clock_timestamp()"
-	" WHERE subscription OPERATOR(pg_catalog.=) $1 AND slot OPERATOR(pg_catalog.=) ANY"
-	" (SELECT slot FROM event_store.subscription_checkpoint"
+ES_SQL("WITH free AS MATERIALIZED (SELECT slot FROM event_store.subscription_checkpoint"
 	" WHERE subscription OPERATOR(pg_catalog.=) $1 AND member IS NULL"
-	" ORDER BY slot LIMIT $3 FOR UPDATE SKIP LOCKED)",
+	" ORDER BY slot LIMIT $3 FOR UPDATE SKIP LOCKED)"
+	" UPDATE event_store.subscription_checkpoint c"
+	" SET member = $2, updated_at = pg_catalog.clock_timestamp() FROM free"
+	" WHERE c.subscription OPERATOR(pg_catalog.=) $1"
+	" AND c.slot OPERATOR(pg_catalog.=) free.slot",
 3, TEXTOID, TEXTOID, INT8OID);
 static EsSql es_sql_slots =
 ES_SQL("SELECT slot, GREATEST(position, $3) FROM event_store.subscription_checkpoint"
