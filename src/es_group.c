@@ -24,7 +24,9 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "miscadmin.h"
+#include "storage/lock.h"
 #include "utils/builtins.h"
 #include "utils/resowner.h"
 
@@ -34,6 +36,9 @@
 
 PG_FUNCTION_INFO_V1(es_join);
 PG_FUNCTION_INFO_V1(es_leave);
+
+/* fourth field of the advisory lock tag that whoever joins holds: subscription, member */
+#define ES_LOCK_CLASS_JOIN	8
 
 static EsSql es_sql_join =
 ES_SQL("INSERT INTO event_store.subscription_member AS m"
@@ -121,11 +126,20 @@ ES_SQL("DELETE FROM event_store.subscription_member"
 	" WHERE subscription OPERATOR(pg_catalog.=) $1 AND member OPERATOR(pg_catalog.=) $2",
 2, TEXTOID, TEXTOID);
 
+static uint32
+es_group_hash(Datum name)
+{
+	text	   *value = DatumGetTextPP(name);
+
+	return hash_bytes((unsigned char *) VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value));
+}
+
 /*
  * Become a member, or renew the membership.
  *
  * lease		microseconds
- * wait			for a reset or drop that is going on
+ * wait			for a reset or drop that is going on, or for another session that
+ *				is about to join under the same name
  *
  * Result: false, and not joined, if there is one and "wait" is false, or if
  * the subscription is not the one that was read any more.
@@ -134,13 +148,23 @@ bool
 es_group_join(const EsSubscription *sub, Datum member, int64 lease, bool wait)
 {
 	Interval	interval = {0};
+	LOCKTAG		tag;
 	Datum		args[4];
 
 	interval.time = lease;
+
+	/* the unique index knows no NOWAIT */
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, es_group_hash(sub->name),
+						 es_group_hash(member), ES_LOCK_CLASS_JOIN);
+	if (LockAcquire(&tag, ExclusiveLock, false, !wait) == LOCKACQUIRE_NOT_AVAIL)
+		return false;
 	args[0] = sub->name;
 	args[1] = TransactionIdGetDatum(sub->xmin);
 	if (es_sql_run(wait ? &es_sql_keep : &es_sql_keep_now, args, NULL) == 0)
+	{
+		LockRelease(&tag, ExclusiveLock, false);
 		return false;
+	}
 	args[1] = member;
 	args[2] = IntervalPGetDatum(&interval);
 	args[3] = Int32GetDatum(MyProcPid);

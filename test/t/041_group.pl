@@ -140,6 +140,17 @@ sub waiting
 		'another one waits until it is gone');
 	$dbh->do(q{SELECT es_drop_subscription('taken')});
 
+	# somebody who joins under the same name, and stays open, is not waited for
+	$dbh->do(q{SELECT es_create_subscription('twin', slots => 2)});
+	$conn->begin_work;
+	fetch($conn, 'twin', 'a');
+	$dbh->do(q{SET statement_timeout = '30 s'});
+	is(sqlstate($dbh, q{SELECT es_fetch('twin', member => 'a')}), '00000',
+		'a fetch does not wait for another one that joins under its name');
+	$dbh->do('RESET statement_timeout');
+	$conn->rollback;
+	$dbh->do(q{SELECT es_drop_subscription('twin')});
+
 	# to wait is not to be silent, however short the lease
 	$dbh->do(q{SELECT es_create_subscription('short', ARRAY['None'], slots => 2, lease => '900 ms')});
 	fetch($dbh, 'short', 'a');
