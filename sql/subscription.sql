@@ -35,6 +35,12 @@ SELECT * FROM pg_temp.take('sub_type');
 SELECT * FROM pg_temp.take('sub_both');
 SELECT * FROM pg_temp.take('sub_none');
 
+-- a consumer with a name is another one, in the same session too, while that holds the lease
+SELECT count(*) FROM es_fetch('sub_type', 1, '0', 'named');
+SELECT pg_advisory_unlock_all();
+SELECT count(*) FROM es_fetch('sub_type', 1, '0', 'named');
+SELECT * FROM pg_temp.take('sub_type');
+
 -- never backwards
 SELECT es_ack('sub_all', max(global_position)) FROM es_fetch('sub_all');
 SELECT es_ack('sub_all', 1);

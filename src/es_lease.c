@@ -181,16 +181,23 @@ es_lease_session(void)
 	return es_session;
 }
 
+/*
+ * Does a session show that it lives?  Its own lock keeps nobody out, so for
+ * this one ask whether it is held already.
+ */
 bool
 es_lease_session_lives(int64 session)
 {
+	LOCKMODE	mode = session == es_session ? ExclusiveLock : ShareLock;
+	LockAcquireResult result;
 	LOCKTAG		tag;
 
 	es_lease_tag(&tag, session);
-	if (LockAcquire(&tag, ShareLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
+	result = LockAcquire(&tag, mode, true, true);
+	if (result == LOCKACQUIRE_NOT_AVAIL)
 		return true;
-	LockRelease(&tag, ShareLock, true);
-	return false;
+	LockRelease(&tag, mode, true);
+	return result != LOCKACQUIRE_OK;
 }
 
 /*
