@@ -686,6 +686,26 @@ es_wakeup_launcher_begin(void)
 }
 
 /*
+ * Is there a worker in a database?
+ */
+bool
+es_wakeup_has_worker(Oid database)
+{
+	bool		result = false;
+
+	LWLockAcquire(AddinShmemInitLock, LW_SHARED);
+	for (int i = 0; i < ES_WAKEUP_DATABASES; i++)
+	{
+		EsWakeupEntry *entry = &es_wakeup_shared->entries[i];
+
+		if (entry->dboid == database && pg_atomic_read_u32(&entry->worker) != 0)
+			result = true;
+	}
+	LWLockRelease(AddinShmemInitLock);
+	return result;
+}
+
+/*
  * Databases whose worker has ended for another reason than that there was
  * nothing to do.
  *

@@ -86,6 +86,10 @@
 #define ES_LAUNCHER_MAX_PAUSE_MS	(60 * 1000)
 #define ES_LAUNCHER_HEALTHY_MS	(10 * 1000)
 
+/* how long a worker may take to begin before the next one is started, in steps */
+#define ES_LAUNCHER_STEPS		100
+#define ES_LAUNCHER_STEP_MS		10
+
 /* a worker as the launcher knows it */
 typedef struct EsLaunched
 {
@@ -276,6 +280,10 @@ es_worker_main(Datum main_arg)
 	/* losing a notification in a crash is harmless, waiting for disk is not */
 	SetConfigOption("synchronous_commit", "off", PGC_USERSET, PGC_S_OVERRIDE);
 
+	/* in SERIALIZABLE its looks would make appends fail */
+	SetConfigOption("default_transaction_isolation", "read committed",
+					PGC_USERSET, PGC_S_OVERRIDE);
+
 	if (!es_worker_has_extension() || !es_wakeup_claim())
 		proc_exit(0);
 
@@ -458,6 +466,26 @@ es_launcher_start(Oid database)
 }
 
 /*
+ * Wait until a worker has begun its work, or has ended because there is none.
+ */
+static void
+es_launcher_await(EsLaunched *launched)
+{
+	pid_t		pid;
+
+	for (int i = 0; i < ES_LAUNCHER_STEPS; i++)
+	{
+		if (GetBackgroundWorkerPid(launched->handle, &pid) == BGWH_STOPPED ||
+			es_wakeup_has_worker(launched->database))
+			break;
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 ES_LAUNCHER_STEP_MS, es_wait_event());
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/*
  * Start the workers again that have made way for somebody, or were killed.
  *
  * Result: ms until the next look is due, -1 = none is.
@@ -516,12 +544,11 @@ es_launcher_main(Datum main_arg)
 	foreach(lc, es_launcher_databases(context))
 	{
 		EsLaunched *launched = es_launcher_get(lfirst_oid(lc));
-		pid_t		pid;
 
 		CHECK_FOR_INTERRUPTS();
 		es_launcher_start(launched->database);
 		if (launched->handle != NULL)
-			(void) WaitForBackgroundWorkerStartup(launched->handle, &pid);
+			es_launcher_await(launched);
 	}
 
 	pgstat_report_activity(STATE_IDLE, NULL);

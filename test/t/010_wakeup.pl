@@ -18,12 +18,14 @@ my $late = 4;
 seed_random();
 starts_on_demand();
 starts_with_the_server();
+many_databases();
 comes_back();
 databases_come_and_go();
 no_worker_to_be_had();
 modes();
 worker_waits_for_lock();
 made_anew();
+serializable();
 standby();
 done_testing();
 
@@ -211,6 +213,26 @@ sub starts_with_the_server
 	}, 60), 'after the crash it is there again');
 	$dbh->disconnect;
 	$node->stop;
+	return;
+}
+
+# Databases without the extension need no place of their own.
+sub many_databases
+{
+	my $node = store_cluster('wakeup_places', preload => 'event_store',
+		conf => "max_worker_processes = 3\n");
+	$node->safe_psql('postgres', "CREATE DATABASE empty_$_") for 1 .. 6;
+	create_store($node, 'last');
+	$node->restart;
+	my $dbh = connect_store($node, plain => 1);
+	ok(poll_until(sub {
+		sql_value($dbh, q{SELECT count(*) FROM pg_stat_activity WHERE datname = 'last'
+			AND backend_type = 'event_store worker'});
+	}, 20), 'places: the worker starts with the server, however many other databases there are');
+	$dbh->disconnect;
+	$node->stop;
+	unlike(PostgreSQL::Test::Utils::slurp_file($node->logfile), qr/could not start the event store's worker/,
+		'places: one at a time is enough');
 	return;
 }
 
@@ -413,6 +435,31 @@ sub made_anew
 		'es_wait does not return the head of the old one');
 	is(sql_value($dbh, q{SELECT es_wait(0, '20 s')}), 1, '... but its own');
 	$dbh->disconnect;
+	$node->stop;
+	return;
+}
+
+# Where all sessions are SERIALIZABLE, the worker's looks are no reason for an
+# append to fail.
+sub serializable
+{
+	my $node = store_cluster('wakeup_serializable',
+		conf => "default_transaction_isolation = serializable\n");
+	create_store($node);
+	my $dbh = connect_store($node);
+	my $other = connect_store($node);
+	my $listener = connect_store($node);
+	$listener->do('LISTEN event_store');
+	append($dbh, 'Order-1', 0, 'Placed');
+	ok(next_notification($listener, 20), 'serializable: the worker runs');
+
+	$dbh->begin_work;
+	is(sql_value($dbh, q{SELECT count(*) FROM es_read_stream('Order-1')}), 1, 'serializable: one reads');
+	append($other, 'Order-1', 1, 'Placed');
+	ok(next_notification($listener, 20), '... another one appends, and the worker looks');
+	is(sqlstate($dbh, q{SELECT es_append('Order-2', 0, 'Placed', '1')}), '00000', '... the first one appends');
+	is(sqlstate($dbh, 'COMMIT'), '00000', '... and commits');
+	$_->disconnect for $dbh, $other, $listener;
 	$node->stop;
 	return;
 }
