@@ -57,7 +57,8 @@ ES_SQL("UPDATE event_store.projection p"
 		 " error_at = CASE WHEN $2 IS NOT NULL THEN pg_catalog.clock_timestamp() END"
 		 " FROM (SELECT q.name, q.is_shadow FROM event_store.projection q"
 		 "  WHERE q.owner OPERATOR(pg_catalog.=) $1"
-		 "  AND ($2 IS NOT NULL OR q.error_sqlstate OPERATOR(pg_catalog.=) '53400'"
+		 "  AND ($2 IS NOT NULL AND q.state OPERATOR(pg_catalog.=) 'running'"
+		 "  OR q.error_sqlstate OPERATOR(pg_catalog.=) '53400'"
 		 "  OR q.error_sqlstate OPERATOR(pg_catalog.=) '08004')"
 		 "  FOR UPDATE SKIP LOCKED) f"
 		 " WHERE p.name OPERATOR(pg_catalog.=) f.name"
@@ -122,6 +123,8 @@ es_projection_others_wait(void)
 
 /*
  * Note in the table why a role has no worker; sqlstate NULL = it has one.
+ *
+ * What has stopped a projection stays: nobody would find it out again.
  */
 void
 es_projection_note_worker(Oid owner, const char *sqlstate, const char *message)

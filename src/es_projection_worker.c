@@ -187,6 +187,8 @@ es_worker_look(MemoryContext context, long *pause_ms, bool *retrying)
 			result = lappend(result, entry);
 			MemoryContextSwitchTo(old_context);
 		}
+		else
+			entry->is_cut = false;	/* somebody else got past it */
 	}
 	es_seen_forget();
 	PopActiveSnapshot();

@@ -28,6 +28,7 @@ in_database('names_change', \&names_change);
 in_database('role_settings', \&role_settings);
 in_database('turned_off', \&turned_off);
 in_database('turns', \&turns);
+in_database('search_is_over', \&search_is_over);
 in_database('no_connect', \&no_connect);
 in_database('statistics', \&statistics);
 in_database('time_limits', \&time_limits);
@@ -280,8 +281,15 @@ sub update_extension
 	start_client("writer_$_", sub { write_amounts($node, 20, db => $db, pause => 5) }) for 1 .. 2;
 	foreach my $version (1 .. 5)
 	{
-		my $pid = poll_until(sub { worker_pid($dbh) }, 20);
-		ok($pid, "update $version: a worker is there");
+		# one that has just begun may have to see the version yet
+		my $pid = poll_until(
+			sub {
+				my $now = worker_pid($dbh) or return 0;
+				my $position = append($dbh, 'Acc-1', -1, 'Added')->{position};
+				$dbh->do(q{SELECT es_wait_projection('p', ?)}, undef, $position);
+				return $now == (worker_pid($dbh) || 0) && $now;
+			});
+		ok($pid, "update $version: a worker is at work");
 		poll_until(
 			sub {
 				eval {
@@ -446,6 +454,49 @@ sub turns
 	return;
 }
 
+# A worker does not end in the middle of its search for a bad event, but does
+# when somebody else has meanwhile got past it.
+sub search_is_over
+{
+	my @roles = qw(searcher other);
+	$node->safe_psql('postgres', q{ALTER SYSTEM SET event_store.worker_idle_timeout = '1h'});
+	allow_workers(1);
+	run_sql($dbh, "CREATE ROLE $_ LOGIN", "SELECT es_grant('$_', 'admin')",
+		"GRANT CREATE ON SCHEMA public TO $_") for @roles;
+	run_sql($dbh, 'CREATE TABLE cured (yes boolean)', 'GRANT SELECT ON cured TO searcher',
+		'SELECT pg_advisory_lock(1)');
+	append_batch($dbh, 'Acc-1', 0, 'Added', [ map { undef } 1 .. 20 ]);
+
+	# the first one fails, then the second one waits
+	run_sql($dbh, 'SET SESSION AUTHORIZATION searcher',
+		q{CREATE FUNCTION on_set(events es_event[]) RETURNS void LANGUAGE plpgsql AS $$
+			BEGIN
+				IF NOT EXISTS (SELECT FROM cured) THEN RAISE 'bad'; END IF;
+			END $$},
+		q{CREATE FUNCTION on_event(e es_event) RETURNS void LANGUAGE sql AS
+			'SELECT pg_advisory_xact_lock_shared(1)'},
+		'BEGIN');
+	create_projection('fails', 'on_set(es_event[])');
+	create_projection('waits', 'on_event(es_event)');
+	run_sql($dbh, 'COMMIT', 'RESET SESSION AUTHORIZATION');
+	ok(poll_until(sub {
+		sql_value($dbh, q{SELECT count(*) FROM pg_catalog.pg_stat_activity
+			WHERE backend_type = 'event_store projections' AND wait_event = 'advisory'});
+	}), 'search: the worker is at another projection');
+	$dbh->do('INSERT INTO cured VALUES (true)');
+	is(sql_value($dbh, q{SELECT es_run_projection('fails')}), 20, 'search: a session gets past the event');
+	$dbh->do('SET SESSION AUTHORIZATION other');
+	create_projection('other', create_model($dbh, 'model'));
+	run_sql($dbh, 'RESET SESSION AUTHORIZATION', 'SELECT pg_advisory_unlock(1)');
+	caught_up($dbh, 'other');
+	is(differences($dbh, 'model'), '', 'search: another role gets its turn');
+	$dbh->do('SELECT es_drop_projection(?)', undef, $_) for qw(fails waits other);
+	run_sql($dbh, "SELECT es_revoke('$_', 'admin')", "DROP OWNED BY $_ CASCADE", "DROP ROLE $_") for @roles;
+	$node->safe_psql('postgres', 'ALTER SYSTEM RESET event_store.worker_idle_timeout');
+	allow_workers(4);
+	return;
+}
+
 # A worker that is never idle reports its statistics, or autovacuum would not
 # see what it writes.
 sub statistics
@@ -588,22 +639,37 @@ sub dropped_handler
 	return;
 }
 
-# The owner may not connect: the view says so, until he may.
+# The owner may not connect: the view says so, until he may.  What had stopped
+# another projection of his is shown all the time.
 sub no_connect
 {
+	my $stopped = q{SELECT row(state, error_sqlstate, error_message, error_position, error_at)::text
+		FROM event_store.projection WHERE name = 'bad'};
 	run_sql($dbh, 'CREATE ROLE app LOGIN', q{SELECT es_grant('app', 'admin')},
 		'CREATE TABLE model (position bigint)', 'GRANT INSERT ON model TO app',
-		'GRANT CREATE ON SCHEMA public TO app',
-		'REVOKE CONNECT ON DATABASE no_connect FROM PUBLIC', 'SET SESSION AUTHORIZATION app',
+		'GRANT CREATE ON SCHEMA public TO app', 'SET SESSION AUTHORIZATION app',
 		q{CREATE FUNCTION on_event(e es_event) RETURNS void LANGUAGE sql AS
 			'INSERT INTO model VALUES (e.global_position)'},
-		q{SELECT es_create_projection('p', 'on_event(es_event)')}, 'RESET SESSION AUTHORIZATION');
+		q{CREATE FUNCTION on_bad(e es_event) RETURNS void LANGUAGE plpgsql AS $$
+			BEGIN RAISE division_by_zero; END $$},
+		q{SELECT es_create_projection('bad', 'on_bad(es_event)', max_attempts => 1)},
+		'RESET SESSION AUTHORIZATION');
+	append($dbh, 'Acc-1', -1, 'Added');
+	ok(reaches_state('bad', 'stopped'), 'no connection: one is stopped before');
+	my $error = sql_value($dbh, $stopped);
+	run_sql($dbh, 'REVOKE CONNECT ON DATABASE no_connect FROM PUBLIC',
+		q{SELECT pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
+		  WHERE backend_type = 'event_store projections' AND datname = current_database()},
+		'SET SESSION AUTHORIZATION app', q{SELECT es_create_projection('p', 'on_event(es_event)')},
+		'RESET SESSION AUTHORIZATION');
 	append($dbh, 'Acc-1', -1, 'Added');
 	ok(poll_until(sub { (projection($dbh, 'p')->{error_sqlstate} || '') eq '08004' }),
 		'no connection: the view says so');
 	$dbh->do('GRANT CONNECT ON DATABASE no_connect TO app');
 	caught_up($dbh, 'p');
 	is(projection($dbh, 'p')->{error_sqlstate}, undef, '... until there is one');
-	run_sql($dbh, q{SELECT es_drop_projection('p')}, 'DROP OWNED BY app', 'DROP ROLE app');
+	is(sql_value($dbh, $stopped), $error, '... and forgets no other error');
+	run_sql($dbh, 'SELECT es_drop_projection(name) FROM event_store.projection', 'DROP OWNED BY app',
+		'DROP ROLE app');
 	return;
 }
