@@ -155,6 +155,16 @@ es_head_refuse_subscriber(const EsStore *store)
 }
 
 /*
+ * Is the global order available, or has a subscriber no mark yet?
+ */
+bool
+es_head_is_available(const EsStore *store, Snapshot snapshot)
+{
+	return !es_head_is_subscriber(store) ||
+		(es_subscribed_ready && es_mark_newest(store, snapshot) > 0);
+}
+
+/*
  * The position up to which the given snapshot may walk: every lower position
  * has been inserted physically, or never will be.  0 for an empty store.
  *

@@ -13,6 +13,7 @@
 
 extern void es_head_init(void);
 extern void es_head_refuse_subscriber(const EsStore *store);
+extern bool es_head_is_available(const EsStore *store, Snapshot snapshot);
 extern int64 es_head_bound(Relation event, const EsStore *store, Snapshot snapshot);
 extern int64 es_head_settled(Relation event, const EsStore *store, Snapshot snapshot,
 							 int64 proven, EsBlocked *blocked);

@@ -214,6 +214,13 @@ es_worker_round(int64 *head, bool *busy)
 	}
 
 	event = es_store_open_event(&store, AccessShareLock);
+	if (!es_head_is_available(store, GetActiveSnapshot()))
+	{
+		table_close(event, AccessShareLock);
+		PopActiveSnapshot();
+		CommitTransactionCommand();
+		return ES_IDLE_MS;
+	}
 
 	/* what was settled in a store that was dropped means nothing here */
 	if (published_store != store->event)

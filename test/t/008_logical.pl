@@ -36,6 +36,7 @@ subscribe('events_only');
 ok(poll_until(sub { sql_value($copy, 'SELECT count(*) FROM event_store.event') == 10 }),
 	'events arrive');
 refused('events alone');
+worker_waits();
 unsubscribe('events_only');
 empty($copy, 'event_store.event');
 
@@ -89,6 +90,18 @@ sub refused
 	is(sqlstate($copy, q{SELECT * FROM es_read_stream('Early-1')}),
 		'00000', "$title: a stream can be read");
 	append_refused($title);
+	return;
+}
+
+# Who waits starts the worker, which does not die of it that there is nothing to
+# tell yet.
+sub worker_waits
+{
+	is(sqlstate($copy, 'SELECT es_wait(0)'), 'VE005', 'events alone: es_wait is refused');
+	ok(poll_until(sub {
+		sql_value($copy, q{SELECT count(*) FROM pg_catalog.pg_stat_activity
+			WHERE backend_type = 'event_store worker' AND state = 'idle'});
+	}, 20), 'events alone: the worker waits for a mark');
 	return;
 }
 
