@@ -287,9 +287,10 @@ es_worker_main(Datum main_arg)
 	/* losing a notification in a crash is harmless, waiting for disk is not */
 	SetConfigOption("synchronous_commit", "off", PGC_USERSET, PGC_S_OVERRIDE);
 
-	/* in SERIALIZABLE its looks would make appends fail */
+	/* in SERIALIZABLE its looks would make appends fail; a lock will be free one day */
 	SetConfigOption("default_transaction_isolation", "read committed",
 					PGC_USERSET, PGC_S_OVERRIDE);
+	SetConfigOption("lock_timeout", "0", PGC_USERSET, PGC_S_OVERRIDE);
 
 	if (!es_worker_has_extension() || !es_wakeup_claim())
 		proc_exit(0);

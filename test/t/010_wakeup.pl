@@ -25,7 +25,7 @@ no_worker_to_be_had();
 modes();
 worker_waits_for_lock();
 made_anew();
-serializable();
+session_defaults();
 standby();
 done_testing();
 
@@ -439,12 +439,13 @@ sub made_anew
 	return;
 }
 
-# Where all sessions are SERIALIZABLE, the worker's looks are no reason for an
-# append to fail.
-sub serializable
+# Defaults for sessions do not concern the worker.  Where all are SERIALIZABLE,
+# its looks are no reason for an append to fail; where all are to be impatient,
+# it still waits for a lock.
+sub session_defaults
 {
-	my $node = store_cluster('wakeup_serializable',
-		conf => "default_transaction_isolation = serializable\n");
+	my $node = store_cluster('wakeup_defaults',
+		conf => "default_transaction_isolation = serializable\nlock_timeout = 100ms\n");
 	create_store($node);
 	my $dbh = connect_store($node);
 	my $other = connect_store($node);
@@ -459,6 +460,16 @@ sub serializable
 	ok(next_notification($listener, 20), '... another one appends, and the worker looks');
 	is(sqlstate($dbh, q{SELECT es_append('Order-2', 0, 'Placed', '1')}), '00000', '... the first one appends');
 	is(sqlstate($dbh, 'COMMIT'), '00000', '... and commits');
+
+	my $pid = worker_pid($dbh);
+	$other->begin_work;
+	$other->do('LOCK TABLE event_store.projection IN ACCESS EXCLUSIVE MODE');
+	append($dbh, 'Order-1', 2, 'Placed');
+	ok(poll_until(sub {
+		sql_value($dbh, q{SELECT count(*) FROM pg_stat_activity WHERE pid = ?
+			AND wait_event_type = 'Lock' AND clock_timestamp() - state_change > '300 ms'}, $pid);
+	}, 20), 'lock_timeout: the worker waits');
+	$other->rollback;
 	$_->disconnect for $dbh, $other, $listener;
 	$node->stop;
 	return;
