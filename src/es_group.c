@@ -28,6 +28,7 @@
 #include "miscadmin.h"
 #include "storage/lock.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
 #include "utils/resowner.h"
 
 #include "es_args.h"
@@ -74,21 +75,11 @@ ES_SQL("SELECT pg_catalog.count(*) FILTER (WHERE member OPERATOR(pg_catalog.=) $
 	" WHERE subscription OPERATOR(pg_catalog.=) $1",
 2, TEXTOID, TEXTOID);
 
-static EsSql es_sql_expel =
-ES_SQL("WITH dead AS ("
-	"SELECT member, position FROM event_store.subscription_member"
+static EsSql es_sql_overdue =
+ES_SQL("SELECT member, position FROM event_store.subscription_member"
 	" WHERE subscription OPERATOR(pg_catalog.=) $1 AND member OPERATOR(pg_catalog.<>) $2"
 	" AND lease_until OPERATOR(pg_catalog.<) pg_catalog.clock_timestamp()"
-	" FOR UPDATE SKIP LOCKED),"
-	" freed AS ("
-	"UPDATE event_store.subscription_checkpoint c"
-	" SET position = GREATEST(c.position, dead.position), member = NULL,"
-	" updated_at = pg_catalog.clock_timestamp()"
-	" FROM dead WHERE c.subscription OPERATOR(pg_catalog.=) $1"
-	" AND c.member OPERATOR(pg_catalog.=) dead.member)"
-	" DELETE FROM event_store.subscription_member m USING dead"
-	" WHERE m.subscription OPERATOR(pg_catalog.=) $1"
-	" AND m.member OPERATOR(pg_catalog.=) dead.member",
+	" FOR UPDATE SKIP LOCKED",
 2, TEXTOID, TEXTOID);
 
 static EsSql es_sql_release =
@@ -213,6 +204,51 @@ es_group_take(const EsSubscription *sub, Datum member, const EsCursor *cursor, i
 }
 
 /*
+ * A member, whose row is locked, leaves its slots to others.  In statements
+ * that begin after that: earlier ones do not see slots that it has just taken.
+ */
+static void
+es_group_remove(const EsSubscription *sub, Datum member, int64 position)
+{
+	Datum		args[4];
+
+	args[0] = sub->name;
+	args[1] = member;
+	args[2] = Int64GetDatum(position);
+	args[3] = Int64GetDatum(ES_MAX_SLOTS);
+	es_sql_run(&es_sql_release, args, NULL);
+	es_sql_run(&es_sql_leave, args, NULL);
+}
+
+/*
+ * Throw out members whose lease has ended.
+ */
+static bool
+es_group_expel(const EsSubscription *sub, Datum member)
+{
+	Datum		args[2];
+	Datum	   *dead;
+	int64	   *positions;
+	int			n;
+
+	args[0] = sub->name;
+	args[1] = member;
+	n = (int) es_sql_run(&es_sql_overdue, args, NULL);
+	dead = palloc(Max(n, 1) * sizeof(Datum));
+	positions = palloc(Max(n, 1) * sizeof(int64));
+	for (int i = 0; i < n; i++)
+	{
+		bool		isnull;
+
+		dead[i] = datumCopy(es_sql_datum(i, 1, &isnull), false, -1);
+		positions[i] = es_sql_int64(i, 2, 0);
+	}
+	for (int i = 0; i < n; i++)
+		es_group_remove(sub, dead[i], positions[i]);
+	return n > 0;
+}
+
+/*
  * Do one's part for a fair distribution of the slots, and renew the lease
  * when a third of it is over.
  *
@@ -238,7 +274,7 @@ es_group_balance(const EsSubscription *sub, Datum member,
 	es_sql_run(&es_sql_census, args, NULL);
 	if (es_sql_int64(0, 3, 0) > 0)
 	{
-		wrote = es_sql_run(&es_sql_expel, args, NULL) > 0;
+		wrote = es_group_expel(sub, member);
 		es_sql_run(&es_sql_census, args, NULL);
 	}
 	members = Max(es_sql_int64(0, 1, 0), 1);
@@ -363,7 +399,6 @@ es_leave(PG_FUNCTION_ARGS)
 	EsSubscription sub;
 	EsCursor	cursor;
 	EsOwnerScope scope;
-	Datum		args[4];
 
 	PreventCommandIfReadOnly("es_leave()");
 	es_owner_begin(&scope);
@@ -372,14 +407,7 @@ es_leave(PG_FUNCTION_ARGS)
 	member = es_arg_member(fcinfo, 1, &sub);
 	es_cursor_load(&sub, member, true, &cursor);
 	if (cursor.exists)
-	{
-		args[0] = name;
-		args[1] = member;
-		args[2] = Int64GetDatum(cursor.position);
-		args[3] = Int64GetDatum(sub.slots);
-		es_sql_run(&es_sql_release, args, NULL);
-		es_sql_run(&es_sql_leave, args, NULL);
-	}
+		es_group_remove(&sub, member, cursor.position);
 	es_owner_end(&scope);
 	PG_RETURN_BOOL(cursor.exists);
 }
