@@ -258,6 +258,9 @@ es_worker_record(EsSeen *entry, EsApplied *failed, ErrorData *error)
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
+	if (es_worker_in_the_way())
+		proc_exit(0);
+
 	projection = es_projection_load(entry->name, entry->is_shadow, ES_PROJECTION_TRY_LOCK);
 	if (projection == NULL || projection->generation != entry->generation ||
 		projection->position != entry->position || strcmp(projection->state, "running") != 0)
@@ -499,9 +502,12 @@ es_worker_claim(void)
 	bool		got;
 
 	StartTransactionCommand();
+	if (es_worker_in_the_way())
+		proc_exit(0);
+
 	es_projection_owner_tag(&tag, GetUserId());
 	got = LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
-	if (got && OidIsValid(es_store_extension()))
+	if (got)
 	{
 		PushActiveSnapshot(GetTransactionSnapshot());
 		es_projection_note_worker(GetUserId(), NULL, NULL);
