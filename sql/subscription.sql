@@ -179,6 +179,17 @@ SELECT version, event_type, state FROM event_store.parked_events WHERE subscript
 SELECT es_drop_subscription('sub_filter'), es_drop_subscription('sub_late');
 DROP FUNCTION sub_upcast;
 
+-- a long queue does not keep the other streams waiting
+SELECT es_create_subscription('sub_long', ARRAY['Long'], NULL, es_head());
+SELECT count(es_append('Long-1', -1, 'Happened', '0')) FROM generate_series(1, 30);
+SELECT es_nack('sub_long', min(global_position), 'bad', false), es_ack('sub_long', max(global_position)) FROM es_fetch('sub_long');
+SELECT version FROM es_append('Long-2', 0, 'Happened', '0');
+SELECT es_retry_parked('sub_long');
+SELECT es_ack('sub_long', max(global_position)), count(*) FROM es_fetch('sub_long', 10);
+SELECT version FROM es_append('Long-2', 1, 'Happened', '0');
+SELECT stream_id, version FROM es_fetch('sub_long', 10);
+SELECT es_drop_subscription('sub_long');
+
 -- errors
 \set VERBOSITY default
 \set SHOW_CONTEXT never

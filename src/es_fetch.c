@@ -299,10 +299,12 @@ es_queue_compare(const void *a, const void *b, void *arg)
 }
 
 /*
- * Hand out the events of held-up streams whose time has come, in order.
+ * Hand out the events of held-up streams whose time has come, in order; if
+ * there may be others, which must not wait for a long queue, half of what is
+ * asked for.
  */
 static void
-es_fetch_parked(EsFetch *fetch, Relation event, const EsStore *store)
+es_fetch_parked(EsFetch *fetch, Relation event, const EsStore *store, int64 bound)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	EsQueue		queue = {0};
@@ -311,6 +313,8 @@ es_fetch_parked(EsFetch *fetch, Relation event, const EsStore *store)
 	queue.fetch = fetch;
 	queue.context = CurrentMemoryContext;
 	queue.size = (int) Min(fetch->max_count, ES_MAX_QUEUE);
+	if (fetch->start < bound)
+		queue.size = (queue.size + 1) / 2;
 	queue.tuples = palloc(queue.size * sizeof(HeapTuple));
 	queue.positions = palloc(queue.size * sizeof(int64));
 	for (int i = 0; i < fetch->nparked && queue.n < queue.size; i++)
@@ -461,7 +465,7 @@ es_fetch_read(EsFetch *fetch)
 
 	fetch->scanned = bound;
 	if (fetch->nparked > 0)
-		es_fetch_parked(fetch, event, store);
+		es_fetch_parked(fetch, event, store, bound);
 
 	/* the walk would begin before the end of the queue: next time */
 	if (fetch->count >= fetch->max_count || fetch->last > fetch->start)
