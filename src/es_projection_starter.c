@@ -32,6 +32,7 @@
 #include "es_head.h"
 #include "es_projection.h"
 #include "es_sql.h"
+#include "es_worker.h"
 
 /* the database's worker looks at projections so often at the most */
 #define ES_RECONCILE_MS			50
@@ -166,10 +167,10 @@ es_owner_worker_lives(EsOwnerWorker *worker)
 		 * One that cannot even start is not started all the time, nor is one
 		 * that dies again and again.
 		 */
-		if (TimestampDifferenceExceeds(worker->started_at, GetCurrentTimestamp(),
-									   es_turn_asked ?
-									   Min(es_worker_idle_timeout_ms, ES_TURN_MS) :
-									   es_worker_idle_timeout_ms))
+		if (es_worker_time_is_up(worker->started_at, GetCurrentTimestamp(),
+								 es_turn_asked ?
+								 Min(es_worker_idle_timeout_ms, ES_TURN_MS) :
+								 es_worker_idle_timeout_ms))
 			worker->pause_ms = 0;
 		else
 			worker->pause_ms = Min(Max(worker->pause_ms * 2, 200), ES_RETRY_MAX_MS);
@@ -272,7 +273,7 @@ es_projection_reconcile(void)
 	int			alive = 0;
 	bool		crowded = false;
 
-	if (now >= looked_at && !TimestampDifferenceExceeds(looked_at, now, ES_RECONCILE_MS))
+	if (!es_worker_time_is_up(looked_at, now, ES_RECONCILE_MS))
 		return true;
 	looked_at = now;
 	waiting = false;
@@ -316,7 +317,7 @@ es_projection_reconcile(void)
 			continue;
 		waiting = true;
 		if (projection->next_attempt_at <= now &&
-			TimestampDifferenceExceeds(owner->started_at, now, owner->pause_ms))
+			es_worker_time_is_up(owner->started_at, now, owner->pause_ms))
 			turns = list_append_unique_ptr(turns, owner);
 	}
 

@@ -562,7 +562,7 @@ es_projection_worker_main(Datum main_arg)
 			ProcessConfigFile(PGC_SIGHUP);
 		}
 
-		if (TimestampDifferenceExceeds(started_at, GetCurrentTimestamp(), ES_TURN_MS) &&
+		if (es_worker_time_is_up(started_at, GetCurrentTimestamp(), ES_TURN_MS) &&
 			!es_seen_any_cut() && es_projection_others_wait())
 			proc_exit(0);
 

@@ -103,6 +103,16 @@ PGDLLEXPORT void es_worker_main(Datum main_arg);
 PGDLLEXPORT void es_launcher_main(Datum main_arg);
 
 /*
+ * Has so much time passed?  Also when the clock was set back, or nothing would
+ * happen until it has caught up.
+ */
+bool
+es_worker_time_is_up(TimestampTz since, TimestampTz now, int ms)
+{
+	return now < since || TimestampDifferenceExceeds(since, now, ms);
+}
+
+/*
  * Does somebody want a database for himself, to drop, rename or copy it?
  */
 static bool
@@ -451,13 +461,13 @@ es_launcher_start(Oid database)
 			return;
 		pfree(launched->handle);
 		launched->handle = NULL;
-		if (TimestampDifferenceExceeds(launched->started_at, now, ES_LAUNCHER_HEALTHY_MS))
+		if (es_worker_time_is_up(launched->started_at, now, ES_LAUNCHER_HEALTHY_MS))
 			launched->pause_ms = ES_LAUNCHER_LOOK_MS;
 		else
 			launched->pause_ms = Min(Max(launched->pause_ms * 2, ES_LAUNCHER_LOOK_MS),
 									 ES_LAUNCHER_MAX_PAUSE_MS);
 	}
-	if (!TimestampDifferenceExceeds(launched->started_at, now, launched->pause_ms))
+	if (!es_worker_time_is_up(launched->started_at, now, launched->pause_ms))
 		return;
 	launched->started_at = now;
 	old_context = MemoryContextSwitchTo(TopMemoryContext);
@@ -570,7 +580,7 @@ es_launcher_main(Datum main_arg)
 
 		/* some end at once, many together */
 		pause_ms = ES_LAUNCHER_LOOK_MS;
-		if (!TimestampDifferenceExceeds(looked_at, GetCurrentTimestamp(), ES_LAUNCHER_LOOK_MS))
+		if (!es_worker_time_is_up(looked_at, GetCurrentTimestamp(), ES_LAUNCHER_LOOK_MS))
 			continue;
 		MemoryContextReset(context);
 		pause_ms = es_launcher_look(context);
