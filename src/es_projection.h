@@ -9,6 +9,7 @@
  *	  es_projection_apply.c		the engine: one slice in one transaction
  *	  es_projection_worker.c	background workers
  *	  es_projection_starter.c	their start
+ *	  es_projection_seen.c		what they remember between looks
  *-------------------------------------------------------------------------
  */
 #ifndef ES_PROJECTION_H

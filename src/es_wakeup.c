@@ -324,7 +324,7 @@ es_wakeup_after_commit(int64 position)
 }
 
 /*
- * No longer count among the waiters; also called when an error ends the sleep.
+ * No longer count among the waiters; also called at the end of a transaction.
  */
 static void
 es_wakeup_awake(void)
@@ -355,14 +355,15 @@ es_wakeup_xact_callback(XactEvent event, void *arg)
 	switch (event)
 	{
 		case XACT_EVENT_ABORT:
-			es_wakeup_awake();
-			break;
 		case XACT_EVENT_COMMIT:
 		case XACT_EVENT_PREPARE:
 			break;
 		default:
 			return;
 	}
+
+	/* an error has ended the sleep, maybe one that was caught */
+	es_wakeup_awake();
 	if (!es_wakeup_pending)
 		return;
 	es_wakeup_pending = false;
@@ -405,7 +406,7 @@ es_wakeup_sleep(long max_ms)
 		static bool exit_registered = false;
 		bool		timed_out;
 
-		/* workers sleep outside transactions, whose abort would count down */
+		/* workers sleep outside transactions, whose end would count down */
 		if (!exit_registered)
 			before_shmem_exit(es_wakeup_exit, (Datum) 0);
 		exit_registered = true;
