@@ -270,6 +270,18 @@ es_wakeup_get(void)
 }
 
 /*
+ * Have the launcher look, if there is one.
+ */
+static void
+es_wakeup_launcher_call(void)
+{
+	uint32		launcher = pg_atomic_read_u32(&es_wakeup_shared->launcher);
+
+	if (launcher != 0)
+		SetLatch(&GetPGProcByNumber(launcher - 1)->procLatch);
+}
+
+/*
  * Start the database's worker unless it runs.
  *
  * Nothing that goes wrong here matters to the caller: a later call tries
@@ -298,7 +310,12 @@ es_worker_ensure(void)
 		!pg_atomic_compare_exchange_u64(&entry->attempted_at, &attempted_at, now))
 		return;
 
-	(void) es_worker_register(MyDatabaseId, NULL);
+	if (!es_worker_register(MyDatabaseId, NULL))
+	{
+		/* no free slot: the launcher tries again */
+		pg_atomic_write_u32(&entry->wanted, 1);
+		es_wakeup_launcher_call();
+	}
 }
 
 /*
@@ -568,14 +585,10 @@ es_wakeup_await(int64 after, TimestampTz deadline)
 static void
 es_wakeup_release(int code, Datum arg)
 {
-	uint32		launcher;
-
 	pg_atomic_write_u32(&es_wakeup_entry->resting, 0);
 	pg_atomic_write_u32(&es_wakeup_entry->worker, 0);
 	es_wakeup_broadcast();
-	launcher = pg_atomic_read_u32(&es_wakeup_shared->launcher);
-	if (launcher != 0)
-		SetLatch(&GetPGProcByNumber(launcher - 1)->procLatch);
+	es_wakeup_launcher_call();
 }
 
 /*

@@ -80,7 +80,7 @@
 
 /*
  * How soon the launcher starts a worker again.  The pause doubles while they
- * die before they are ES_LAUNCHER_HEALTHY_MS old.
+ * die before they are ES_LAUNCHER_HEALTHY_MS old, or there is no slot for one.
  */
 #define ES_LAUNCHER_LOOK_MS		1000
 #define ES_LAUNCHER_MAX_PAUSE_MS	(60 * 1000)
@@ -442,6 +442,13 @@ es_launcher_get(Oid database)
 	return result;
 }
 
+static void
+es_launcher_back_off(EsLaunched *launched)
+{
+	launched->pause_ms = Min(Max(launched->pause_ms * 2, ES_LAUNCHER_LOOK_MS),
+							 ES_LAUNCHER_MAX_PAUSE_MS);
+}
+
 /*
  * Start a worker in one database, unless one is about to run or those before
  * died too soon.
@@ -464,8 +471,7 @@ es_launcher_start(Oid database)
 		if (es_worker_time_is_up(launched->started_at, now, ES_LAUNCHER_HEALTHY_MS))
 			launched->pause_ms = ES_LAUNCHER_LOOK_MS;
 		else
-			launched->pause_ms = Min(Max(launched->pause_ms * 2, ES_LAUNCHER_LOOK_MS),
-									 ES_LAUNCHER_MAX_PAUSE_MS);
+			es_launcher_back_off(launched);
 	}
 	if (!es_worker_time_is_up(launched->started_at, now, launched->pause_ms))
 		return;
@@ -476,7 +482,7 @@ es_launcher_start(Oid database)
 	if (!registered)
 	{
 		launched->handle = NULL;
-		launched->pause_ms = ES_LAUNCHER_MAX_PAUSE_MS;
+		es_launcher_back_off(launched);
 		ereport(LOG,
 				errmsg("could not start the event store's worker for database %u", database),
 				errhint("Raise \"max_worker_processes\"; the next append tries again."));

@@ -216,23 +216,32 @@ sub starts_with_the_server
 	return;
 }
 
-# Databases without the extension need no place of their own.
+# Databases without the extension need no place of their own.  One for which
+# there was none gets its worker when there is, without another append.
 sub many_databases
 {
 	my $node = store_cluster('wakeup_places', preload => 'event_store',
-		conf => "max_worker_processes = 3\n");
+		conf => "max_worker_processes = 3\nevent_store.worker_idle_timeout = 3s\n");
 	$node->safe_psql('postgres', "CREATE DATABASE empty_$_") for 1 .. 6;
 	create_store($node, 'last');
 	$node->restart;
 	my $dbh = connect_store($node, plain => 1);
-	ok(poll_until(sub {
-		sql_value($dbh, q{SELECT count(*) FROM pg_stat_activity WHERE datname = 'last'
-			AND backend_type = 'event_store worker'});
-	}, 20), 'places: the worker starts with the server, however many other databases there are');
-	$dbh->disconnect;
-	$node->stop;
+	my $workers = q{SELECT count(*) FROM pg_stat_activity WHERE datname = ?
+		AND backend_type = 'event_store worker'};
+	ok(poll_until(sub { sql_value($dbh, $workers, 'last') }, 20),
+		'places: the worker starts with the server, however many other databases there are');
 	unlike(PostgreSQL::Test::Utils::slurp_file($node->logfile), qr/could not start the event store's worker/,
 		'places: one at a time is enough');
+
+	$dbh->do('CREATE EXTENSION event_store');
+	my $last = connect_store($node, db => 'last');
+	append($last, 'Order-1', 0, 'Placed');
+	ok(wait_for_worker($last), 'places: the only place is taken');
+	append($dbh, 'Order-1', 0, 'Placed');
+	ok(poll_until(sub { sql_value($dbh, $workers, 'postgres') }, 60),
+		'places: when it is free the other worker starts');
+	$_->disconnect for $dbh, $last;
+	$node->stop;
 	return;
 }
 
