@@ -420,7 +420,7 @@ es_state_may_save(FunctionCallInfo fcinfo)
 										 PointerGetDatum(buildoidvector(argtypes, 4)),
 										 ObjectIdGetDatum(get_func_namespace(fcinfo->flinfo->fn_oid)));
 
-	return OidIsValid(funcid) && es_may_execute(funcid);
+	return OidIsValid(funcid) && es_may_execute(funcid, GetUserId());
 }
 
 /*

@@ -111,13 +111,12 @@ es_index_beginscan(Relation heap, Relation index, Snapshot snapshot, int nkeys)
 
 /* PG 16 replaced the checks for each kind of object by one.  Drop with 15. */
 static inline bool
-es_may_execute(Oid funcid)
+es_may_execute(Oid funcid, Oid role)
 {
 #if PG_VERSION_NUM >= 160000
-	return object_aclcheck(ProcedureRelationId, funcid, GetUserId(),
-						   ACL_EXECUTE) == ACLCHECK_OK;
+	return object_aclcheck(ProcedureRelationId, funcid, role, ACL_EXECUTE) == ACLCHECK_OK;
 #else
-	return pg_proc_aclcheck(funcid, GetUserId(), ACL_EXECUTE) == ACLCHECK_OK;
+	return pg_proc_aclcheck(funcid, role, ACL_EXECUTE) == ACLCHECK_OK;
 #endif
 }
 
@@ -170,21 +169,21 @@ es_wait_event(void)
 #endif
 }
 
-/* PG 16 replaced the checks of each kind of object by one.  Drop with 15. */
-#if PG_VERSION_NUM >= 160000
-#define es_proc_aclcheck(function, role, mode) \
-	object_aclcheck(ProcedureRelationId, (function), (role), (mode))
-#else
-#define es_proc_aclcheck(function, role, mode) \
-	pg_proc_aclcheck((function), (role), (mode))
-#endif
-
 /* PG 17 lets a worker connect as a role that may not log in.  Drop with 16. */
 #if PG_VERSION_NUM >= 170000
 #define ES_BYPASS_ROLE_LOGIN	BGWORKER_BYPASS_ROLELOGINCHECK
 #else
 #define ES_BYPASS_ROLE_LOGIN	0
 #endif
+
+/* PG 17 brought a time limit that would end a worker of ours.  Drop with 16. */
+static inline void
+es_no_transaction_timeout(void)
+{
+#if PG_VERSION_NUM >= 170000
+	SetConfigOption("transaction_timeout", "0", PGC_USERSET, PGC_S_OVERRIDE);
+#endif
+}
 
 /*
  * Minor releases of 2023 brought a mark for a database whose DROP was

@@ -130,7 +130,7 @@ es_function_check(Oid funcid, const char *argument, int nargs,
 				errdetail("It must be IMMUTABLE: an event looks the same whenever it is read."));
 	ReleaseSysCache(tuple);
 
-	if (!es_may_execute(funcid))
+	if (!es_may_execute(funcid, GetUserId()))
 		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_FUNCTION, get_func_name(funcid));
 }
 
@@ -411,7 +411,7 @@ es_function_call(EsFunction *function, const Datum *args, const Datum *event)
 		if (!OidIsValid(callee->funcid))
 			es_function_error(function, event, ERRCODE_UNDEFINED_FUNCTION,
 							  "function does not exist");
-		if (!es_may_execute(callee->funcid))
+		if (!es_may_execute(callee->funcid, GetUserId()))
 			aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_FUNCTION,
 						   get_func_name(callee->funcid));
 	}

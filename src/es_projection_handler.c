@@ -156,7 +156,7 @@ es_handler_validate(Oid function, const char *argument, Oid owner, bool takes_ev
 				errmsg("invalid value for \"%s\": function %s", argument,
 					   format_procedure(function)),
 				errdetail("%s", complaint));
-	if (es_proc_aclcheck(function, owner, ACL_EXECUTE) != ACLCHECK_OK)
+	if (!es_may_execute(function, owner))
 		ereport(ERROR,
 				errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				errmsg("permission denied for function %s", format_procedure(function)),

@@ -542,6 +542,9 @@ es_projection_worker_main(Datum main_arg)
 	/* the owner's settings may contain another role */
 	SetConfigOption("role", "none", PGC_USERSET, PGC_S_OVERRIDE);
 
+	/* projection_timeout ends the slice, not the worker */
+	es_no_transaction_timeout();
+
 	if (!es_worker_claim())
 		proc_exit(0);
 

@@ -301,6 +301,7 @@ es_worker_main(Datum main_arg)
 	SetConfigOption("default_transaction_isolation", "read committed",
 					PGC_USERSET, PGC_S_OVERRIDE);
 	SetConfigOption("lock_timeout", "0", PGC_USERSET, PGC_S_OVERRIDE);
+	es_no_transaction_timeout();
 
 	if (!es_worker_has_extension() || !es_wakeup_claim())
 		proc_exit(0);

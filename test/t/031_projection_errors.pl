@@ -221,9 +221,16 @@ sub skip_poison
 	return;
 }
 
-# A handler that hangs is ended, although no statement_timeout is set.
+# A handler that hangs is ended, although no statement_timeout is set, and
+# nothing else ends its worker.
 sub time_limit
 {
+	if (pg_major($node) >= 17)
+	{
+		$dbh->do('SET transaction_timeout = 0');
+		$dbh->do(q{ALTER SYSTEM SET transaction_timeout = '200ms'});
+		$node->reload;
+	}
 	$dbh->do('CREATE FUNCTION hang(e es_event) RETURNS void LANGUAGE plpgsql AS
 		$$ BEGIN PERFORM pg_sleep(600); END $$');
 	my $begin = time();
@@ -231,6 +238,8 @@ sub time_limit
 	ok(wait_for_state('hang', 'stopped'), 'time limit: the handler is ended');
 	cmp_ok(time() - $begin, '<', 10, 'time limit: soon');
 	is(projection($dbh, 'hang')->{error_sqlstate}, '57014', 'time limit: its SQLSTATE');
+	$dbh->do('ALTER SYSTEM RESET ALL');
+	$node->reload;
 	$dbh->do(q{SELECT es_drop_projection('hang')});
 	return;
 }
