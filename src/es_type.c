@@ -12,6 +12,10 @@
  * SnapshotAny, because the row of a type that is still being introduced is
  * what leads them to an unsettled event.
  *
+ * A transaction whose snapshot is older than a type makes a number of its own,
+ * too: it could not see the row, nor, through a join, the events that it has
+ * appended itself.
+ *
  * Rows are only ever inserted; each backend remembers the committed ones.
  *-------------------------------------------------------------------------
  */
@@ -137,6 +141,7 @@ es_type_remember(TupleTableSlot *slot)
 		type->upcast_generation = 0;
 		type->nupcasters = 0;
 	}
+	type->xmin = xmin;
 	if (!TransactionIdIsCurrentTransactionId(xmin))
 	{
 		uint64		hash = es_type_hash(type->category, type->category_len,
@@ -155,6 +160,18 @@ es_type_text_key(ScanKey key, AttrNumber column, const char *value, int len)
 	ScanKeyEntryInitialize(key, 0, column, BTEqualStrategyNumber, TEXTOID,
 						   C_COLLATION_OID, F_TEXTEQ,
 						   PointerGetDatum(cstring_to_text_with_len(value, len)));
+}
+
+/*
+ * Is a type that is committed, or of this transaction, also known to the
+ * snapshot that the transaction keeps?
+ */
+static bool
+es_type_is_usable(const EsType *type)
+{
+	return !IsolationUsesXactSnapshot() ||
+		TransactionIdIsCurrentTransactionId(type->xmin) ||
+		!XidInMVCCSnapshot(type->xmin, GetTransactionSnapshot());
 }
 
 /*
@@ -181,7 +198,8 @@ es_type_get(const EsStore *store, const char *category, int category_len,
 		by_name->type->category_len == category_len &&
 		by_name->type->name_len == name_len &&
 		memcmp(by_name->type->category, category, category_len) == 0 &&
-		memcmp(by_name->type->name, name, name_len) == 0)
+		memcmp(by_name->type->name, name, name_len) == 0 &&
+		es_type_is_usable(by_name->type))
 		return by_name->type->type_no;
 
 	rel = table_open(store->event_type, RowExclusiveLock);
@@ -191,8 +209,13 @@ es_type_get(const EsStore *store, const char *category, int category_len,
 	es_type_text_key(&keys[1], 2, name, name_len);
 	scan = es_index_beginscan(rel, index, SnapshotSelf, 2);
 	index_rescan(scan, keys, 2, NULL, 0);
-	if (index_getnext_slot(scan, ForwardScanDirection, slot))
-		type_no = es_type_remember(slot)->type_no;
+	while (type_no == 0 && index_getnext_slot(scan, ForwardScanDirection, slot))
+	{
+		EsType	   *type = es_type_remember(slot);
+
+		if (es_type_is_usable(type))
+			type_no = type->type_no;
+	}
 	index_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
 	index_close(index, AccessShareLock);

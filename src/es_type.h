@@ -15,6 +15,7 @@ typedef struct EsType
 	int			name_len;
 	char	   *category;		/* neither is zero-terminated */
 	char	   *name;
+	TransactionId xmin;			/* who entered it */
 	uint64		upcast_generation;	/* es_upcast.c: what follows is of that */
 	int			nupcasters;
 	struct EsUpcaster *upcasters;	/* for events of this type */
