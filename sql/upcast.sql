@@ -93,6 +93,7 @@ CREATE FUNCTION upcast_json(data jsonb) RETURNS json LANGUAGE sql IMMUTABLE AS '
 CREATE FUNCTION upcast_set(data jsonb) RETURNS SETOF jsonb LANGUAGE sql IMMUTABLE AS 'SELECT data';
 CREATE FUNCTION upcast_two(data jsonb, more jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS 'SELECT data';
 CREATE AGGREGATE upcast_agg(jsonb) (SFUNC = upcast_two, STYPE = jsonb);
+CREATE FUNCTION pg_temp.upcast_temp(data jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS 'SELECT data';
 \set VERBOSITY sqlstate
 SELECT es_define_upcaster('Kept', 1, 'upcast_none(jsonb)');
 SELECT es_define_upcaster('Kept', 1, 4294967295::oid::regprocedure);
@@ -102,6 +103,7 @@ SELECT es_define_upcaster('Kept', 1, 'upcast_set(jsonb)');
 SELECT es_define_upcaster('Kept', 1, 'upcast_two(jsonb,jsonb)');
 SELECT es_define_upcaster('Kept', 1, 'upcast_agg(jsonb)');
 SELECT es_define_upcaster('Kept', 1, 'upcast_stable(jsonb)');
+SELECT es_define_upcaster('Kept', 1, 'pg_temp.upcast_temp(jsonb)');
 SELECT es_define_upcaster('Posted', 1, 'upcast_1(jsonb)');
 SELECT es_define_upcaster(NULL, 1, 'upcast_1(jsonb)');
 SELECT es_define_upcaster('Kept', NULL, 'upcast_1(jsonb)');
@@ -219,6 +221,20 @@ SELECT event_id, sqlstate, message FROM es_check_upcasters('Posted', 1);
 SELECT version FROM es_read_stream('Up-1', 3);
 CREATE FUNCTION upcast_2(data jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT 'null'::jsonb $$;
 SELECT version, event_type, data FROM es_read_stream('Up-1', 1, 2);
+-- made again, as something else
+DROP FUNCTION upcast_2(jsonb);
+CREATE FUNCTION upcast_2(data jsonb) RETURNS int LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN 42; END';
+SELECT data FROM es_read_stream('Up-1', 1, 1);
+SELECT event_id, sqlstate FROM es_check_upcasters('Posted', 1);
+DROP FUNCTION upcast_2(jsonb);
+CREATE FUNCTION upcast_2(data jsonb) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN 'text'; END $$;
+SELECT data FROM es_read_stream('Up-1', 1, 1);
+DROP FUNCTION upcast_2(jsonb);
+CREATE PROCEDURE upcast_2(INOUT data jsonb) LANGUAGE plpgsql AS 'BEGIN END';
+SELECT data FROM es_read_stream('Up-1', 1, 1);
+DROP PROCEDURE upcast_2(jsonb);
+CREATE FUNCTION upcast_2(data jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS 'SELECT data';
+SELECT data FROM es_read_stream('Up-1', 1, 1);
 
 -- one that reads events by itself, of its own type
 CREATE OR REPLACE FUNCTION upcast_2(data jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE

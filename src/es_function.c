@@ -87,13 +87,26 @@ es_function_init(void)
 }
 
 /*
+ * Is it a function as upcasters and reducers have to be?
+ */
+static bool
+es_function_fits(Form_pg_proc proc, int nargs, const Oid *argtypes)
+{
+	return proc->prokind == PROKIND_FUNCTION && !proc->proretset &&
+		proc->prorettype == JSONBOID && proc->pronargs == nargs &&
+		!OidIsValid(proc->provariadic) &&
+		memcmp(proc->proargtypes.values, argtypes, nargs * sizeof(Oid)) == 0;
+}
+
+/*
  * Check a function that is about to become an upcaster or reducer.
  *
  * argument		name of the SQL argument
  * immutable	must it be?
  *
  * Errors: 42883 when there is none, 42P13 for a wrong signature, 22023 when it
- * is not immutable, 42501 when the current user may not execute it.
+ * is temporary or not immutable, 42501 when the current user may not execute
+ * it.
  */
 void
 es_function_check(Oid funcid, const char *argument, int nargs,
@@ -101,19 +114,13 @@ es_function_check(Oid funcid, const char *argument, int nargs,
 {
 	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(funcid));
 	Form_pg_proc proc;
-	bool		matches;
 
 	if (!HeapTupleIsValid(tuple))
 		ereport(ERROR,
 				errcode(ERRCODE_UNDEFINED_FUNCTION),
 				errmsg("\"%s\": function with OID %u does not exist", argument, funcid));
 	proc = (Form_pg_proc) GETSTRUCT(tuple);
-	matches = proc->prokind == PROKIND_FUNCTION && !proc->proretset &&
-		proc->prorettype == JSONBOID && proc->pronargs == nargs &&
-		!OidIsValid(proc->provariadic);
-	for (int i = 0; matches && i < nargs; i++)
-		matches = proc->proargtypes.values[i] == argtypes[i];
-	if (!matches)
+	if (!es_function_fits(proc, nargs, argtypes))
 		ereport(ERROR,
 				errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
 				errmsg("function %s cannot be used for \"%s\"",
@@ -122,6 +129,13 @@ es_function_check(Oid funcid, const char *argument, int nargs,
 						  format_type_be(argtypes[0]),
 						  nargs > 1 ? ", " : "",
 						  nargs > 1 ? format_type_be(argtypes[1]) : ""));
+	/* other sessions would call somebody else's */
+	if (isAnyTempNamespace(proc->pronamespace))
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("function %s cannot be used for \"%s\"",
+					   format_procedure(funcid), argument),
+				errdetail("It must not be temporary."));
 	if (immutable && proc->provolatile != PROVOLATILE_IMMUTABLE)
 		ereport(ERROR,
 				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -302,20 +316,31 @@ es_function_rethrow(const EsFunction *function, const Datum *event)
 }
 
 /*
- * Does what a function does depend on search_path from outside?  Only
- * functions in SQL are planned together with our expression.
+ * Look up the function that is called, which may be another one than before.
  */
-static bool
-es_function_by_path(Oid funcid)
+static void
+es_function_resolve(EsFunction *function, const Datum *event)
 {
-	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(funcid));
-	bool		result;
+	HeapTuple	tuple;
+	Form_pg_proc proc;
 
+	function->funcid = es_function_find(function);
+	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function->funcid));
 	if (!HeapTupleIsValid(tuple))
-		return false;
-	result = ((Form_pg_proc) GETSTRUCT(tuple))->prolang == SQLlanguageId;
+		es_function_error(function, event, ERRCODE_UNDEFINED_FUNCTION,
+						  "function does not exist");
+	proc = (Form_pg_proc) GETSTRUCT(tuple);
+	if (!es_function_fits(proc, function->nargs, function->argtypes))
+		es_function_error(function, event, ERRCODE_INVALID_FUNCTION_DEFINITION,
+						  "it is not an ordinary function that returns jsonb any more");
+
+	/* only functions in SQL are planned together with our expression */
+	function->by_path = proc->prolang == SQLlanguageId;
 	ReleaseSysCache(tuple);
-	return result;
+
+	if (!es_may_execute(function->funcid, GetUserId()))
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_FUNCTION,
+					   get_func_name(function->funcid));
 }
 
 /*
@@ -367,7 +392,6 @@ es_function_compile(EsFunction *function)
 		MemoryContextSetParent(function->context, TopTransactionContext);
 	MemoryContextSetParent(context, TopMemoryContext);
 	function->context = context;
-	function->by_path = es_function_by_path(function->funcid);
 	function->userid = GetUserId();
 	function->generation = generation;
 }
@@ -407,13 +431,7 @@ es_function_call(EsFunction *function, const Datum *args, const Datum *event)
 	if (unlikely(!compiled))
 	{
 		callee->generation = 0;
-		callee->funcid = es_function_find(callee);
-		if (!OidIsValid(callee->funcid))
-			es_function_error(function, event, ERRCODE_UNDEFINED_FUNCTION,
-							  "function does not exist");
-		if (!es_may_execute(callee->funcid, GetUserId()))
-			aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_FUNCTION,
-						   get_func_name(callee->funcid));
+		es_function_resolve(callee, event);
 	}
 
 	PG_TRY();
