@@ -450,22 +450,7 @@ COMMENT ON FUNCTION @extschema@.es_state(text, bigint, timestamptz) IS
     'state of a stream by its category''s reducer: now, at a version or at a time';
 
 CREATE FUNCTION @extschema@.es_drop_snapshots(stream_id text DEFAULT NULL) RETURNS bigint
-    LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-    SET search_path = pg_catalog, pg_temp
-    AS $$
-DECLARE
-    removed bigint;
-BEGIN
-    IF stream_id IS NULL THEN
-        DELETE FROM event_store.snapshot;
-    ELSE
-        DELETE FROM event_store.snapshot n USING event_store.stream s
-         WHERE n.stream_no = s.stream_no AND s.stream_id = es_drop_snapshots.stream_id;
-    END IF;
-    GET DIAGNOSTICS removed = ROW_COUNT;
-    RETURN removed;
-END
-$$;
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_drop_snapshots';
 COMMENT ON FUNCTION @extschema@.es_drop_snapshots(text) IS 'throws away the snapshots of a stream, or all; how many';
 
 --

@@ -8,6 +8,10 @@
  * terms that can never harm the reader: nothing is saved where writing is not
  * possible, no lock is waited for, and an error leaves only the snapshot out.
  *
+ * Definitions are those of the moment, whatever the active snapshot shows; so
+ * snapshots are looked up as of the moment too, or a state from before a change
+ * would be used, and saved, as one of now.
+ *
  * What the caller computes becomes what others start from, and a caller can
  * bend the computation (search_path, settings).  So only those may save who
  * could take any snapshot by themselves: who may execute es_snapshot.
@@ -43,6 +47,7 @@
 
 #include "es_args.h"
 #include "es_compat.h"
+#include "es_event.h"
 #include "es_function.h"
 #include "es_read.h"
 #include "es_result.h"
@@ -54,6 +59,7 @@
 PG_FUNCTION_INFO_V1(es_define_aggregate);
 PG_FUNCTION_INFO_V1(es_drop_aggregate);
 PG_FUNCTION_INFO_V1(es_state);
+PG_FUNCTION_INFO_V1(es_drop_snapshots);
 
 /* columns of event_store.aggregate */
 #define Anum_es_aggregate_category			1
@@ -109,6 +115,14 @@ static EsSql es_drop_older_sql =
 ES_SQL("DELETE FROM event_store.snapshot WHERE stream_no OPERATOR(pg_catalog.=) $1"
 	   " AND schema_version OPERATOR(pg_catalog.<) $2",
 	   2, INT8OID, INT4OID);
+
+static EsSql es_drop_all_snapshots_sql =
+ES_SQL("DELETE FROM event_store.snapshot", 0);
+static EsSql es_drop_stream_snapshots_sql =
+ES_SQL("DELETE FROM event_store.snapshot n USING event_store.stream s"
+	   " WHERE n.stream_no OPERATOR(pg_catalog.=) s.stream_no"
+	   " AND s.stream_id OPERATOR(pg_catalog.=) $1",
+	   1, TEXTOID);
 
 static bool es_aggregates_valid = false;
 static uint64 es_aggregates_generation = 1;
@@ -193,6 +207,8 @@ es_aggregate_load(void)
 		es_aggregate_registered = true;
 	}
 
+	/* in a transaction that has all its locks nothing else would do that */
+	AcceptInvalidationMessages();
 	/* an invalidation that arrives during the look-up starts it again */
 	while (!es_aggregates_valid)
 	{
@@ -277,7 +293,7 @@ es_aggregate_drop_snapshots(Datum category, int32 schema_version)
 {
 	Datum		args[2] = {category, Int32GetDatum(schema_version)};
 
-	es_sql_once(&es_drop_snapshots_sql, args, NULL);
+	es_sql_latest(&es_drop_snapshots_sql, args, NULL);
 }
 
 /*
@@ -348,8 +364,31 @@ es_drop_aggregate(PG_FUNCTION_ARGS)
 
 	args[0] = PG_GETARG_DATUM(0);
 	es_aggregate_drop_snapshots(args[0], aggregate->schema_version);
-	es_sql_once(&es_drop_aggregate_sql, args, NULL);
+	es_sql_latest(&es_drop_aggregate_sql, args, NULL);
 	PG_RETURN_VOID();
+}
+
+/*
+ * es_drop_snapshots(stream_id text) RETURNS bigint
+ *
+ * Throws away the snapshots of a stream, or all when it is NULL.  For whoever
+ * has replaced a reducer: an es_state that began before does not save either.
+ */
+Datum
+es_drop_snapshots(PG_FUNCTION_ARGS)
+{
+	Datum		args[1] = {PG_GETARG_DATUM(0)};
+	Oid			relid = es_aggregate_relation();
+	uint64		count;
+
+	PreventCommandIfReadOnly("es_drop_snapshots()");
+	LockRelationOid(es_store_get()->snapshot, ExclusiveLock);
+	if (PG_ARGISNULL(0))
+		count = es_sql_latest(&es_drop_all_snapshots_sql, NULL, NULL);
+	else
+		count = es_sql_latest(&es_drop_stream_snapshots_sql, args, NULL);
+	CacheInvalidateRelcacheByRelid(relid);
+	PG_RETURN_INT64((int64) count);
 }
 
 static void
@@ -593,13 +632,22 @@ es_state(PG_FUNCTION_ARGS)
 		{
 			Relation	rel = table_open(store->snapshot, AccessShareLock);
 			TupleTableSlot *slot = table_slot_create(rel, NULL);
+			int64		current = es_event_version(event, store, GetActiveSnapshot(),
+												   stream_no, NULL);
+			bool		found;
 
-			if (es_snapshot_find(rel, store, stream_no, aggregate->schema_version,
-								 fold.upto, slot))
+			PushActiveSnapshot(GetCatalogSnapshot(RelationGetRelid(rel)));
+			found = es_snapshot_find(rel, store, stream_no, aggregate->schema_version,
+									 Min(fold.upto, current), slot);
+			/* of definitions that are newer than ours? */
+			AcceptInvalidationMessages();
+			if (found && es_upcast_generation() == upcast_generation &&
+				es_aggregates_generation == aggregates_generation)
 			{
 				fold.version = DatumGetInt64(slot->tts_values[Anum_es_snapshot_version - 1]);
 				fold.state = DatumGetJsonbPCopy(slot->tts_values[Anum_es_snapshot_data - 1]);
 			}
+			PopActiveSnapshot();
 			ExecDropSingleTupleTableSlot(slot);
 			table_close(rel, NoLock);
 		}

@@ -24,6 +24,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/snapmgr.h"
 
 #include "es_compat.h"
 #include "es_sql.h"
@@ -55,8 +56,11 @@ es_owner_end(EsOwnerScope *scope)
 	SPI_finish();
 }
 
+/*
+ * snapshot		the only one, or InvalidSnapshot: as read_only says
+ */
 static uint64
-es_sql_execute(EsSql *sql, Datum *args, const char *nulls, bool read_only)
+es_sql_execute(EsSql *sql, Datum *args, const char *nulls, Snapshot snapshot, bool read_only)
 {
 	MemoryContext context = CurrentMemoryContext;
 	int			code;
@@ -71,10 +75,11 @@ es_sql_execute(EsSql *sql, Datum *args, const char *nulls, bool read_only)
 			elog(ERROR, "SPI_keepplan failed");
 		sql->plan = plan;
 	}
-	code = SPI_execute_plan(sql->plan, args, nulls, read_only, 0);
+	code = SPI_execute_snapshot(sql->plan, args, nulls, snapshot, InvalidSnapshot,
+								read_only, true, 0);
 	MemoryContextSwitchTo(context);
 	if (code < 0)
-		elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(code));
+		elog(ERROR, "SPI_execute_snapshot failed: %s", SPI_result_code_string(code));
 	return SPI_processed;
 }
 
@@ -88,7 +93,7 @@ es_sql_execute(EsSql *sql, Datum *args, const char *nulls, bool read_only)
 uint64
 es_sql_run(EsSql *sql, Datum *args, const char *nulls)
 {
-	return es_sql_execute(sql, args, nulls, false);
+	return es_sql_execute(sql, args, nulls, InvalidSnapshot, false);
 }
 
 /*
@@ -97,7 +102,7 @@ es_sql_run(EsSql *sql, Datum *args, const char *nulls)
 uint64
 es_sql_read(EsSql *sql, Datum *args, const char *nulls)
 {
-	return es_sql_execute(sql, args, nulls, true);
+	return es_sql_execute(sql, args, nulls, InvalidSnapshot, true);
 }
 
 /*
@@ -111,6 +116,22 @@ es_sql_once(EsSql *sql, Datum *args, const char *nulls)
 
 	es_owner_begin(&scope);
 	count = es_sql_run(sql, args, nulls);
+	es_owner_end(&scope);
+	return count;
+}
+
+/*
+ * The same on what has been committed by now, also in REPEATABLE READ.  A lock
+ * keeps others from changing it.
+ */
+uint64
+es_sql_latest(EsSql *sql, Datum *args, const char *nulls)
+{
+	EsOwnerScope scope;
+	uint64		count;
+
+	es_owner_begin(&scope);
+	count = es_sql_execute(sql, args, nulls, GetLatestSnapshot(), false);
 	es_owner_end(&scope);
 	return count;
 }

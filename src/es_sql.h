@@ -36,6 +36,7 @@ extern void es_owner_end(EsOwnerScope *scope);
 extern uint64 es_sql_run(EsSql *sql, Datum *args, const char *nulls);
 extern uint64 es_sql_read(EsSql *sql, Datum *args, const char *nulls);
 extern uint64 es_sql_once(EsSql *sql, Datum *args, const char *nulls);
+extern uint64 es_sql_latest(EsSql *sql, Datum *args, const char *nulls);
 extern Datum es_sql_datum(uint64 row, int column, bool *isnull);
 extern int64 es_sql_int64(uint64 row, int column, int64 null_value);
 extern char *es_sql_string(uint64 row, int column);

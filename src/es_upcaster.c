@@ -97,7 +97,7 @@ es_upcaster_drop_snapshots(text *event_type)
 	nsources = es_upcast_sources(&name, 1, &sources);
 	args[0] = PointerGetDatum(construct_array(sources, nsources, TEXTOID, -1, false,
 											  TYPALIGN_INT));
-	es_sql_once(&es_drop_snapshots_sql, args, NULL);
+	es_sql_latest(&es_drop_snapshots_sql, args, NULL);
 }
 
 /*
@@ -200,7 +200,7 @@ es_drop_upcaster(PG_FUNCTION_ARGS)
 	args[0] = PG_GETARG_DATUM(0);
 	args[1] = Int32GetDatum(schema_version);
 	es_upcaster_drop_snapshots(PG_GETARG_TEXT_PP(0));
-	es_sql_once(&es_drop_upcaster_sql, args, NULL);
+	es_sql_latest(&es_drop_upcaster_sql, args, NULL);
 	PG_RETURN_VOID();
 }
 

@@ -28,6 +28,7 @@ run_sql(
 no_wait();
 older_snapshot();
 changed_meanwhile();
+older_than_definitions();
 definitions_elsewhere();
 no_loop_together();
 standby_and_dump();
@@ -126,6 +127,7 @@ sub changed_meanwhile
 	my $pid = sql_value($other, 'SELECT pg_catalog.pg_backend_pid()');
 
 	foreach my $change (
+		[ q{SELECT es_drop_snapshots()}, '4 10', '4 10' ],
 		[ q{SELECT es_define_upcaster('S', 1, 'tenfold(jsonb)')}, '4 10', '4 100' ],
 		[ q{SELECT es_drop_aggregate('Slow')}, '4 100', undef ])
 	{
@@ -151,6 +153,57 @@ sub changed_meanwhile
 	}
 	is(sqlstate($other, q{SELECT es_state('Slow-1')}), '42704', 'the aggregate is gone');
 	sql_value($dbh, q{SELECT es_drop_upcaster('S', 1)});
+	return;
+}
+
+# A transaction that cannot see that definitions have changed, nor that their
+# snapshots are gone: it knows by itself, whether it reads or changes them.
+sub older_than_definitions
+{
+	my $define = q{SELECT es_define_upcaster('O', 1, 'tenfold(jsonb)')};
+	my $drop = q{SELECT es_drop_upcaster('O', 1)};
+	my $begin = sub {
+		$other->do('BEGIN ISOLATION LEVEL REPEATABLE READ');
+		sql_value($other, q{SELECT es_stream_version('Sum-old')});
+	};
+
+	append_batch($dbh, 'Sum-old', 0, 'O', [ (undef) x 6 ]);
+	is(state($dbh, 'Sum-old'), '6 21', 'a snapshot');
+	append_batch($dbh, 'Sum-old', 6, 'O', [ (undef) x 6 ]);
+	$begin->();
+	sql_value($dbh, $define);
+	is(state($other, 'Sum-old'), '12 420', 'older reader: no snapshot of before the definition');
+	$other->do('COMMIT');
+	is(snapshot_version('Sum-old'), 12, 'older reader: it has saved one');
+	is(state($dbh, 'Sum-old'), '12 420', 'older reader: a good one');
+
+	sql_value($dbh, 'SELECT es_drop_snapshots()');
+	$begin->();
+	is(state($dbh, 'Sum-old'), '12 420', 'older dropper: a newer snapshot');
+	sql_value($other, $drop);
+	$other->do('COMMIT');
+	is(state($dbh, 'Sum-old'), '12 42', 'older dropper: it is gone');
+
+	sql_value($dbh, 'SELECT es_drop_snapshots()');
+	$begin->();
+	is(state($dbh, 'Sum-old'), '12 42', 'older definer: a newer snapshot');
+	sql_value($other, $define);
+	$other->do('COMMIT');
+	is(state($dbh, 'Sum-old'), '12 420', 'older definer: it is gone');
+	sql_value($dbh, $drop);
+
+	$begin->();
+	sql_value($dbh, $define);
+	sql_value($other, $drop);
+	$other->do('COMMIT');
+	is(sql_value($dbh, 'SELECT count(*) FROM event_store.upcaster'), 0,
+		'older dropper: a newer definition');
+
+	$begin->();
+	is(state($dbh, 'Sum-old'), '12 42', 'older cleaner: a newer snapshot');
+	is(sql_value($other, q{SELECT es_drop_snapshots('Sum-old')}), 1, 'older cleaner: thrown away');
+	$other->do('COMMIT');
+	is(snapshot_version('Sum-old'), 0, 'older cleaner: it is gone');
 	return;
 }
 
@@ -184,6 +237,22 @@ sub definitions_elsewhere
 	is($look->(), 77, 'not before it is committed');
 	$dbh->do('COMMIT');
 	is($look->(), 7, 'as stored again');
+
+	# nor does an open transaction go on with the old ones
+	my $sth = $other->prepare(q{SELECT state FROM es_state('Def-1')});
+	my $state = sub {
+		$sth->execute;
+		my ($value) = $sth->fetchrow_array;
+		$sth->finish;
+		return $value;
+	};
+	sql_value($dbh, q{SELECT es_define_aggregate('Def', 'sum_reduce(jsonb,es_event)', '0')});
+	$other->do('BEGIN');
+	is($state->(), 7, 'state in a transaction') for 1 .. 7;
+	sql_value($dbh, q{SELECT es_drop_aggregate('Def')});
+	sql_value($dbh, q{SELECT es_define_aggregate('Def', 'sum_reduce(jsonb,es_event)', '100')});
+	is($state->(), 107, 'of another aggregate');
+	$other->do('COMMIT');
 	return;
 }
 
