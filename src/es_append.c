@@ -116,6 +116,20 @@ es_current_version(Relation event, const EsStore *store, int64 stream_no)
 }
 
 /*
+ * A transaction that catches VE001 goes on with what that has told it about
+ * the stream.  For SSI that is a read, which no write of ours stands for.
+ */
+static void
+es_note_version(EsAppend *append)
+{
+	int64		stream_no = es_stream_find(append->store, append->stream, append->stream_len);
+
+	if (stream_no != 0)
+		(void) es_event_version(append->event, append->store, GetActiveSnapshot(),
+								stream_no, NULL);
+}
+
+/*
  * Find an event by its id.  Waits for a transaction that is about to add it.
  */
 static bool
@@ -307,6 +321,8 @@ es_append_events(const char *function, const char *stream, int stream_len,
 				es_known_event(&append, &events[i].event_id, &known))
 				es_event_id_conflict(append.event, append.store, &events[i].event_id, NULL);
 		}
+		if (IsolationIsSerializable())
+			es_note_version(&append);
 		es_version_conflict(&append, 0);
 	}
 	if (append.current > PG_INT32_MAX - nevents)

@@ -124,6 +124,16 @@ typedef struct EsTail
 
 static EsTail es_tail;
 
+/*
+ * Forget what has been learnt about positions.
+ */
+void
+es_scan_forget(void)
+{
+	es_dead_event = InvalidOid;
+	es_tail.event = InvalidOid;
+}
+
 /* who inserted the row in the slot */
 static inline TransactionId
 es_slot_xmin(TupleTableSlot *slot)
@@ -535,6 +545,16 @@ es_scan_next(EsScan *scan)
 				es_scan_remember_dead(scan, dead_upto);
 				scan->blocked.position = entry.position;
 				scan->blocked.xid = inserter;
+
+				/*
+				 * What lies behind has not been seen either, and for SSI that
+				 * is a read of it.
+				 */
+				if (IsolationIsSerializable() && scan->mode == ES_SCAN_VISIBLE)
+				{
+					while (es_scan_entry(scan, &entry))
+						(void) es_scan_fetch(scan, &entry, scan->snapshot);
+				}
 				return false;
 			case ES_DEAD:
 				if (scan->dead_from == 0)

@@ -31,6 +31,7 @@ typedef struct EsBlocked
 	TransactionId xid;			/* inserter of that position */
 } EsBlocked;
 
+extern void es_scan_forget(void);
 extern int64 es_scan_highest(Relation event, const EsStore *store,
 							 Snapshot snapshot, int64 upto);
 extern int64 es_scan_highest_inserted(Relation event, const EsStore *store);
