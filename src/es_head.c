@@ -10,8 +10,10 @@
  *
  * Proof: the transaction that wrote the row found all inserters of positions
  * up to P finished in a snapshot that it took (or to be itself).  Whoever
- * sees the row has a snapshot taken after that transaction committed, thus
- * after those inserters finished.  That holds on a standby (their commit
+ * else sees the row has a snapshot taken after that transaction committed,
+ * thus after those inserters finished.  That transaction itself may look with
+ * an older snapshot, of REPEATABLE READ or of a function, and does not count
+ * the row.  That holds on a standby (their commit
  * records come first in the WAL), after a crash, and for a logical
  * subscriber, which applies transactions in commit order.
  *
@@ -43,15 +45,18 @@
 
 /*
  * An append that finds the marks far behind, because somebody held the order
- * up for long, walks this many positions at the most.
+ * up for long, walks this many events at the most.
  */
 #define ES_MARK_MAX_WALK	(64 * ES_MARK_INTERVAL)
 
 /*
  * The newest mark visible in the snapshot; 0 if there is none.
+ *
+ * own			count marks of our own transaction, too: only if the snapshot
+ *				is not older than the one that they were made with
  */
 static int64
-es_mark_newest(const EsStore *store, Snapshot snapshot)
+es_mark_newest(const EsStore *store, Snapshot snapshot, bool own)
 {
 	Relation	rel = table_open(store->mark, AccessShareLock);
 	Relation	index = es_store_open_index(&store->mark_by_position);
@@ -61,8 +66,13 @@ es_mark_newest(const EsStore *store, Snapshot snapshot)
 	bool		isnull;
 
 	index_rescan(desc, NULL, 0, NULL, 0);
-	if (index_getnext_slot(desc, BackwardScanDirection, slot))
-		result = DatumGetInt64(slot_getattr(slot, Anum_es_mark_global_position, &isnull));
+	while (result == 0 && index_getnext_slot(desc, BackwardScanDirection, slot))
+	{
+		HeapTuple	tuple = ExecFetchSlotHeapTuple(slot, false, NULL);
+
+		if (own || !TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data)))
+			result = DatumGetInt64(slot_getattr(slot, Anum_es_mark_global_position, &isnull));
+	}
 	index_endscan(desc);
 	ExecDropSingleTupleTableSlot(slot);
 	index_close(index, AccessShareLock);
@@ -161,7 +171,7 @@ bool
 es_head_is_available(const EsStore *store, Snapshot snapshot)
 {
 	return !es_head_is_subscriber(store) ||
-		(es_subscribed_ready && es_mark_newest(store, snapshot) > 0);
+		(es_subscribed_ready && es_mark_newest(store, snapshot, false) > 0);
 }
 
 /*
@@ -184,7 +194,7 @@ es_head_bound(Relation event, const EsStore *store, Snapshot snapshot)
 		return es_scan_highest(event, store, snapshot, PG_INT64_MAX);
 
 	if (es_subscribed_ready)
-		mark = es_mark_newest(store, snapshot);
+		mark = es_mark_newest(store, snapshot, false);
 	if (mark == 0)
 		ereport(ERROR,
 				errcode(ERRCODE_ES_ORDER_UNAVAILABLE),
@@ -216,7 +226,7 @@ es_head_settled(Relation event, const EsStore *store, Snapshot snapshot,
 		EsScan	   *scan;
 
 		if (proven == 0)
-			proven = es_mark_newest(store, snapshot);
+			proven = es_mark_newest(store, snapshot, false);
 		scan = es_scan_begin(event, store, snapshot, ES_SCAN_VISIBLE,
 							 ForwardScanDirection, proven, bound, NULL, 0,
 							 ES_MARK_INTERVAL);
@@ -302,24 +312,24 @@ es_head_mark(Relation event, const EsStore *store)
 	int64		last;
 	int64		mark;
 	int64		bound;
+	int			n;
 	EsScan	   *scan;
 
 	if (IsolationIsSerializable())
 		return;
 
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	last = mark = es_mark_newest(store, snapshot);
+	last = mark = es_mark_newest(store, snapshot, true);
 	es_order_barrier_own();
 	bound = es_scan_highest(event, store, snapshot, PG_INT64_MAX);
-	bound = Min(bound, last + ES_MARK_MAX_WALK);
 	if (bound >= last + ES_MARK_INTERVAL)
 	{
 		scan = es_scan_begin(event, store, snapshot, ES_SCAN_SETTLED,
 							 ForwardScanDirection, last, bound, NULL, 0,
 							 ES_MARK_INTERVAL);
-		while (es_scan_next(scan))
+		for (n = 0; n < ES_MARK_MAX_WALK && es_scan_next(scan); n++)
 			mark = es_scan_position(scan);
-		if (es_scan_blocked(scan).position == 0)
+		if (n < ES_MARK_MAX_WALK && es_scan_blocked(scan).position == 0)
 			mark = bound;
 		es_scan_end(scan);
 	}
