@@ -111,9 +111,10 @@ es_stream_subxact_callback(SubXactEvent event, SubTransactionId subid,
 	{
 		if (level >= size)
 		{
+			/* 0 for the levels that began before the module was loaded */
 			size = Max(2 * level, 16);
 			nlocks_at = nlocks_at == NULL ?
-				MemoryContextAlloc(TopMemoryContext, size * sizeof(int)) :
+				MemoryContextAllocZero(TopMemoryContext, size * sizeof(int)) :
 				repalloc(nlocks_at, size * sizeof(int));
 		}
 		nlocks_at[level] = es_stream_nlocks;
