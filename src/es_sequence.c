@@ -6,7 +6,8 @@
  * before PostgreSQL 19) or setval() can leave a sequence behind the numbers in
  * use.  Each session looks once, before its first append, and moves such a
  * sequence forward with a warning.  A sequence that is set back later shows as
- * a position that is taken (es_write.c); the session then looks again.
+ * a position that is taken (es_write.c); the session then looks again, and
+ * also after the event table has changed as a relation.
  *
  * Lock: an advisory lock of a private class, so that two sessions do not
  * repair at once and set back what the first one's successors have drawn.
@@ -77,15 +78,17 @@ es_sequence_repair(Oid seq, Oid table, const Oid *index)
 
 /*
  * Called by each append before it draws a number.
+ *
+ * Result: whether this was the first time, or the first after a recheck.
  */
-void
+bool
 es_sequence_check(Relation event, const EsStore *store)
 {
 	Oid			user;
 	int			context;
 
 	if (likely(es_checked_event == RelationGetRelid(event)))
-		return;
+		return false;
 
 	/* appenders may use the sequences through us only */
 	GetUserIdAndSecContext(&user, &context);
@@ -97,6 +100,7 @@ es_sequence_check(Relation event, const EsStore *store)
 	es_sequence_repair(store->type_seq, store->event_type, &store->type_by_no);
 	SetUserIdAndSecContext(user, context);
 	es_checked_event = RelationGetRelid(event);
+	return true;
 }
 
 /*

@@ -8,7 +8,7 @@
 
 #include "es_store.h"
 
-extern void es_sequence_check(Relation event, const EsStore *store);
+extern bool es_sequence_check(Relation event, const EsStore *store);
 extern void es_sequence_recheck(void);
 
 #endif							/* ES_SEQUENCE_H */

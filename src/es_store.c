@@ -18,7 +18,10 @@
 #include "access/xlog.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_am.h"
+#include "catalog/pg_collation.h"
 #include "catalog/pg_index.h"
+#include "catalog/pg_type.h"
+#include "commands/defrem.h"
 #include "commands/extension.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -27,6 +30,8 @@
 #include "utils/syscache.h"
 
 #include "es_compat.h"
+#include "es_scan.h"
+#include "es_sequence.h"
 #include "es_store.h"
 #include "es_stream.h"
 #include "es_type.h"
@@ -47,6 +52,12 @@ es_store_relcache_callback(Datum arg, Oid relid)
 		es_stream_forget();
 	if (!OidIsValid(relid) || relid == es_store.event_type)
 		es_type_forget();
+	if (!OidIsValid(relid) || relid == es_store.event)
+	{
+		/* the owner may have emptied it, and positions begin anew */
+		es_scan_forget();
+		es_sequence_recheck();
+	}
 	if (!OidIsValid(relid) ||
 		relid == es_store.event ||
 		relid == es_store.stream ||
@@ -99,16 +110,27 @@ es_store_try_index(Oid indexoid)
 }
 
 /*
- * Is this a plain, usable btree index over exactly these columns?
+ * Is this a plain btree index over exactly these columns, in the order of
+ * their types, ascending?
+ *
+ * An administrator may have added another one over the same columns.
  */
 static bool
-es_index_matches(Form_pg_index index, int nkeys, const AttrNumber *keys)
+es_index_matches(Relation index, int nkeys, const AttrNumber *keys)
 {
-	if (index->indnkeyatts != nkeys || index->indnatts != nkeys)
+	if (index->rd_rel->relam != BTREE_AM_OID ||
+		index->rd_index->indnkeyatts != nkeys ||
+		index->rd_index->indnatts != nkeys ||
+		RelationGetIndexPredicate(index) != NIL)
 		return false;
 	for (int i = 0; i < nkeys; i++)
 	{
-		if (index->indkey.values[i] != keys[i])
+		Oid			type = index->rd_opcintype[i];
+
+		if (index->rd_index->indkey.values[i] != keys[i] ||
+			index->rd_indoption[i] != 0 ||
+			index->rd_opfamily[i] != get_opclass_family(GetDefaultOpClass(type, BTREE_AM_OID)) ||
+			(type == TEXTOID && index->rd_indcollation[i] != C_COLLATION_OID))
 			return false;
 	}
 	return true;
@@ -132,10 +154,7 @@ es_store_index(Oid relid, int nkeys, AttrNumber key1, AttrNumber key2)
 
 		if (index == NULL)
 			continue;
-		if (index->rd_index->indisvalid &&
-			index->rd_rel->relam == BTREE_AM_OID &&
-			RelationGetIndexPredicate(index) == NIL &&
-			es_index_matches(index->rd_index, nkeys, keys))
+		if (index->rd_index->indisvalid && es_index_matches(index, nkeys, keys))
 			result = RelationGetRelid(index);
 		index_close(index, AccessShareLock);
 		if (OidIsValid(result))
@@ -169,14 +188,10 @@ es_index_role(Relation index)
 		{ES_INDEX_EVENT_ID, 1, {Anum_es_event_event_id}},
 	};
 
-	if (index->rd_rel->relam == BTREE_AM_OID &&
-		RelationGetIndexPredicate(index) == NIL)
+	for (int i = 0; i < lengthof(roles); i++)
 	{
-		for (int i = 0; i < lengthof(roles); i++)
-		{
-			if (es_index_matches(index->rd_index, roles[i].nkeys, roles[i].keys))
-				return roles[i].role;
-		}
+		if (es_index_matches(index, roles[i].nkeys, roles[i].keys))
+			return roles[i].role;
 	}
 	return ES_INDEX_OTHER;
 }
@@ -320,7 +335,8 @@ es_store_get(void)
 }
 
 /*
- * Open one of the store's indexes for reading.
+ * Open one of the store's indexes for reading.  The caller has locked its
+ * table.
  *
  * index		its place in the store, which is brought up to date
  */
@@ -329,6 +345,8 @@ es_store_open_index(const Oid *index)
 {
 	Relation	rel;
 
+	/* REINDEX CONCURRENTLY may have come before the lock on the table */
+	(void) es_store_get();
 	while ((rel = es_store_try_index(*index)) == NULL)
 	{
 		CHECK_FOR_INTERRUPTS();

@@ -53,9 +53,15 @@
 #define ES_CHUNK_EVENTS		64
 #define ES_CHUNK_BYTES		(64 * 1024)
 
-/* the position that this session has drawn last, and from which sequence */
+/* the position that this session has drawn last since es_sequence_check looked */
 static int64 es_last_drawn = 0;
-static Oid	es_last_seq = InvalidOid;
+
+/* an index that an append has opened; *store may be reloaded meanwhile */
+typedef struct EsOpenIndex
+{
+	Relation	rel;
+	EsIndexRole role;
+} EsOpenIndex;
 
 /*
  * Lock the sequence of positions and have its catalog entries at hand, so
@@ -112,12 +118,8 @@ es_write_prepare(Relation event, const EsStore *store)
 {
 	es_order_attach();
 	es_open_sequence(store->position_seq);
-	es_sequence_check(event, store);
-	if (es_last_seq != store->position_seq)
-	{
-		es_last_seq = store->position_seq;
+	if (es_sequence_check(event, store))
 		es_last_drawn = 0;
-	}
 	if (RelationGetDescr(event)->natts < Natts_es_event)
 		ereport(ERROR,
 				errcode(ERRCODE_UNDEFINED_COLUMN),
@@ -258,7 +260,6 @@ static void
 es_position_taken(int64 position)
 {
 	es_sequence_recheck();
-	es_last_drawn = 0;
 	ereport(ERROR,
 			errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			errmsg("position " INT64_FORMAT " is already taken", position),
@@ -320,8 +321,9 @@ es_index_under_lock(EsIndexRole role)
  * Insert one chunk; see the head of this file.
  */
 static void
-es_write_chunk(Relation event, const EsStore *store, Relation *indexes, int64 stream_no,
-			   EsNewEvent *events, HeapTuple *tuples, int n, TupleTableSlot **slots)
+es_write_chunk(Relation event, const EsStore *store, EsOpenIndex *indexes, int nindexes,
+			   int64 stream_no, EsNewEvent *events, HeapTuple *tuples, int n,
+			   TupleTableSlot **slots)
 {
 	CommandId	cid = GetCurrentCommandId(true);
 
@@ -364,25 +366,25 @@ es_write_chunk(Relation event, const EsStore *store, Relation *indexes, int64 st
 	}
 	ES_FAULT_POINT("append_inserted");
 
-	for (int k = 0; k < store->nindexes; k++)
+	for (int k = 0; k < nindexes; k++)
 	{
-		if (!es_index_under_lock(store->indexes[k].role) ||
-			!indexes[k]->rd_index->indisready)
+		if (!es_index_under_lock(indexes[k].role) ||
+			!indexes[k].rel->rd_index->indisready)
 			continue;
 		for (int i = 0; i < n; i++)
-			es_index_event(event, store, indexes[k], store->indexes[k].role,
+			es_index_event(event, store, indexes[k].rel, indexes[k].role,
 						   tuples[i], stream_no, &events[i]);
 	}
 	es_order_unlock(events[n - 1].position);
 	ES_FAULT_POINT("append_before_indexes");
 
-	for (int k = 0; k < store->nindexes; k++)
+	for (int k = 0; k < nindexes; k++)
 	{
-		if (es_index_under_lock(store->indexes[k].role) ||
-			!indexes[k]->rd_index->indisready)
+		if (es_index_under_lock(indexes[k].role) ||
+			!indexes[k].rel->rd_index->indisready)
 			continue;
 		for (int i = 0; i < n; i++)
-			es_index_event(event, store, indexes[k], store->indexes[k].role,
+			es_index_event(event, store, indexes[k].rel, indexes[k].role,
 						   tuples[i], stream_no, &events[i]);
 	}
 }
@@ -404,7 +406,8 @@ es_write_events(Relation event, const EsStore *store, int64 stream_no,
 	int			natts = RelationGetDescr(event)->natts;
 	Datum	   *values = palloc0(natts * sizeof(Datum));
 	bool	   *isnull = palloc(natts * sizeof(bool));
-	Relation   *indexes = palloc(sizeof(Relation) * store->nindexes);
+	int			nindexes = store->nindexes;
+	EsOpenIndex *indexes = palloc(sizeof(EsOpenIndex) * nindexes);
 	int			chunk_max = Min(nevents, ES_CHUNK_EVENTS);
 	HeapTuple  *tuples = palloc(sizeof(HeapTuple) * chunk_max);
 	TupleTableSlot **slots = NULL;
@@ -419,8 +422,11 @@ es_write_events(Relation event, const EsStore *store, int64 stream_no,
 	memset(isnull, true, natts);
 	memset(isnull, false, Natts_es_event);
 
-	for (int k = 0; k < store->nindexes; k++)
-		indexes[k] = index_open(store->indexes[k].oid, RowExclusiveLock);
+	for (int k = 0; k < nindexes; k++)
+	{
+		indexes[k].rel = index_open(store->indexes[k].oid, RowExclusiveLock);
+		indexes[k].role = store->indexes[k].role;
+	}
 	if (nevents > 1)
 	{
 		slots = palloc(sizeof(TupleTableSlot *) * chunk_max);
@@ -443,7 +449,8 @@ es_write_events(Relation event, const EsStore *store, int64 stream_no,
 			bytes += tuples[n]->t_len;
 			n++;
 		}
-		es_write_chunk(event, store, indexes, stream_no, events + done, tuples, n, slots);
+		es_write_chunk(event, store, indexes, nindexes, stream_no, events + done, tuples, n,
+					   slots);
 		done += n;
 		CHECK_FOR_INTERRUPTS();
 		if (slots != NULL)
@@ -461,7 +468,7 @@ es_write_events(Relation event, const EsStore *store, int64 stream_no,
 		for (int i = 0; i < chunk_max; i++)
 			ExecDropSingleTupleTableSlot(slots[i]);
 	}
-	for (int k = 0; k < store->nindexes; k++)
-		index_close(indexes[k], NoLock);
+	for (int k = 0; k < nindexes; k++)
+		index_close(indexes[k].rel, NoLock);
 	ES_FAULT_POINT("append_done");
 }

@@ -1,6 +1,7 @@
 # What holds the global order up, and what must not: locks that are taken while
-# events are inserted, what a session remembers of dead gaps, stream locks that
-# a savepoint gives back, an index that is replaced under a standby's reader.
+# events are inserted, what a session remembers of dead gaps, marks behind a jump
+# of the sequence, stream locks that a savepoint gives back, an index that is
+# replaced under a waiting append or a standby's reader.
 
 use strict;
 use warnings;
@@ -14,7 +15,10 @@ seed_random();
 my $node = store_cluster('order_locks');
 toast_lock();
 dead_gaps();
+emptied();
+jump();
 savepoints();
+index_replaced_under_append();
 # if something hangs after all, an orderly shutdown would hang as well
 $node->stop('immediate');
 index_replaced();
@@ -128,6 +132,51 @@ sub dead_gaps
 	return;
 }
 
+# Its owner may empty the store, and positions begin anew: what a session has
+# learnt of the old ones does not hide the new.
+sub emptied
+{
+	create_store($node, 'emptied');
+	my $dbh = connect_store($node, db => 'emptied');
+	$dbh->do('SET event_store.notify = off');
+	my @tables = map { "event_store.$_" } qw(event stream event_type mark);
+
+	append($dbh, 'Order-1', 0, 'T');
+	$dbh->begin_work;
+	append_batch($dbh, 'Order-1', 1, 'T', [ (undef) x 1500 ]);
+	$dbh->rollback;
+	append($dbh, 'Order-1', 1, 'T');
+	is_deeply($dbh->selectcol_arrayref('SELECT global_position FROM es_read_all()'),
+		[ 1, 1502 ], 'a session passes many dead positions');
+
+	$dbh->do("ALTER TABLE $_ DISABLE TRIGGER USER") for @tables;
+	$dbh->do('TRUNCATE ' . join(', ', @tables) . ', event_store.snapshot RESTART IDENTITY');
+	foreach my $table (@tables)
+	{
+		$dbh->do("ALTER TABLE $table ENABLE ALWAYS TRIGGER $_")
+		  for qw(es_guard_statement es_guard_row);
+	}
+	append_batch($dbh, 'Order-1', 0, 'T', [ (undef) x 2000 ]);
+	is(sql_value($dbh, 'SELECT count(*) FROM es_read_all(0, NULL)'), 2000,
+		'it reads all that is there after the store was emptied');
+	$dbh->disconnect;
+	return;
+}
+
+# Positions that begin far up, as an owner may have them who carries on from
+# another store: the marks are where the events are.
+sub jump
+{
+	create_store($node, 'jump');
+	my $dbh = connect_store($node, db => 'jump');
+	$dbh->do(q{SELECT setval('event_store.event_global_position_seq', 1000000000000)});
+	append_batch($dbh, "Order-$_", 0, 'T', [ (undef) x 1100 ]) for 1 .. 3;
+	cmp_ok(sql_value($dbh, 'SELECT max(global_position) FROM event_store.mark'),
+		'>', 1000000000000, 'the newest mark is behind the jump of the sequence');
+	$dbh->disconnect;
+	return;
+}
+
 # Appends that fail and are caught do not count as locked streams, of which a
 # transaction may have some hundred before it locks rows instead.
 sub savepoints
@@ -155,6 +204,50 @@ sub savepoints
 	is(sql_value($dbh, q{SELECT xmax FROM event_store.stream WHERE stream_id = 'Order-1'}),
 		0, '... without a lock on the row of the stream');
 	$dbh->disconnect;
+	return;
+}
+
+# An append that waits for its stream has not locked the table of event types
+# yet.  When that table's index is replaced meanwhile, it goes on with the new
+# one.  The old snapshot keeps REINDEX waiting until that append has begun: a
+# later one is nothing that it would wait for.
+sub index_replaced_under_append
+{
+	create_store($node, 'replaced');
+	my ($dbh, $old, $first) = map { connect_store($node, db => 'replaced') } 1 .. 3;
+	my $waiting = sub {
+		my ($type, $query) = @_;
+		return poll_until(sub { sql_value($dbh,
+			q{SELECT count(*) FROM pg_catalog.pg_stat_activity
+			  WHERE datname = current_database() AND wait_event = ? AND query LIKE ?},
+			$type, $query) }, 20);
+	};
+
+	append($_, 'Order-1', -1, 'T') for $dbh, $first;
+	$old->do('BEGIN ISOLATION LEVEL REPEATABLE READ');
+	$old->do('SELECT 1');
+	start_client('reindex', sub {
+		my $reindex = connect_store($node, db => 'replaced');
+		$reindex->do('REINDEX INDEX CONCURRENTLY event_store.event_type_category_event_type_idx');
+		return {};
+	});
+	ok($waiting->('virtualxid', 'REINDEX%'), 'REINDEX waits for an old snapshot');
+
+	append($first, 'Order-2', -1, 'T');		# knows the type again
+	$first->begin_work;
+	append($first, 'Order-1', -1, 'T');
+	start_client('second', sub {
+		my $second = connect_store($node, db => 'replaced');
+		append($second, 'Order-3', -1, 'T');
+		return append($second, 'Order-1', -1, 'T');
+	});
+	ok($waiting->('advisory', '%FROM es_append(%'), 'an append waits for its stream');
+	$old->do('COMMIT');
+	wait_clients(names => ['reindex'], limit => 30, test => 'the index is replaced');
+	$first->commit;
+	is(wait_clients(names => ['second'], limit => 30)->{second}{version}, 4,
+		'the append goes on with the new index');
+	$_->disconnect for $dbh, $old, $first;
 	return;
 }
 
