@@ -387,13 +387,27 @@ es_function_compile(EsFunction *function)
 	function->path = es_search_path_get(context);
 	MemoryContextSwitchTo(old_context);
 
-	/* an old one may still be in use further up */
 	if (function->context != NULL)
-		MemoryContextSetParent(function->context, TopTransactionContext);
+		MemoryContextDelete(function->context);
 	MemoryContextSetParent(context, TopMemoryContext);
 	function->context = context;
 	function->userid = GetUserId();
 	function->generation = generation;
+}
+
+/*
+ * The result of a call.  It may be a constant of the expression, which goes
+ * when that is compiled anew.
+ */
+static Datum
+es_function_result(const EsFunction *function, const Datum *args, Datum result)
+{
+	for (int i = 0; i < function->nargs; i++)
+	{
+		if (result == args[i])
+			return result;
+	}
+	return PointerGetDatum(PG_DETOAST_DATUM_COPY(result));
 }
 
 /*
@@ -455,20 +469,17 @@ es_function_call(EsFunction *function, const Datum *args, const Datum *event)
 	{
 		callee->busy = false;
 		callee->generation = 0;
-		if (callee != function && callee->context != NULL)
-			MemoryContextSetParent(callee->context, TopTransactionContext);
 		MemoryContextSwitchTo(context);
+		if (callee != function && callee->context != NULL)
+			MemoryContextDelete(callee->context);
 		es_function_rethrow(function, event);
 	}
 	PG_END_TRY();
 
+	if (!isnull)
+		result = es_function_result(function, args, result);
 	if (callee != function)
-	{
-		/* the result may be a constant of the expression */
-		if (!isnull)
-			result = PointerGetDatum(PG_DETOAST_DATUM_COPY(result));
 		MemoryContextDelete(callee->context);
-	}
 	if (isnull)
 		es_function_error(function, event, ERRCODE_NULL_VALUE_NOT_ALLOWED,
 						  "it returned NULL");

@@ -31,6 +31,7 @@ changed_meanwhile();
 older_than_definitions();
 definitions_elsewhere();
 no_loop_together();
+no_leak();
 standby_and_dump();
 
 $dbh->disconnect;
@@ -274,6 +275,47 @@ sub no_loop_together
 	ok(!eval { $other->pg_result; 1 }, 'and is refused');
 	is($other->state, '22023', 'as a loop');
 	sql_value($dbh, q{SELECT es_drop_upcaster('P', 1)});
+	return;
+}
+
+# What is compiled for a function is kept once, however often in a transaction
+# it has to be compiled anew: for another search path, and after an error.
+sub no_leak
+{
+	return if $dbh->{pg_server_version} < 140000;
+
+	append($dbh, 'Leak-1', 0, 'L', random_uuid(), '{"n": 1}');
+	run_sql(
+		$dbh,
+		q{CREATE FUNCTION picky(data jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE
+		  AS $$ SELECT jsonb_build_object('n', 1 / (data->>'n')::int) $$},
+		q{SELECT es_define_upcaster('L', 1, 'picky(jsonb)')},
+		q{CREATE FUNCTION leak_read() RETURNS jsonb LANGUAGE sql
+		  AS $$ SELECT data FROM public.es_read_stream('Leak-1', 1, 1) $$},
+		q{CREATE FUNCTION leak_read_elsewhere() RETURNS jsonb LANGUAGE sql SET search_path = pg_catalog
+		  AS $$ SELECT data FROM public.es_read_stream('Leak-1', 1, 1) $$});
+	append($dbh, 'Leak-1', 1, 'L', random_uuid(), '{"n": 0}');
+
+	my $contexts = q{SELECT count(*) FROM pg_backend_memory_contexts WHERE name = 'event_store function'};
+	$dbh->do('BEGIN');
+	my $before = sql_value($dbh, $contexts);
+	is( sql_value($dbh,
+			q{SELECT count(leak_read()) + count(leak_read_elsewhere()) FROM generate_series(1, 100)}),
+		200,
+		'two search paths in turn');
+	$dbh->do(
+		q{DO $$ BEGIN
+			FOR i IN 1 .. 100 LOOP
+				BEGIN
+					PERFORM es_read_stream('Leak-1', 2);
+					RAISE 'no error';
+				EXCEPTION WHEN SQLSTATE 'VE006' THEN NULL;
+				END;
+			END LOOP;
+		  END $$});
+	cmp_ok(sql_value($dbh, $contexts), '<=', $before + 1, 'what was compiled is kept once');
+	$dbh->do('COMMIT');
+	sql_value($dbh, q{SELECT es_drop_upcaster('L', 1)});
 	return;
 }
 
