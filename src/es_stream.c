@@ -443,7 +443,9 @@ es_stream_wait_for_row(Relation rel, EsStreamEntry *stream)
 		LockBuffer(buffer, BUFFER_LOCK_SHARE);
 		header = (HeapTupleHeader)
 			PageGetItem(page, PageGetItemId(page, ItemPointerGetOffsetNumber(&stream->tid)));
-		if (!(header->t_infomask & HEAP_XMAX_INVALID))
+		/* somebody's foreign key may share the row, which concerns nobody */
+		if (!(header->t_infomask & HEAP_XMAX_INVALID) &&
+			HEAP_XMAX_IS_EXCL_LOCKED(header->t_infomask))
 		{
 			xmax = HeapTupleHeaderGetRawXmax(header);
 			is_multi = (header->t_infomask & HEAP_XMAX_IS_MULTI) != 0;
@@ -458,7 +460,7 @@ es_stream_wait_for_row(Relation rel, EsStreamEntry *stream)
 			/* several lockers: let heapam sort them out, and be one of them */
 			slot = table_slot_create(rel, NULL);
 			(void) table_tuple_lock(rel, &stream->tid, SnapshotSelf, slot,
-									GetCurrentCommandId(true), LockTupleExclusive,
+									GetCurrentCommandId(true), LockTupleNoKeyExclusive,
 									LockWaitBlock, 0, &tmfd);
 			ExecDropSingleTupleTableSlot(slot);
 			return;
@@ -544,7 +546,7 @@ es_stream_lock(const EsStore *store, const char *name, int len)
 			TupleTableSlot *slot = table_slot_create(rel, NULL);
 
 			(void) table_tuple_lock(rel, &stream.tid, SnapshotSelf, slot,
-									GetCurrentCommandId(true), LockTupleExclusive,
+									GetCurrentCommandId(true), LockTupleNoKeyExclusive,
 									LockWaitBlock, 0, &tmfd);
 			ExecDropSingleTupleTableSlot(slot);
 			(void) LockRelease(&tag, ExclusiveLock, false);
