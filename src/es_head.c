@@ -302,26 +302,25 @@ es_head_check_cursor(Relation event, const EsStore *store, int64 cursor)
  * Write a mark if enough has been settled since the last one.
  *
  * Called by an append, outside the insertion lock.  Waits for insertions in
- * progress, never for a transaction.  Not in SERIALIZABLE, where looking at
- * the end of the order would count as a read that everybody conflicts with.
+ * progress, never for a transaction.
+ *
+ * In SERIALIZABLE, looking at the end of the order with a snapshot would count
+ * as a read that everybody conflicts with; what is committed now does as well.
  */
 void
 es_head_mark(Relation event, const EsStore *store)
 {
-	Snapshot	snapshot;
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	Snapshot	end = IsolationIsSerializable() ? SnapshotSelf : snapshot;
 	int64		last;
 	int64		mark;
 	int64		bound;
 	int			n;
 	EsScan	   *scan;
 
-	if (IsolationIsSerializable())
-		return;
-
-	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	last = mark = es_mark_newest(store, snapshot, true);
+	last = mark = es_mark_newest(store, end, true);
 	es_order_barrier_own();
-	bound = es_scan_highest(event, store, snapshot, PG_INT64_MAX);
+	bound = es_scan_highest(event, store, end, PG_INT64_MAX);
 	if (bound >= last + ES_MARK_INTERVAL)
 	{
 		scan = es_scan_begin(event, store, snapshot, ES_SCAN_SETTLED,

@@ -16,7 +16,7 @@ my $node = store_cluster('order_locks');
 toast_lock();
 dead_gaps();
 emptied();
-jump();
+marks();
 savepoints();
 index_replaced_under_append();
 # if something hangs after all, an orderly shutdown would hang as well
@@ -164,16 +164,33 @@ sub emptied
 }
 
 # Positions that begin far up, as an owner may have them who carries on from
-# another store: the marks are where the events are.
-sub jump
+# another store: the marks are where the events are.  SERIALIZABLE transactions
+# write them, too, and do not conflict because of them.
+sub marks
 {
-	create_store($node, 'jump');
-	my $dbh = connect_store($node, db => 'jump');
-	$dbh->do(q{SELECT setval('event_store.event_global_position_seq', 1000000000000)});
-	append_batch($dbh, "Order-$_", 0, 'T', [ (undef) x 1100 ]) for 1 .. 3;
-	cmp_ok(sql_value($dbh, 'SELECT max(global_position) FROM event_store.mark'),
-		'>', 1000000000000, 'the newest mark is behind the jump of the sequence');
-	$dbh->disconnect;
+	create_store($node, 'marks');
+	my @dbh = map { connect_store($node, db => 'marks') } 1 .. 2;
+	my $newest = 'SELECT max(global_position) FROM event_store.mark';
+	$dbh[0]->do(q{SELECT setval('event_store.event_global_position_seq', 1000000000000)});
+	append_batch($dbh[0], "Order-$_", 0, 'T', [ (undef) x 1100 ]) for 1 .. 3;
+	my $before = sql_value($dbh[0], $newest);
+	cmp_ok($before, '>', 1000000000000, 'the newest mark is behind the jump of the sequence');
+
+	foreach my $i (0, 1)
+	{
+		$dbh[$i]->do('BEGIN ISOLATION LEVEL SERIALIZABLE');
+		append($dbh[$i], "First-$i", 0, 'T');
+	}
+	foreach my $i (0, 1)
+	{
+		append_batch($dbh[$i], "Serial-$i", 0, 'T', [ (undef) x 1100 ]);
+	}
+	is(sqlstate($_, 'COMMIT'), '00000', 'SERIALIZABLE: two write past a mark') for @dbh;
+	$dbh[0]->do('BEGIN ISOLATION LEVEL SERIALIZABLE');
+	append_batch($dbh[0], 'Serial-2', 0, 'T', [ (undef) x 1100 ]);
+	$dbh[0]->do('COMMIT');
+	cmp_ok(sql_value($dbh[0], $newest), '>=', $before + 2000, '... and the mark moves on');
+	$_->disconnect for @dbh;
 	return;
 }
 
