@@ -97,6 +97,7 @@ typedef struct EsFetch
 	int64		walked_from;
 	int64		walked_to;
 	TransactionId walked_xmin;	/* the cursor then */
+	uint64		walked_upcasters;	/* their generation then */
 } EsFetch;
 
 /* events of one held-up stream on their way out */
@@ -359,11 +360,14 @@ es_fetch_walk(EsFetch *fetch, Relation event, const EsStore *store, int64 bound)
 	int32	   *type_nos = NULL;
 	int			ntypes = 0;
 	int64		after = fetch->start;
+	uint64		upcasters = es_upcast_generation();
 
 	/* what was walked over before, unless anything has changed since */
 	if (!fetch->wrote && fetch->walked_from == fetch->start &&
-		fetch->walked_xmin == fetch->cursor.xmin)
+		fetch->walked_xmin == fetch->cursor.xmin &&
+		fetch->walked_upcasters == upcasters)
 		after = Max(after, fetch->walked_to);
+	fetch->walked_upcasters = upcasters;
 
 	/* the list must be younger than the bound: see es_type.c */
 	if (sub->categories != NULL || sub->event_types != NULL)

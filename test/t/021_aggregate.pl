@@ -32,6 +32,7 @@ older_than_definitions();
 definitions_elsewhere();
 no_loop_together();
 no_leak();
+waiting_fetch();
 standby_and_dump();
 
 $dbh->disconnect;
@@ -316,6 +317,32 @@ sub no_leak
 	cmp_ok(sql_value($dbh, $contexts), '<=', $before + 1, 'what was compiled is kept once');
 	$dbh->do('COMMIT');
 	sql_value($dbh, q{SELECT es_drop_upcaster('L', 1)});
+	return;
+}
+
+# A fetch that has walked over events which nobody wanted then.
+sub waiting_fetch
+{
+	append_batch($dbh, 'Wait-1', 0, 'Before', [ (undef) x 3 ]);
+	sql_value($dbh, q{SELECT es_create_subscription('waiting', event_types => '{After}')});
+	my $pid = sql_value($other, 'SELECT pg_catalog.pg_backend_pid()');
+	my $sth = $other->prepare(
+		q{SELECT array_agg(version ORDER BY version) FROM es_fetch('waiting', wait => '1 min')},
+		{ pg_async => PG_ASYNC });
+	$sth->execute;
+	ok( poll_until(
+			sub {
+				sql_value($dbh,
+					q{SELECT count(*) FROM pg_stat_activity
+					  WHERE pid = $1 AND wait_event_type = 'Extension'}, $pid);
+			}),
+		'the fetch waits');
+	sql_value($dbh, q{SELECT es_define_upcaster('Before', 1, 'tenfold(jsonb)', 'After')});
+	append($dbh, 'Wait-1', 3, 'After', random_uuid());
+	$other->pg_result;
+	is_deeply($sth->fetchrow_array, [ 1, 2, 3, 4 ], 'and finds what has come to be wanted');
+	$sth->finish;
+	sql_value($dbh, q{SELECT es_drop_upcaster('Before', 1)});
 	return;
 }
 
