@@ -7,7 +7,9 @@
  * use.  Each session looks once, before its first append, and moves such a
  * sequence forward with a warning.  A sequence that is set back later shows as
  * a position that is taken (es_write.c); the session then looks again, and
- * also after the event table has changed as a relation.
+ * also after the event table has changed as a relation.  Set back to a dead
+ * gap, which only the owner can do, it goes unnoticed by sessions that have
+ * drawn nothing higher: an event there comes too late for readers.
  *
  * Lock: an advisory lock of a private class, so that two sessions do not
  * repair at once and set back what the first one's successors have drawn.
