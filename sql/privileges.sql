@@ -270,4 +270,12 @@ SET ROLE regress_es_admin;
 INSERT INTO result SELECT 'admin', n, pg_temp.try(sql) FROM call;
 RESET ROLE;
 SELECT role, result, count(*) FROM result GROUP BY role, result ORDER BY role, result;
+
+-- the schema of the functions may be renamed
+SELECT n.nspname AS schema FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE extname = 'event_store' \gset
+BEGIN;
+ALTER SCHEMA :"schema" RENAME TO "Renamed";
+SELECT "Renamed".es_grant('regress_es_reader', 'reader');
+SELECT has_function_privilege('regress_es_reader', '"Renamed".es_head()', 'EXECUTE');
+ROLLBACK;
 DROP ROLE regress_es_none, regress_es_reader, regress_es_writer, regress_es_admin, regress_es_tenant;
