@@ -627,8 +627,8 @@ CREATE VIEW event_store.projections AS
     SELECT p.name, p.is_shadow, p.owner, p.handler, p.reset_handler, p.categories, p.event_types,
            p.batch_size, p.policy, p.state, p.position,
            b.events AS lag_events,
-           COALESCE(pg_catalog.date_part('epoch', pg_catalog.now() OPERATOR(pg_catalog.-) b.oldest), 0) AS lag_seconds,
-           CASE WHEN pg_catalog.now() OPERATOR(pg_catalog.-) p.updated_at OPERATOR(pg_catalog.>) '10 s'::interval
+           COALESCE(pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) b.oldest), 0) AS lag_seconds,
+           CASE WHEN pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) p.updated_at OPERATOR(pg_catalog.>) '10 s'::interval
                 THEN 0 ELSE p.rate END AS events_per_second,
            p.applied AS events_applied,
            w.pid AS worker_pid, p.attempts, p.max_attempts, p.next_attempt_at,
@@ -661,7 +661,9 @@ CREATE VIEW event_store.projection_progress AS
            END AS time_left,
            q.started_at
       FROM (SELECT p.name, p.is_shadow, p.state, p.position, t.target_position, p.applied AS events_done,
-                   b.events AS events_to_do, p.rate AS events_per_second, p.started_at
+                   b.events AS events_to_do,
+                   CASE WHEN pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) p.updated_at OPERATOR(pg_catalog.>) '10 s'::interval
+                        THEN 0 ELSE p.rate END AS events_per_second, p.started_at
               FROM event_store.projection p
               LEFT JOIN event_store.projection o
                      ON p.is_shadow AND NOT o.is_shadow AND o.name OPERATOR(pg_catalog.=) p.name

@@ -42,9 +42,17 @@ SELECT es_run_projection('totals');
 SELECT es_run_projection('totals');
 SELECT * FROM totals ORDER BY 1;
 SELECT version FROM es_append_batch('PrjOrder-3', 0, array_fill('OrderPlaced'::text, '{5}'), array_fill('{"total": 1}'::jsonb, '{5}'));
--- a rolled back run leaves no trace
+-- a rolled back run leaves no trace; its slices write one checkpoint
 BEGIN;
+CREATE TABLE checkpoints (position bigint);
+CREATE FUNCTION note_checkpoint() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO public.checkpoints VALUES (NEW.position);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER note AFTER UPDATE ON event_store.projection FOR EACH ROW EXECUTE FUNCTION note_checkpoint();
 SELECT es_run_projection('totals');
+SELECT count(*) FROM checkpoints;
 ROLLBACK;
 SELECT es_run_projection('totals');
 SELECT * FROM totals ORDER BY 1;
@@ -102,6 +110,16 @@ SELECT version FROM es_append('PrjOther-1', 1, 'Something', '{}');
 SELECT es_run_projection('seen');
 SELECT replayed, count(*) > 1 AS many FROM seen GROUP BY 1 ORDER BY 1;
 SELECT es_is_replaying();
+-- ahead of a store that was restored: what comes after a rebuild is new
+UPDATE event_store.projection SET position = es_head() + 3 WHERE name = 'seen';
+\set VERBOSITY sqlstate
+SELECT es_run_projection('seen');
+\set VERBOSITY default
+SELECT es_rebuild_projection('seen'), es_pause_projection('seen');
+TRUNCATE seen;
+SELECT version FROM es_append('PrjOther-1', 2, 'Something', '{}');
+SELECT es_run_projection('seen') > 0 AS ran;
+SELECT position = es_head() AS is_last, replayed FROM seen ORDER BY position DESC LIMIT 2;
 SELECT es_drop_projection('seen');
 
 -- a handler that fails
@@ -125,6 +143,16 @@ SELECT es_run_projection('picky');
 RESET picky.cure;
 SELECT * FROM picky ORDER BY 2;
 SELECT es_retry_projection_parked('picky'), es_discard_projection_parked('picky', 'Picky-1');
+-- what is parked and no longer wanted in today's shape is not given to it
+SELECT es_create_projection('choosy', 'on_picky(es_event)', categories => '{Choosy}', event_types => '{Poison}', policy => 'park', max_attempts => 1);
+SELECT version FROM es_append('Choosy-1', 0, '[{"event_type": "Poison", "data": {}}, {"event_type": "Poison", "data": {"cured": 1}, "schema_version": 2}]');
+SELECT es_wait_projection('choosy', es_head());
+CREATE FUNCTION choosy_upcast(data jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT data $$;
+SELECT es_define_upcaster('Poison', 1, 'choosy_upcast(jsonb)', 'Unwanted', 1);
+SELECT es_retry_projection_parked('choosy');
+SELECT * FROM picky WHERE stream_id = 'Choosy-1';
+SELECT es_drop_projection('choosy'), es_drop_upcaster('Poison', 1);
+DROP FUNCTION choosy_upcast(jsonb);
 
 -- settings that a handler leaves behind are put back
 CREATE FUNCTION on_leave(e es_event) RETURNS void LANGUAGE sql AS $$
@@ -205,6 +233,15 @@ SELECT name, lag_events, lag_seconds FROM event_store.projections WHERE name LIK
 BEGIN;
 SELECT es_rebuild_projection('lag_new'), es_rebuild_projection('lag_old');
 SELECT name, events_to_do FROM event_store.projection_progress ORDER BY 1;
+-- one that has stopped moving has no rate
+UPDATE event_store.projection SET rate = 5, updated_at = updated_at - interval '1 hour' WHERE name = 'lag_new';
+SELECT name, events_to_do, events_per_second, time_left FROM event_store.projection_progress WHERE name = 'lag_new';
+ROLLBACK;
+-- an event that was appended after the transaction began is not from the future
+BEGIN;
+SELECT version FROM es_append('PrjLag-1', 4, 'LagOther', '{}');
+SELECT es_create_projection('lag_late', 'on_any(es_event)', '{PrjLag}', '{LagOther}', after_position => es_head() - 1, paused => true);
+SELECT lag_events, lag_seconds >= 0 AS is_past FROM event_store.projections WHERE name = 'lag_late';
 ROLLBACK;
 SELECT es_drop_projection('lag_new'), es_drop_projection('lag_old'), es_drop_upcaster('LagOld', 1);
 DROP FUNCTION lag_upcast(jsonb);
@@ -231,7 +268,7 @@ SELECT es_run_projection('who') > 0 AS ran;
 SELECT name, count(*) > 0 AS some FROM regress_projection.who GROUP BY 1;
 -- who may no longer read events gets none
 SELECT es_revoke('regress_projection_owner', 'admin');
-SELECT version FROM es_append('PrjOther-1', 2, 'Something', '{}');
+SELECT version FROM es_append('PrjOther-1', 3, 'Something', '{}');
 SELECT es_run_projection('who');
 -- who may no longer execute the handler runs nothing
 SELECT es_grant('regress_projection_owner', 'admin');

@@ -340,7 +340,8 @@ es_projection_apply_here(EsProjection *projection, int64 upto, EsApplied *result
 	memset(result, 0, sizeof(EsApplied));
 	PG_TRY();
 	{
-		es_projection_apply(projection, projection->batch_size, upto, false, result);
+		es_projection_apply(projection, projection->batch_size, upto,
+							ES_CHECKPOINT_LATER, result);
 	}
 	PG_CATCH();
 	{
@@ -352,6 +353,9 @@ es_projection_apply_here(EsProjection *projection, int64 upto, EsApplied *result
 /*
  * Apply everything up to a position, in the present transaction.
  *
+ * The checkpoint is written once: versions of one row that a transaction makes
+ * are removed only after it, and each update would walk over all of them.
+ *
  * projection	locked
  * upto			PG_INT64_MAX = to what is settled now
  *
@@ -362,6 +366,8 @@ es_projection_catch_up(EsProjection *projection, int64 upto)
 {
 	EsApplied	result;
 	int64		applied = 0;
+	int64		start = projection->position;
+	int64		end;
 
 	/* otherwise busy appenders could keep us here for ever */
 	if (upto == PG_INT64_MAX)
@@ -382,6 +388,11 @@ es_projection_catch_up(EsProjection *projection, int64 upto)
 		es_projection_apply_here(projection, upto, &result);
 		applied += result.applied;
 	} while (result.more && projection->position < upto);
+
+	end = projection->position;
+	projection->position = start;
+	if (end > start)
+		es_projection_checkpoint(projection, end, applied);
 	return applied;
 }
 

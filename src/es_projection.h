@@ -58,6 +58,15 @@ typedef enum EsProjectionLock
 	ES_PROJECTION_TRY_LOCK		/* FOR UPDATE SKIP LOCKED */
 } EsProjectionLock;
 
+/* when a slice writes its checkpoint */
+typedef enum EsCheckpointWhen
+{
+	ES_CHECKPOINT_NOW,
+	ES_CHECKPOINT_LAZY,			/* not if nothing of interest was passed on the
+								 * way to the head */
+	ES_CHECKPOINT_LATER			/* the caller does, after further slices */
+} EsCheckpointWhen;
+
 /* what the handler was given when it failed */
 typedef enum EsApplyPhase
 {
@@ -125,7 +134,7 @@ extern bool es_handler_active(void);
 extern bool es_projection_has_work(EsProjection *projection, int64 after, int64 upto,
 								   int64 *clear, bool *blocked);
 extern void es_projection_apply(EsProjection *projection, int limit, int64 upto,
-								bool lazy, EsApplied *result);
+								EsCheckpointWhen when, EsApplied *result);
 extern char *es_projection_stream_at(int64 position);
 extern int64 es_projection_retry(EsProjection *projection, const char *stream,
 								 EsApplied *result);

@@ -346,14 +346,12 @@ es_slice_apply(EsProjection *projection, EsHandler *handler, EsSlice *slice,
  *
  * limit		at most so many events
  * upto			no further than this position
- * lazy			do not write the checkpoint if nothing of interest was passed on
- *				the way to the head
  * result		filled as the work goes on, so it tells about an error, too;
  *				after success its phase says what an error at commit is about
  */
 void
-es_projection_apply(EsProjection *projection, int limit, int64 upto, bool lazy,
-					EsApplied *result)
+es_projection_apply(EsProjection *projection, int limit, int64 upto,
+					EsCheckpointWhen when, EsApplied *result)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "event_store slice",
@@ -395,9 +393,11 @@ es_projection_apply(EsProjection *projection, int limit, int64 upto, bool lazy,
 	}
 
 	/* what was not the whole way has to be left behind, empty or not */
-	if (result->position > projection->position &&
-		(!lazy || slice.met_any || result->more ||
-		 result->position - projection->position >= ES_SLICE_LAZY_POSITIONS))
+	if (when == ES_CHECKPOINT_LATER)
+		projection->position = Max(projection->position, result->position);
+	else if (result->position > projection->position &&
+			 (when == ES_CHECKPOINT_NOW || slice.met_any || result->more ||
+			  result->position - projection->position >= ES_SLICE_LAZY_POSITIONS))
 	{
 		es_projection_checkpoint(projection, result->position, result->applied);
 		result->moved = true;
@@ -420,27 +420,32 @@ es_projection_apply(EsProjection *projection, int limit, int64 upto, bool lazy,
 /*
  * Fetch the event at a position with the active snapshot.
  *
- * for_handler	in today's shape, and only if the current user may see it;
- *				either may fail
+ * projection	whose handler is to have it: in today's shape, only if the filters
+ *				want that and the current user may see it, each of which may
+ *				fail; NULL = any event as it is stored
  * values		Natts_es_out results in the current memory context
  *
  * Result: false when there is none.
  */
 static bool
-es_projection_event_at(int64 position, bool for_handler, Datum *values)
+es_projection_event_at(int64 position, EsProjection *projection, Datum *values)
 {
 	const EsStore *store;
 	Relation	event = es_store_open_event(&store, AccessShareLock);
-	EsRowFilter *filter = for_handler ? es_row_filter_begin(event) : NULL;
+	EsRowFilter *filter = projection ? es_row_filter_begin(event) : NULL;
+	EsTypeFilter *types = NULL;
+	int32	   *type_nos = NULL;
+	int			ntypes = projection ? es_projection_types(store, projection, &type_nos, &types) : 0;
 	EsScan	   *scan = es_scan_begin(event, store, GetActiveSnapshot(), ES_SCAN_VISIBLE,
 									 ForwardScanDirection, position - 1, position,
-									 NULL, 0, 1);
+									 type_nos, ntypes, 1);
 	bool		found = es_scan_next(scan) &&
+		es_upcast_wanted(store, types, es_scan_slot(scan)) &&
 		(filter == NULL || es_row_filter_passes(filter, position));
 
 	if (found)
 	{
-		if (for_handler)
+		if (projection)
 			es_event_values(store, es_scan_slot(scan), values);
 		else
 			(void) es_event_stored_values(store, es_scan_slot(scan), values);
@@ -469,7 +474,7 @@ es_projection_stream_at(int64 position)
 {
 	Datum		values[Natts_es_out];
 
-	if (!es_projection_event_at(position, false, values))
+	if (!es_projection_event_at(position, NULL, values))
 		return NULL;
 	return TextDatumGetCString(values[Anum_es_out_stream_id - 1]);
 }
@@ -527,7 +532,7 @@ es_projection_retry(EsProjection *projection, const char *stream, EsApplied *res
 
 		MemoryContextSwitchTo(context);
 		result->fail_position = positions[i];
-		if (es_projection_event_at(positions[i], true, values))
+		if (es_projection_event_at(positions[i], projection, values))
 		{
 			Datum		event = es_handler_event(handler, values);
 

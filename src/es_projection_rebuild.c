@@ -15,6 +15,7 @@
  */
 #include "postgres.h"
 
+#include "access/table.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -23,6 +24,7 @@
 #include "es_args.h"
 #include "es_compat.h"
 #include "es_projection.h"
+#include "es_scan.h"
 #include "es_sql.h"
 
 PG_FUNCTION_INFO_V1(es_rebuild_projection);
@@ -124,12 +126,19 @@ es_rebuild_projection(PG_FUNCTION_ARGS)
 {
 	EsProjection *projection = es_projection_get_own(es_projection_arg_name(fcinfo, 0));
 	Datum		values[3];
+	int64		replay_until = Max(projection->replay_until, projection->position);
+	const EsStore *store;
+	Relation	event = es_store_open_event(&store, AccessShareLock);
+
+	/* ahead of a restored store, what is still to come would be new */
+	replay_until = Min(replay_until, es_scan_highest_inserted(event, store));
+	table_close(event, NoLock);
 
 	if (projection->reset_handler != NULL)
 		es_handler_call_plain(projection, projection->reset_handler);
 	es_drop_parked(projection->name, false);
 	values[0] = CStringGetTextDatum(projection->name);
-	values[1] = Int64GetDatum(Max(projection->replay_until, projection->position));
+	values[1] = Int64GetDatum(replay_until);
 	values[2] = Int64GetDatum((int64) GetCurrentTimestamp());
 	(void) es_sql_once(&es_rebuild_query, values, NULL);
 	es_projection_wake();

@@ -228,7 +228,8 @@ es_worker_pass(EsProjection *projection, int64 position, const char *disposition
 
 	/* events before it can only be such that wait behind parked ones */
 	if (projection->position < position - 1)
-		es_projection_apply(projection, projection->batch_size, position - 1, false, &before);
+		es_projection_apply(projection, projection->batch_size, position - 1,
+							ES_CHECKPOINT_NOW, &before);
 	if (projection->position < position - 1)
 		return false;
 
@@ -357,7 +358,7 @@ es_worker_slice(EsSeen *entry, MemoryContext context, EsApplied *result)
 				limit = Min(limit, entry->limit);
 			entry->position = projection->position;
 			pgstat_report_activity(STATE_RUNNING, projection->handler);
-			es_projection_apply(projection, limit, PG_INT64_MAX, true, result);
+			es_projection_apply(projection, limit, PG_INT64_MAX, ES_CHECKPOINT_LAZY, result);
 		}
 		PopActiveSnapshot();
 		CommitTransactionCommand();
