@@ -154,6 +154,19 @@ SELECT * FROM picky WHERE stream_id = 'Choosy-1';
 SELECT es_drop_projection('choosy'), es_drop_upcaster('Poison', 1);
 DROP FUNCTION choosy_upcast(jsonb);
 
+-- a reset or switch handler that fails
+CREATE FUNCTION fails() RETURNS void LANGUAGE plpgsql AS $$ BEGIN RAISE 'not now' USING DETAIL = 'the detail'; END $$;
+SELECT es_create_projection('resets', 'on_picky(es_event)', reset_handler => 'fails()', paused => true);
+SELECT es_prepare_projection('resets', 'on_picky(es_event)'), es_pause_projection('resets');
+\set VERBOSITY default
+SELECT es_rebuild_projection('resets');
+SELECT es_switch_projection('resets', 'fails()');
+\set VERBOSITY sqlstate
+SELECT es_rebuild_projection('resets');
+SELECT es_switch_projection('resets', 'fails()');
+SELECT es_drop_projection('resets');
+DROP FUNCTION fails();
+
 -- settings that a handler leaves behind are put back
 CREATE FUNCTION on_leave(e es_event) RETURNS void LANGUAGE sql AS $$
     SELECT set_config('search_path', 'nowhere', false); SELECT set_config('work_mem', '99MB', false)

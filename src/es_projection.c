@@ -322,8 +322,9 @@ es_projection_rethrow(EsProjection *projection, EsApplied *result, MemoryContext
 			errcode(ERRCODE_ES_USER_FUNCTION),
 			errmsg("handler of projection \"%s\" failed: %s", projection->name,
 				   error->message ? error->message : "unknown error"),
-			errdetail("sqlstate=%s position=" INT64_FORMAT "%s%s",
-					  unpack_sql_state(error->sqlerrcode), result->fail_position,
+			errdetail("sqlstate=%s%s%s%s", unpack_sql_state(error->sqlerrcode),
+					  result->fail_position == 0 ? "" :
+					  psprintf(" position=" INT64_FORMAT, result->fail_position),
 					  error->detail ? " detail: " : "", error->detail ? error->detail : ""),
 			error->context ? errcontext("%s", error->context) : 0);
 	pg_unreachable();

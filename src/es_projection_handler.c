@@ -331,10 +331,14 @@ es_handler_end(EsHandler *handler)
 
 /*
  * Call a reset or switch handler, f(), as the projection's owner.
+ *
+ * Errors: VE006 when it fails, see es_projection_rethrow.
  */
 void
 es_handler_call_plain(EsProjection *projection, const char *signature)
 {
+	MemoryContext context = CurrentMemoryContext;
+	EsApplied	result = {.phase = ES_APPLY_EVENT};
 	EsHandlerUser before;
 	FmgrInfo	function;
 	Oid			oid;
@@ -343,6 +347,14 @@ es_handler_call_plain(EsProjection *projection, const char *signature)
 	oid = es_handler_resolve(signature);
 	es_handler_validate(oid, "handler", projection->owner_oid, false, NULL, NULL);
 	fmgr_info(oid, &function);
-	es_handler_invoke(&function, 0, (Datum) 0, false);
+	PG_TRY();
+	{
+		es_handler_invoke(&function, 0, (Datum) 0, false);
+	}
+	PG_CATCH();
+	{
+		es_projection_rethrow(projection, &result, context);
+	}
+	PG_END_TRY();
 	es_handler_leave(&before);
 }
