@@ -7,9 +7,9 @@
 EXTENSION    = event_store
 EXTVERSION  := $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(EXTENSION).control)
 MODULE_big   = event_store
-OBJS         = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
+OBJS         = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/*/*.c)))
 DATA         = $(sort $(wildcard sql/$(EXTENSION)--*.sql))
-PG_CPPFLAGS  = -DES_VERSION='"$(EXTVERSION)"'
+PG_CPPFLAGS  = -Isrc -DES_VERSION='"$(EXTVERSION)"'
 ifdef FAULTS
 PG_CPPFLAGS += -DES_FAULTS
 endif
@@ -51,6 +51,6 @@ endif
 
 include $(PGXS)
 
-$(OBJS): $(wildcard src/*.h)
+$(OBJS): $(wildcard src/*.h src/*/*.h)
 
 endif

@@ -17,17 +17,17 @@
  */
 #include "postgres.h"
 
-#include "es_compat.h"
-#include "es_function.h"
-#include "es_guc.h"
-#include "es_head.h"
-#include "es_order.h"
-#include "es_projection.h"
-#include "es_store.h"
-#include "es_stream.h"
-#include "es_upcast.h"
-#include "es_wakeup.h"
-#include "es_worker.h"
+#include "base/compat.h"
+#include "evolution/function.h"
+#include "settings.h"
+#include "log/head.h"
+#include "log/order.h"
+#include "projection/projection.h"
+#include "log/store.h"
+#include "log/stream.h"
+#include "evolution/upcast.h"
+#include "wakeup/wakeup.h"
+#include "wakeup/worker.h"
 
 ES_MODULE_MAGIC;
 

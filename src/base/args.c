@@ -1,0 +1,304 @@
+/*-------------------------------------------------------------------------
+ * base/args.c
+ *	  Check and unpack SQL arguments that are common to several functions.
+ *
+ * A NULL where a value is needed is 22004, anything else that is wrong is
+ * 22023, a limit is 54000.  Within arrays the error names the element,
+ * counted from 1.
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <stdarg.h>
+
+#include "catalog/pg_type.h"
+#include "mb/pg_wchar.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+
+#include "base/args.h"
+#include "base/compat.h"
+
+/* longest interval: 100 years */
+#define ES_MAX_INTERVAL		(INT64CONST(36525) * USECS_PER_DAY)
+
+/*
+ * Raise an error about an argument.
+ *
+ * element		1-based element of an array argument, 0 = not an array
+ * fmt			a full sentence for the detail
+ */
+void
+es_arg_error(int sqlstate, const char *argument, int element, const char *fmt,...)
+{
+	StringInfoData detail;
+
+	initStringInfo(&detail);
+	if (element > 0)
+		appendStringInfo(&detail, "Element %d: ", element);
+	for (;;)
+	{
+		va_list		args;
+		int			needed;
+
+		va_start(args, fmt);
+		needed = appendStringInfoVA(&detail, fmt, args);
+		va_end(args);
+		if (needed == 0)
+			break;
+		enlargeStringInfo(&detail, needed);
+	}
+
+	if (sqlstate == ERRCODE_NULL_VALUE_NOT_ALLOWED)
+		ereport(ERROR,
+				errcode(sqlstate),
+				errmsg("\"%s\" must not be null", argument),
+				errdetail_internal("%s", detail.data));
+	ereport(ERROR,
+			errcode(sqlstate),
+			errmsg("invalid value for \"%s\"", argument),
+			errdetail_internal("%s", detail.data));
+}
+
+/*
+ * Refuse a NULL argument.
+ */
+void
+es_arg_required(FunctionCallInfo fcinfo, int n, const char *argument)
+{
+	if (PG_ARGISNULL(n))
+		ereport(ERROR,
+				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				errmsg("\"%s\" must not be null", argument));
+}
+
+/*
+ * Check a name: 1 to ES_NAME_MAX bytes, no control characters.
+ */
+void
+es_check_name(const char *argument, int element, const char *name, int len)
+{
+	bool		utf8 = GetDatabaseEncoding() == PG_UTF8;
+
+	if (len == 0)
+		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, argument, element,
+					 "A name must not be empty.");
+	if (len > ES_NAME_MAX)
+		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, argument, element,
+					 "A name has at most %d bytes, this one has %d.", ES_NAME_MAX, len);
+	for (int i = 0; i < len; i++)
+	{
+		unsigned char c = name[i];
+
+		/* C0, DEL, and in UTF-8 also C1 (U+0080 to U+009F) */
+		if (c < 0x20 || c == 0x7f ||
+			(utf8 && c == 0xc2 && i + 1 < len && (unsigned char) name[i + 1] < 0xa0))
+			es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, argument, element,
+						 "A name must not contain control characters; byte %d is one.",
+						 i + 1);
+	}
+}
+
+/*
+ * A category is a name without '-': otherwise no stream could belong to it.
+ */
+void
+es_check_category(const char *argument, int element, const char *name, int len)
+{
+	es_check_name(argument, element, name, len);
+	if (memchr(name, '-', len) != NULL)
+		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, argument, element,
+					 "A category does not contain \"-\"; it is the part of a stream's name before that.");
+}
+
+/*
+ * A required text argument that is a name; not zero-terminated.
+ */
+const char *
+es_arg_name(FunctionCallInfo fcinfo, int n, const char *argument, int *len)
+{
+	text	   *value;
+
+	es_arg_required(fcinfo, n, argument);
+	value = PG_GETARG_TEXT_PP(n);
+	*len = VARSIZE_ANY_EXHDR(value);
+	es_check_name(argument, 0, VARDATA_ANY(value), *len);
+	return VARDATA_ANY(value);
+}
+
+/*
+ * The same as text, to be passed to a statement.
+ */
+Datum
+es_arg_name_datum(FunctionCallInfo fcinfo, int n, const char *argument)
+{
+	int			len;
+	const char *name = es_arg_name(fcinfo, n, argument, &len);
+
+	return PointerGetDatum(cstring_to_text_with_len(name, len));
+}
+
+static int64
+es_check_range(const char *argument, int64 value, int64 min, int64 max)
+{
+	if (value < min)
+		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, argument, 0,
+					 "It must be at least " INT64_FORMAT ", not " INT64_FORMAT ".", min, value);
+	if (value > max)
+		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, argument, 0,
+					 "It must be at most " INT64_FORMAT ", not " INT64_FORMAT ".", max, value);
+	return value;
+}
+
+/*
+ * A required bigint argument.
+ */
+int64
+es_arg_int64(FunctionCallInfo fcinfo, int n, const char *argument, int64 min, int64 max)
+{
+	es_arg_required(fcinfo, n, argument);
+	return es_check_range(argument, PG_GETARG_INT64(n), min, max);
+}
+
+/*
+ * A required integer argument.
+ */
+int32
+es_arg_int32(FunctionCallInfo fcinfo, int n, const char *argument, int32 min, int32 max)
+{
+	es_arg_required(fcinfo, n, argument);
+	return (int32) es_check_range(argument, PG_GETARG_INT32(n), min, max);
+}
+
+/*
+ * An optional bigint argument, null_value when NULL.
+ */
+int64
+es_arg_int64_default(FunctionCallInfo fcinfo, int n, const char *argument,
+					 int64 min, int64 max, int64 null_value)
+{
+	if (PG_ARGISNULL(n))
+		return null_value;
+	return es_check_range(argument, PG_GETARG_INT64(n), min, max);
+}
+
+/*
+ * Microseconds of an interval, a month counting 30 days, within sane bounds.
+ */
+int64
+es_interval_us(const Interval *interval)
+{
+	double		us = (double) interval->time +
+		(double) interval->day * USECS_PER_DAY +
+		(double) interval->month * DAYS_PER_MONTH * USECS_PER_DAY;
+
+	if (us > (double) ES_MAX_INTERVAL)
+		return ES_MAX_INTERVAL;
+	if (us < -(double) ES_MAX_INTERVAL)
+		return -ES_MAX_INTERVAL;
+	return (int64) us;
+}
+
+/*
+ * A required interval argument in microseconds.
+ *
+ * min			0, or 1 for one that must be positive
+ */
+int64
+es_arg_interval(FunctionCallInfo fcinfo, int n, const char *argument, int64 min)
+{
+	int64		us;
+
+	es_arg_required(fcinfo, n, argument);
+	us = es_interval_us(PG_GETARG_INTERVAL_P(n));
+	if (us < min)
+		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, argument, 0,
+					 min == 0 ? "It must not be negative." : "It must be positive.");
+	return us;
+}
+
+bool
+es_arg_bool(FunctionCallInfo fcinfo, int n, const char *argument)
+{
+	es_arg_required(fcinfo, n, argument);
+	return PG_GETARG_BOOL(n);
+}
+
+Jsonb *
+es_arg_jsonb(FunctionCallInfo fcinfo, int n, const char *argument)
+{
+	es_arg_required(fcinfo, n, argument);
+	return PG_GETARG_JSONB_P(n);
+}
+
+/*
+ * Elements of a required one-dimensional array argument.
+ *
+ * elmlen, elmalign		storage of the element type
+ *
+ * Result: their number.
+ */
+int
+es_arg_array(FunctionCallInfo fcinfo, int n, const char *argument, Oid elmtype,
+			 int elmlen, char elmalign, Datum **values, bool **isnull)
+{
+	ArrayType  *array;
+	int			count;
+
+	es_arg_required(fcinfo, n, argument);
+	array = PG_GETARG_ARRAYTYPE_P(n);
+	if (ARR_NDIM(array) > 1)
+		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, argument, 0,
+					 "The array must have one dimension, not %d.", ARR_NDIM(array));
+	deconstruct_array(array, elmtype, elmlen, elmlen == sizeof(int32), elmalign,
+					  values, isnull, &count);
+	return count;
+}
+
+/*
+ * An optional array of names.
+ *
+ * Result: number of elements; *names is NULL for a NULL argument only.
+ */
+int
+es_arg_names(FunctionCallInfo fcinfo, int n, const char *argument, Datum **names)
+{
+	bool	   *isnull;
+	int			count;
+
+	*names = NULL;
+	if (PG_ARGISNULL(n))
+		return 0;
+	count = es_arg_array(fcinfo, n, argument, TEXTOID, -1, TYPALIGN_INT, names, &isnull);
+	if (*names == NULL)
+		*names = palloc0(sizeof(Datum));
+	for (int i = 0; i < count; i++)
+	{
+		text	   *name;
+
+		if (isnull[i])
+			es_arg_error(ERRCODE_NULL_VALUE_NOT_ALLOWED, argument, i + 1, "It is null.");
+		name = DatumGetTextPP((*names)[i]);
+		es_check_name(argument, i + 1, VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name));
+	}
+	return count;
+}
+
+/*
+ * An optional array of categories.
+ *
+ * Result: as for es_arg_names.
+ */
+int
+es_arg_categories(FunctionCallInfo fcinfo, int n, const char *argument, Datum **names)
+{
+	int			count = es_arg_names(fcinfo, n, argument, names);
+
+	for (int i = 0; i < count; i++)
+	{
+		text	   *name = DatumGetTextPP((*names)[i]);
+
+		es_check_category(argument, i + 1, VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name));
+	}
+	return count;
+}

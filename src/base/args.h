@@ -1,0 +1,53 @@
+/*-------------------------------------------------------------------------
+ * base/args.h
+ *	  Check and unpack SQL arguments.
+ *-------------------------------------------------------------------------
+ */
+#ifndef ES_ARGS_H
+#define ES_ARGS_H
+
+#include "fmgr.h"
+#include "utils/jsonb.h"
+#include "utils/timestamp.h"
+
+#include "log/write.h"
+
+/* bytes in the name of a stream, event type, subscription or projection */
+#define ES_NAME_MAX			255
+
+/* expected versions with a meaning of their own */
+#define ES_ANY_VERSION		INT64CONST(-1)
+#define ES_STREAM_EXISTS	INT64CONST(-2)
+
+extern void es_arg_required(FunctionCallInfo fcinfo, int n, const char *argument);
+extern const char *es_arg_name(FunctionCallInfo fcinfo, int n, const char *argument,
+							   int *len);
+extern Datum es_arg_name_datum(FunctionCallInfo fcinfo, int n, const char *argument);
+extern void es_check_name(const char *argument, int element, const char *name, int len);
+extern int64 es_arg_int64(FunctionCallInfo fcinfo, int n, const char *argument,
+						  int64 min, int64 max);
+extern int64 es_arg_int64_default(FunctionCallInfo fcinfo, int n, const char *argument,
+								  int64 min, int64 max, int64 null_value);
+extern bool es_arg_bool(FunctionCallInfo fcinfo, int n, const char *argument);
+extern int32 es_arg_int32(FunctionCallInfo fcinfo, int n, const char *argument,
+						  int32 min, int32 max);
+extern int64 es_arg_interval(FunctionCallInfo fcinfo, int n, const char *argument,
+							 int64 min);
+extern int64 es_interval_us(const Interval *interval);
+extern Jsonb *es_arg_jsonb(FunctionCallInfo fcinfo, int n, const char *argument);
+extern int	es_arg_names(FunctionCallInfo fcinfo, int n, const char *argument,
+						 Datum **names);
+extern int	es_arg_categories(FunctionCallInfo fcinfo, int n, const char *argument,
+							  Datum **names);
+extern int	es_arg_array(FunctionCallInfo fcinfo, int n, const char *argument, Oid elmtype,
+						 int elmlen, char elmalign, Datum **values, bool **isnull);
+extern void es_check_category(const char *argument, int element,
+							  const char *name, int len);
+extern void es_arg_error(int sqlstate, const char *argument, int element,
+						 const char *fmt,...) pg_attribute_printf(4, 5);
+
+extern void es_events_from_scalars(FunctionCallInfo fcinfo, EsNewEvent *event);
+extern EsNewEvent *es_events_from_arrays(FunctionCallInfo fcinfo, int *nevents);
+extern EsNewEvent *es_events_from_json(Jsonb *events, int *nevents);
+
+#endif							/* ES_ARGS_H */

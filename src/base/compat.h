@@ -1,0 +1,196 @@
+/*-------------------------------------------------------------------------
+ * base/compat.h
+ *	  The only place that looks at PG_VERSION_NUM.
+ *
+ * Each entry names the release that changed the interface and when the entry
+ * can go.  Supported: 13, 15, 17, 18; 14 and 16 build from the same entries.
+ *-------------------------------------------------------------------------
+ */
+#ifndef ES_COMPAT_H
+#define ES_COMPAT_H
+
+#include "access/genam.h"
+#include "access/toast_internals.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_database.h"
+#include "catalog/pg_proc.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "port/atomics.h"
+#include "postmaster/bgworker.h"
+#include "storage/ipc.h"
+#include "storage/lwlock.h"
+#include "storage/proc.h"
+#include "utils/acl.h"
+#include "utils/guc.h"
+#include "utils/snapshot.h"
+
+#if PG_VERSION_NUM < 130000
+#error "event_store needs PostgreSQL 13 or newer"
+#endif
+
+/* PG 15 moved the recovery functions to a header of their own.  Drop with 14. */
+#if PG_VERSION_NUM >= 150000
+#include "access/xlogrecovery.h"
+#else
+#include "access/xlog.h"
+#endif
+
+/* PG 16 moved the varlena macros to a header of their own.  Drop with 15. */
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
+
+/* PG 14 moved the OIDs of indexes to the headers of their tables.  Drop with 13. */
+#if PG_VERSION_NUM < 140000
+#include "catalog/indexing.h"
+#endif
+
+/* PG 18 replaced pg_attribute_noreturn() by pg_noreturn.  Drop with 17. */
+#if PG_VERSION_NUM >= 180000
+#define pg_attribute_noreturn() pg_noreturn
+#endif
+
+/* PG 18 lets a module tell its name and version.  Drop with 17. */
+#if PG_VERSION_NUM >= 180000
+#define ES_MODULE_MAGIC \
+	PG_MODULE_MAGIC_EXT(.name = "event_store", .version = ES_VERSION)
+#else
+#define ES_MODULE_MAGIC PG_MODULE_MAGIC
+#endif
+
+/* PG 17 replaced the 1-based BackendId by the 0-based ProcNumber.  Drop with 16. */
+#if PG_VERSION_NUM >= 170000
+#define es_backend_number()		((uint32) MyProcNumber)
+#else
+#define es_backend_number()		((uint32) MyBackendId)
+#endif
+
+/* PG 17 made the variable of an LWLock an atomic.  Drop with 16. */
+#if PG_VERSION_NUM >= 170000
+typedef pg_atomic_uint64 EsLockVar;
+#define es_lock_var_init(var)	pg_atomic_init_u64((var), 0)
+#define es_lock_var_is_zero(var) (pg_atomic_read_u64(var) == 0)
+#else
+typedef uint64 EsLockVar;
+#define es_lock_var_init(var)	(*(var) = 0)
+#define es_lock_var_is_zero(var) (*(var) == 0)
+#endif
+
+/* PG 14 added indexUnchanged, a hint for updates; ours are inserts.  Drop with 13. */
+static inline bool
+es_index_insert(Relation index, Datum *values, bool *isnull, ItemPointer tid,
+				Relation heap, IndexUniqueCheck check, struct IndexInfo *info)
+{
+#if PG_VERSION_NUM >= 140000
+	return index_insert(index, values, isnull, tid, heap, check, false, info);
+#else
+	return index_insert(index, values, isnull, tid, heap, check, info);
+#endif
+}
+
+/* PG 18 added an instrumentation argument.  Drop with 17. */
+static inline IndexScanDesc
+es_index_beginscan(Relation heap, Relation index, Snapshot snapshot, int nkeys)
+{
+#if PG_VERSION_NUM >= 180000
+	return index_beginscan(heap, index, snapshot, NULL, nkeys, 0);
+#else
+	return index_beginscan(heap, index, snapshot, nkeys, 0);
+#endif
+}
+
+/* PG 14 made the compression method a property of the column.  Drop with 13. */
+#if PG_VERSION_NUM >= 140000
+#define es_toast_compress(value, attr) \
+	toast_compress_datum((value), (attr)->attcompression)
+#else
+#define es_toast_compress(value, attr) toast_compress_datum(value)
+#endif
+
+/* PG 16 replaced the checks for each kind of object by one.  Drop with 15. */
+static inline bool
+es_may_execute(Oid funcid, Oid role)
+{
+#if PG_VERSION_NUM >= 160000
+	return object_aclcheck(ProcedureRelationId, funcid, role, ACL_EXECUTE) == ACLCHECK_OK;
+#else
+	return pg_proc_aclcheck(funcid, role, ACL_EXECUTE) == ACLCHECK_OK;
+#endif
+}
+
+/* PG 17 gave the remembered search_path a name of its own.  Drop with 16. */
+#if PG_VERSION_NUM >= 170000
+typedef SearchPathMatcher EsSearchPath;
+#define es_search_path_get(context) GetSearchPathMatcher(context)
+#define es_search_path_matches(path) SearchPathMatchesCurrentEnvironment(path)
+#else
+typedef OverrideSearchPath EsSearchPath;
+#define es_search_path_get(context) GetOverrideSearchPath(context)
+#define es_search_path_matches(path) OverrideSearchPathMatchesCurrent(path)
+#endif
+
+/* PG 15 moved requests for shared memory to a hook.  Drop with 14. */
+#if PG_VERSION_NUM >= 150000
+#define ES_HAVE_SHMEM_REQUEST_HOOK 1
+#endif
+
+/* PG 15 renamed the call that reserves a prefix of settings.  Drop with 14. */
+static inline void
+es_reserve_guc_prefix(const char *prefix)
+{
+#if PG_VERSION_NUM >= 150000
+	MarkGUCPrefixReserved(prefix);
+#else
+	EmitWarningsOnPlaceholders(prefix);
+#endif
+}
+
+/* PG 17 gave every process one number, from 0.  Drop with 16. */
+#if PG_VERSION_NUM >= 170000
+#define es_proc_number()		((uint32) MyProcNumber)
+#else
+#define es_proc_number()		((uint32) MyProc->pgprocno)
+#endif
+
+/* PG 17 lets an extension name its wait events.  Drop with 16. */
+static inline uint32
+es_wait_event(void)
+{
+#if PG_VERSION_NUM >= 170000
+	static uint32 event = 0;
+
+	if (event == 0)
+		event = WaitEventExtensionNew("EventStore");
+	return event;
+#else
+	return PG_WAIT_EXTENSION;
+#endif
+}
+
+/* PG 17 lets a worker connect as a role that may not log in.  Drop with 16. */
+#if PG_VERSION_NUM >= 170000
+#define ES_BYPASS_ROLE_LOGIN	BGWORKER_BYPASS_ROLELOGINCHECK
+#else
+#define ES_BYPASS_ROLE_LOGIN	0
+#endif
+
+/* PG 17 brought a time limit that would end a worker of ours.  Drop with 16. */
+static inline void
+es_no_transaction_timeout(void)
+{
+#if PG_VERSION_NUM >= 170000
+	SetConfigOption("transaction_timeout", "0", PGC_USERSET, PGC_S_OVERRIDE);
+#endif
+}
+
+/*
+ * Minor releases of 2023 brought a mark for a database whose DROP was
+ * interrupted.  Drop with those before.
+ */
+#ifndef DATCONNLIMIT_INVALID_DB
+#define DATCONNLIMIT_INVALID_DB	(-2)
+#endif
+
+#endif							/* ES_COMPAT_H */

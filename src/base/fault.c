@@ -1,0 +1,83 @@
+/*-------------------------------------------------------------------------
+ * base/fault.c
+ *	  Fault points of the test build (make FAULTS=1); empty otherwise.
+ *
+ * event_store.fault = 'point:action[,point:action ...]', where action is
+ *	  pause=MS[@PERCENT]	sleep that long, at that share of the visits
+ *	  error					raise an error
+ *	  crash					end the process as kill -9 would
+ * Points may lie inside an LWLock, so a pause must not look at interrupts.
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#ifdef ES_FAULTS
+
+#include <signal.h>
+#include <unistd.h>
+
+#include "base/compat.h"
+#include "base/fault.h"
+
+bool		es_fault_no_barrier = false;
+bool		es_fault_no_stop = false;
+
+static char *es_fault_spec = NULL;
+
+void
+es_fault_init(void)
+{
+	DefineCustomStringVariable("event_store.fault",
+							   "Test build: actions at named fault points.",
+							   NULL, &es_fault_spec, "", PGC_SUSET, 0,
+							   NULL, NULL, NULL);
+	DefineCustomBoolVariable("event_store.fault_no_barrier",
+							 "Test build: commit without the insertion barrier.",
+							 NULL, &es_fault_no_barrier, false, PGC_SUSET, 0,
+							 NULL, NULL, NULL);
+	DefineCustomBoolVariable("event_store.fault_no_stop",
+							 "Test build: readers do not stop at unsettled positions.",
+							 NULL, &es_fault_no_stop, false, PGC_SUSET, 0,
+							 NULL, NULL, NULL);
+}
+
+/*
+ * Do what event_store.fault says for this point, if anything.
+ */
+void
+es_fault_point(const char *name)
+{
+	size_t		len = strlen(name);
+	const char *spec;
+
+	if (es_fault_spec == NULL)
+		return;
+
+	for (spec = es_fault_spec; *spec != '\0';)
+	{
+		if (strncmp(spec, name, len) == 0 && spec[len] == ':')
+		{
+			const char *action = spec + len + 1;
+			int			ms;
+			int			percent = 100;
+
+			if (sscanf(action, "pause=%d@%d", &ms, &percent) >= 1)
+			{
+				if (random() % 100 < percent)
+					pg_usleep(ms * 1000L);
+			}
+			else if (strncmp(action, "error", 5) == 0)
+				ereport(ERROR,
+						errcode(ERRCODE_INTERNAL_ERROR),
+						errmsg("fault point \"%s\"", name));
+			else if (strncmp(action, "crash", 5) == 0)
+				kill(getpid(), SIGKILL);
+			return;
+		}
+		spec += strcspn(spec, ",");
+		if (*spec == ',')
+			spec++;
+	}
+}
+
+#endif							/* ES_FAULTS */

@@ -1,0 +1,30 @@
+/*-------------------------------------------------------------------------
+ * base/fault.h
+ *	  Named points at which a test build can pause, fail or crash.
+ *
+ * In an ordinary build every point compiles to nothing.
+ *-------------------------------------------------------------------------
+ */
+#ifndef ES_FAULT_H
+#define ES_FAULT_H
+
+#ifdef ES_FAULTS
+
+extern bool es_fault_no_barrier;	/* commit without waiting for insertions */
+extern bool es_fault_no_stop;	/* readers step over unsettled positions */
+
+extern void es_fault_init(void);
+extern void es_fault_point(const char *name);
+
+#define ES_FAULT_POINT(name)	es_fault_point(name)
+
+#else
+
+#define es_fault_no_barrier		false
+#define es_fault_no_stop		false
+#define es_fault_init()			((void) 0)
+#define ES_FAULT_POINT(name)	((void) 0)
+
+#endif							/* ES_FAULTS */
+
+#endif							/* ES_FAULT_H */

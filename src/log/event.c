@@ -1,0 +1,177 @@
+/*-------------------------------------------------------------------------
+ * log/event.c
+ *	  From a stored row to an es_event, and who may see it.
+ *
+ * The read functions go to the table below the executor, so they have to see
+ * to row-level security themselves.  For a user to whom policies apply, each
+ * event that is about to be returned is looked up once more by an ordinary
+ * query of that user; a row that the policies hide is skipped like a gap.
+ * The walk along the global order itself ignores policies: it only learns
+ * that a position is taken.
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/tableam.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/rel.h"
+#include "utils/rls.h"
+
+#include "base/compat.h"
+#include "log/event.h"
+#include "log/stream.h"
+#include "log/type.h"
+#include "evolution/upcast.h"
+
+/* made at first use, kept; it adapts to role and policies by itself */
+static SPIPlanPtr es_row_filter_plan = NULL;
+
+struct EsRowFilter
+{
+	SPIPlanPtr	plan;
+};
+
+/*
+ * Prepare to ask the policies.
+ *
+ * Result: NULL when none apply to the current user.
+ * Errors: 42501 when the user has turned row_security off.
+ */
+EsRowFilter *
+es_row_filter_begin(Relation event)
+{
+	EsRowFilter *filter;
+	Oid			argtypes[1] = {INT8OID};
+
+	if (likely(check_enable_rls(RelationGetRelid(event), InvalidOid, false) != RLS_ENABLED))
+		return NULL;
+
+	filter = palloc(sizeof(EsRowFilter));
+	filter->plan = es_row_filter_plan;
+	if (filter->plan != NULL)
+		return filter;
+
+	SPI_connect();
+	filter->plan = SPI_prepare("SELECT 1 FROM event_store.event "
+							   "WHERE global_position OPERATOR(pg_catalog.=) $1",
+							   1, argtypes);
+	if (filter->plan == NULL)
+		elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
+	if (SPI_keepplan(filter->plan) != 0)
+		elog(ERROR, "SPI_keepplan failed");
+	es_row_filter_plan = filter->plan;
+	SPI_finish();
+	return filter;
+}
+
+/*
+ * May the user see the event at this position?  Asked with the active
+ * snapshot.
+ */
+bool
+es_row_filter_passes(EsRowFilter *filter, int64 position)
+{
+	Datum		args[1] = {Int64GetDatum(position)};
+	bool		passes;
+
+	if (likely(filter == NULL))
+		return true;
+
+	SPI_connect();
+	if (SPI_execute_plan(filter->plan, args, NULL, true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "SPI_execute_plan failed");
+	passes = SPI_processed > 0;
+	SPI_finish();
+	return passes;
+}
+
+void
+es_row_filter_end(EsRowFilter *filter)
+{
+	if (filter != NULL)
+		pfree(filter);
+}
+
+/*
+ * The columns of es_event for a row of the event table, as the event is
+ * stored.
+ *
+ * values		Natts_es_out results, none is null; by-reference ones point
+ *				into the slot or into the current memory context
+ *
+ * Result: its type, good until the next call of a function of log/type.c.
+ */
+EsType *
+es_event_stored_values(const EsStore *store, TupleTableSlot *slot, Datum *values)
+{
+	EsType	   *type;
+	const char *stream;
+	int			len;
+
+	slot_getallattrs(slot);
+	stream = es_stream_name(store,
+							DatumGetInt64(slot->tts_values[Anum_es_event_stream_no - 1]),
+							&len);
+	values[Anum_es_out_stream_id - 1] =
+		PointerGetDatum(cstring_to_text_with_len(stream, len));
+	type = es_type_lookup(store, DatumGetInt32(slot->tts_values[Anum_es_event_type_no - 1]));
+	values[Anum_es_out_event_type - 1] =
+		PointerGetDatum(cstring_to_text_with_len(type->name, type->name_len));
+
+	values[Anum_es_out_global_position - 1] = slot->tts_values[Anum_es_event_global_position - 1];
+	values[Anum_es_out_version - 1] =
+		Int64GetDatum(DatumGetInt32(slot->tts_values[Anum_es_event_version - 1]));
+	values[Anum_es_out_event_id - 1] = slot->tts_values[Anum_es_event_event_id - 1];
+	values[Anum_es_out_schema_version - 1] = slot->tts_values[Anum_es_event_schema_version - 1];
+	values[Anum_es_out_data - 1] = slot->tts_values[Anum_es_event_data - 1];
+	values[Anum_es_out_metadata - 1] = slot->tts_values[Anum_es_event_metadata - 1];
+	values[Anum_es_out_created_at - 1] = slot->tts_values[Anum_es_event_created_at - 1];
+	return type;
+}
+
+/*
+ * The same in today's shape.  This runs users' functions.
+ */
+void
+es_event_values(const EsStore *store, TupleTableSlot *slot, Datum *values)
+{
+	EsType	   *type = es_event_stored_values(store, slot, values);
+
+	if (es_upcast_needed(type))
+		es_upcast_event(type, values);
+}
+
+/*
+ * The last version of a stream that a snapshot shows; 0 if there is none.
+ *
+ * xmin			result, may be NULL: who appended it
+ */
+int64
+es_event_version(Relation event, const EsStore *store, Snapshot snapshot, int64 stream_no,
+				 TransactionId *xmin)
+{
+	Relation	index = es_store_open_index(&store->read_index[ES_INDEX_STREAM]);
+	TupleTableSlot *slot = table_slot_create(event, NULL);
+	IndexScanDesc scan = es_index_beginscan(event, index, snapshot, 1);
+	ScanKeyData key;
+	int64		version = 0;
+	bool		isnull;
+
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(stream_no));
+	index_rescan(scan, &key, 1, NULL, 0);
+	if (index_getnext_slot(scan, BackwardScanDirection, slot))
+	{
+		version = DatumGetInt32(slot_getattr(slot, Anum_es_event_version, &isnull));
+		if (xmin != NULL)
+			*xmin = HeapTupleHeaderGetXmin(ExecFetchSlotHeapTuple(slot, false, NULL)->t_data);
+	}
+	index_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	index_close(index, AccessShareLock);
+	return version;
+}

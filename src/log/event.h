@@ -1,0 +1,38 @@
+/*-------------------------------------------------------------------------
+ * log/event.h
+ *	  From a stored row to an es_event.
+ *-------------------------------------------------------------------------
+ */
+#ifndef ES_EVENT_H
+#define ES_EVENT_H
+
+#include "executor/tuptable.h"
+
+#include "log/type.h"
+
+/* columns of type es_event */
+#define Anum_es_out_global_position		1
+#define Anum_es_out_stream_id			2
+#define Anum_es_out_version				3
+#define Anum_es_out_event_id			4
+#define Anum_es_out_event_type			5
+#define Anum_es_out_schema_version		6
+#define Anum_es_out_data				7
+#define Anum_es_out_metadata			8
+#define Anum_es_out_created_at			9
+#define Natts_es_out					9
+
+/* the row-level security policies of the event table for this user */
+typedef struct EsRowFilter EsRowFilter;
+
+extern EsRowFilter *es_row_filter_begin(Relation event);
+extern bool es_row_filter_passes(EsRowFilter *filter, int64 position);
+extern void es_row_filter_end(EsRowFilter *filter);
+
+extern EsType *es_event_stored_values(const EsStore *store, TupleTableSlot *slot,
+									  Datum *values);
+extern void es_event_values(const EsStore *store, TupleTableSlot *slot, Datum *values);
+extern int64 es_event_version(Relation event, const EsStore *store, Snapshot snapshot,
+							  int64 stream_no, TransactionId *xmin);
+
+#endif							/* ES_EVENT_H */

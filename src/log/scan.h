@@ -1,0 +1,49 @@
+/*-------------------------------------------------------------------------
+ * log/scan.h
+ *	  Walk the global order: a settled prefix for one snapshot.
+ *-------------------------------------------------------------------------
+ */
+#ifndef ES_SCAN_H
+#define ES_SCAN_H
+
+#include "access/sdir.h"
+#include "executor/tuptable.h"
+#include "utils/snapshot.h"
+
+#include "log/store.h"
+
+/* what to make of events of transactions that the snapshot sees running */
+typedef enum EsScanMode
+{
+	ES_SCAN_VISIBLE,			/* return visible events, stop at unsettled */
+	ES_SCAN_PROBE,				/* the same beyond what is proven to be inserted */
+	ES_SCAN_SETTLED				/* return whatever is settled once this
+								 * transaction has ended, dead gaps included;
+								 * no slot */
+} EsScanMode;
+
+typedef struct EsScan EsScan;
+
+/* where and why a walk stopped before its end */
+typedef struct EsBlocked
+{
+	int64		position;		/* 0 = it did not */
+	TransactionId xid;			/* inserter of that position */
+} EsBlocked;
+
+extern void es_scan_forget(void);
+extern int64 es_scan_highest(Relation event, const EsStore *store,
+							 Snapshot snapshot, int64 upto);
+extern int64 es_scan_highest_inserted(Relation event, const EsStore *store);
+extern EsScan *es_scan_begin(Relation event, const EsStore *store,
+							 Snapshot snapshot, EsScanMode mode,
+							 ScanDirection direction, int64 after, int64 upto,
+							 const int32 *type_nos, int ntypes,
+							 int64 expected_rows);
+extern bool es_scan_next(EsScan *scan);
+extern TupleTableSlot *es_scan_slot(EsScan *scan);
+extern int64 es_scan_position(EsScan *scan);
+extern EsBlocked es_scan_blocked(EsScan *scan);
+extern void es_scan_end(EsScan *scan);
+
+#endif							/* ES_SCAN_H */

@@ -1,0 +1,383 @@
+/*-------------------------------------------------------------------------
+ * log/store.c
+ *	  Which tables, indexes and sequences make up the store.
+ *
+ * The store's objects are looked up once by name in schema event_store and
+ * remembered until the relation cache says that one of them has changed.
+ * The indexes of the event table are told apart by their columns, not their
+ * names, because REINDEX CONCURRENTLY and administrators may rename them and
+ * because during such a rebuild there are two of a kind.
+ *
+ * Nothing here depends on search_path.
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "access/table.h"
+#include "access/xlog.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_am.h"
+#include "catalog/pg_collation.h"
+#include "catalog/pg_index.h"
+#include "catalog/pg_type.h"
+#include "commands/defrem.h"
+#include "commands/extension.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+
+#include "base/compat.h"
+#include "log/scan.h"
+#include "log/sequence.h"
+#include "log/store.h"
+#include "log/stream.h"
+#include "log/type.h"
+
+static EsStore es_store;
+static bool es_store_valid = false;
+static MemoryContext es_store_context = NULL;
+
+/*
+ * Relation cache callback: forget what may have changed.
+ *
+ * The caches of names hold tuple ids, which a rewrite of the table moves.
+ */
+static void
+es_store_relcache_callback(Datum arg, Oid relid)
+{
+	if (!OidIsValid(relid) || relid == es_store.stream)
+		es_stream_forget();
+	if (!OidIsValid(relid) || relid == es_store.event_type)
+		es_type_forget();
+	if (!OidIsValid(relid) || relid == es_store.event)
+	{
+		/* the owner may have emptied it, and positions begin anew */
+		es_scan_forget();
+		es_sequence_recheck();
+	}
+	if (!OidIsValid(relid) ||
+		relid == es_store.event ||
+		relid == es_store.stream ||
+		relid == es_store.event_type ||
+		relid == es_store.mark ||
+		relid == es_store.snapshot)
+		es_store_valid = false;
+}
+
+/*
+ * Called once per process, from _PG_init.
+ */
+void
+es_store_init(void)
+{
+	CacheRegisterRelcacheCallback(es_store_relcache_callback, (Datum) 0);
+}
+
+static Oid
+es_store_relation(Oid schema, const char *name)
+{
+	Oid			relid = get_relname_relid(name, schema);
+
+	if (!OidIsValid(relid))
+		ereport(ERROR,
+				errcode(ERRCODE_UNDEFINED_TABLE),
+				errmsg("relation \"event_store.%s\" does not exist", name),
+				errhint("Run CREATE EXTENSION event_store in this database."));
+	return relid;
+}
+
+/*
+ * Open an index of which the list of its table tells.
+ *
+ * Result: NULL when it is gone and the look-up has to start again.  That is
+ * so on a standby only: REINDEX CONCURRENTLY on the primary waits for who
+ * holds the table there, not here.
+ */
+static Relation
+es_store_try_index(Oid indexoid)
+{
+	Relation	index;
+
+	if (!RecoveryInProgress())
+		return index_open(indexoid, AccessShareLock);
+	index = try_relation_open(indexoid, AccessShareLock);
+	if (index == NULL)
+		es_store_valid = false;
+	return index;
+}
+
+/*
+ * Is this a plain btree index over exactly these columns, in the order of
+ * their types, ascending?
+ *
+ * An administrator may have added another one over the same columns.
+ */
+static bool
+es_index_matches(Relation index, int nkeys, const AttrNumber *keys)
+{
+	if (index->rd_rel->relam != BTREE_AM_OID ||
+		index->rd_index->indnkeyatts != nkeys ||
+		index->rd_index->indnatts != nkeys ||
+		RelationGetIndexPredicate(index) != NIL)
+		return false;
+	for (int i = 0; i < nkeys; i++)
+	{
+		Oid			type = index->rd_opcintype[i];
+
+		if (index->rd_index->indkey.values[i] != keys[i] ||
+			index->rd_indoption[i] != 0 ||
+			index->rd_opfamily[i] != get_opclass_family(GetDefaultOpClass(type, BTREE_AM_OID)) ||
+			(type == TEXTOID && index->rd_indcollation[i] != C_COLLATION_OID))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Find the valid index of a table over the given columns.
+ */
+static Oid
+es_store_index(Oid relid, int nkeys, AttrNumber key1, AttrNumber key2)
+{
+	AttrNumber	keys[2] = {key1, key2};
+	Relation	rel = table_open(relid, AccessShareLock);
+	List	   *list = RelationGetIndexList(rel);
+	Oid			result = InvalidOid;
+	ListCell   *lc;
+
+	foreach(lc, list)
+	{
+		Relation	index = es_store_try_index(lfirst_oid(lc));
+
+		if (index == NULL)
+			continue;
+		if (index->rd_index->indisvalid && es_index_matches(index, nkeys, keys))
+			result = RelationGetRelid(index);
+		index_close(index, AccessShareLock);
+		if (OidIsValid(result))
+			break;
+	}
+	if (!OidIsValid(result) && es_store_valid)
+		ereport(ERROR,
+				errcode(ERRCODE_UNDEFINED_OBJECT),
+				errmsg("an index of table \"event_store.%s\" is missing or invalid",
+					   RelationGetRelationName(rel)),
+				errhint("Run REINDEX TABLE event_store.%s.",
+						RelationGetRelationName(rel)));
+	list_free(list);
+	table_close(rel, AccessShareLock);
+	return result;
+}
+
+static EsIndexRole
+es_index_role(Relation index)
+{
+	static const struct
+	{
+		EsIndexRole role;
+		int			nkeys;
+		AttrNumber	keys[2];
+	}			roles[] =
+	{
+		{ES_INDEX_POSITION, 1, {Anum_es_event_global_position}},
+		{ES_INDEX_TYPE, 2, {Anum_es_event_type_no, Anum_es_event_global_position}},
+		{ES_INDEX_STREAM, 2, {Anum_es_event_stream_no, Anum_es_event_version}},
+		{ES_INDEX_EVENT_ID, 1, {Anum_es_event_event_id}},
+	};
+
+	for (int i = 0; i < lengthof(roles); i++)
+	{
+		if (es_index_matches(index, roles[i].nkeys, roles[i].keys))
+			return roles[i].role;
+	}
+	return ES_INDEX_OTHER;
+}
+
+/*
+ * The owner of the event table, and every index of it with its role.
+ */
+static void
+es_store_load_indexes(Oid event)
+{
+	Relation	rel = table_open(event, AccessShareLock);
+	List	   *list = RelationGetIndexList(rel);
+	ListCell   *lc;
+	int			n = 0;
+
+	if (es_store_context == NULL)
+		es_store_context = AllocSetContextCreate(TopMemoryContext,
+												 "event_store relations",
+												 ALLOCSET_SMALL_SIZES);
+	es_store.owner = rel->rd_rel->relowner;
+	es_store.indexes = NULL;
+	MemoryContextReset(es_store_context);
+	es_store.indexes = MemoryContextAlloc(es_store_context,
+										  sizeof(EsIndex) * Max(list_length(list), 1));
+	memset(es_store.read_index, 0, sizeof(es_store.read_index));
+
+	foreach(lc, list)
+	{
+		Relation	index = es_store_try_index(lfirst_oid(lc));
+		EsIndexRole role;
+
+		if (index == NULL)
+			continue;
+		role = es_index_role(index);
+		es_store.indexes[n].oid = RelationGetRelid(index);
+		es_store.indexes[n].role = role;
+		n++;
+		if (role != ES_INDEX_OTHER && index->rd_index->indisvalid)
+			es_store.read_index[role] = RelationGetRelid(index);
+		index_close(index, AccessShareLock);
+	}
+	es_store.nindexes = n;
+	list_free(list);
+
+	for (int role = 0; role < ES_NUM_INDEX_ROLES; role++)
+	{
+		if (!OidIsValid(es_store.read_index[role]) && es_store_valid)
+			ereport(ERROR,
+					errcode(ERRCODE_UNDEFINED_OBJECT),
+					errmsg("an index of table \"event_store.event\" is missing or invalid"),
+					errhint("Run REINDEX TABLE event_store.event."));
+	}
+	table_close(rel, AccessShareLock);
+}
+
+/*
+ * OID of the extension; InvalidOid when it is not in this database.
+ *
+ * It is remembered with the tables, which go when it goes.
+ */
+Oid
+es_store_extension(void)
+{
+	return es_store_valid ? es_store.extension : get_extension_oid("event_store", true);
+}
+
+/*
+ * Has the current transaction created the extension?  Then others do not see
+ * it yet.  False when no table has been looked up yet.
+ */
+bool
+es_store_is_new(void)
+{
+	Relation	event;
+	bool		result;
+
+	if (!es_store_valid)
+		return false;
+	event = RelationIdGetRelation(es_store.event);
+	if (!RelationIsValid(event))
+		return false;
+	result = event->rd_createSubid != InvalidSubTransactionId;
+	RelationClose(event);
+	return result;
+}
+
+/*
+ * Look up the store's objects.
+ *
+ * Result: good until the next relation is opened or lock is taken.
+ * Errors: 3F000, 42P01 or 42704 when the extension is not there or damaged.
+ */
+const EsStore *
+es_store_get(void)
+{
+	Oid			schema;
+
+	/* an invalidation that arrives during the look-up starts it again */
+	while (!es_store_valid)
+	{
+		es_store_valid = true;
+		PG_TRY();
+		{
+			es_store.extension = get_extension_oid("event_store", true);
+			schema = get_namespace_oid("event_store", false);
+			es_store.event = es_store_relation(schema, "event");
+			es_store.stream = es_store_relation(schema, "stream");
+			es_store.event_type = es_store_relation(schema, "event_type");
+			es_store.mark = es_store_relation(schema, "mark");
+			es_store.snapshot = es_store_relation(schema, "snapshot");
+			es_store.position_seq = es_store_relation(schema, "event_global_position_seq");
+			es_store.stream_seq = es_store_relation(schema, "stream_stream_no_seq");
+			es_store.type_seq = es_store_relation(schema, "event_type_type_no_seq");
+
+			es_store.stream_by_no =
+				es_store_index(es_store.stream, 1, Anum_es_stream_stream_no, 0);
+			es_store.stream_by_name =
+				es_store_index(es_store.stream, 1, Anum_es_stream_stream_id, 0);
+			es_store.type_by_no =
+				es_store_index(es_store.event_type, 1, Anum_es_type_type_no, 0);
+			es_store.type_by_category =
+				es_store_index(es_store.event_type, 2,
+							   Anum_es_type_category, Anum_es_type_event_type);
+			es_store.type_by_name =
+				es_store_index(es_store.event_type, 1, Anum_es_type_event_type, 0);
+			es_store.mark_by_position =
+				es_store_index(es_store.mark, 1, Anum_es_mark_global_position, 0);
+			es_store.snapshot_by_stream =
+				es_store_index(es_store.snapshot, 2,
+							   Anum_es_snapshot_stream_no, Anum_es_snapshot_schema_version);
+			es_store_load_indexes(es_store.event);
+		}
+		PG_CATCH();
+		{
+			es_store_valid = false;
+			PG_RE_THROW();
+		}
+		PG_END_TRY();
+	}
+	return &es_store;
+}
+
+/*
+ * Open one of the store's indexes for reading.  The caller has locked its
+ * table.
+ *
+ * index		its place in the store, which is brought up to date
+ */
+Relation
+es_store_open_index(const Oid *index)
+{
+	Relation	rel;
+
+	/* REINDEX CONCURRENTLY may have come before the lock on the table */
+	(void) es_store_get();
+	while ((rel = es_store_try_index(*index)) == NULL)
+	{
+		CHECK_FOR_INTERRUPTS();
+		(void) es_store_get();
+	}
+	return rel;
+}
+
+/*
+ * Open and lock the event table, and return the store as it is under that
+ * lock: on a primary no index can vanish until the lock is released.
+ */
+Relation
+es_store_open_event(const EsStore **store, LOCKMODE mode)
+{
+	Relation	rel;
+
+	for (;;)
+	{
+		*store = es_store_get();
+		rel = try_relation_open((*store)->event, mode);
+		if (rel != NULL)
+		{
+			*store = es_store_get();
+			if (RelationGetRelid(rel) == (*store)->event)
+				return rel;
+			relation_close(rel, mode);
+		}
+
+		/* another session has dropped the extension, maybe made it again */
+		es_store_valid = false;
+		CHECK_FOR_INTERRUPTS();
+	}
+}

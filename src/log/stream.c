@@ -1,0 +1,604 @@
+/*-------------------------------------------------------------------------
+ * log/stream.c
+ *	  Streams: names, numbers, and the lock of a stream.
+ *
+ * A stream's name is stored once, in event_store.stream; events carry its
+ * number.  Rows of that table are only ever inserted, so each backend may
+ * remember committed ones for as long as the table exists.
+ *
+ * The lock of a stream makes appends to it queue up until the transaction
+ * ends.  It is a lock of the lock manager, in the advisory class but outside
+ * the key spaces of the SQL functions, so that nobody can take it by
+ * pg_advisory_lock: fast, known to the deadlock detector and to PREPARE, and
+ * without a write.  The lock table has a fixed size, therefore a transaction
+ * that appends to very many streams goes over to row locks on the stream's
+ * row after ES_MAX_STREAM_LOCKS; whoever has a stream's lock also waits for a
+ * running locker of its row.  The row of a stream that is being created
+ * serves as its lock until its creator is done.
+ *
+ * Lock order: stream lock, then row or transaction waits, then insertion
+ * lock (log/order.c).
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/heapam.h"
+#include "access/multixact.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/transam.h"
+#include "access/xact.h"
+#include "catalog/pg_collation.h"
+#include "catalog/pg_type.h"
+#include "commands/sequence.h"
+#include "common/hashfn.h"
+#include "storage/bufmgr.h"
+#include "storage/lmgr.h"
+#include "storage/procarray.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "base/compat.h"
+#include "log/stream.h"
+#include "log/table.h"
+
+/* stream locks of the lock manager that one transaction takes at the most */
+#define ES_MAX_STREAM_LOCKS		256
+
+/* committed streams that one backend remembers (about 150 bytes each) */
+#define ES_MAX_CACHED_STREAMS	16384
+
+/* names that are read beyond the wanted one */
+#define ES_STREAM_READ_AHEAD	15
+
+/* fourth field of our advisory lock tags; the SQL functions use 1 and 2 */
+#define ES_LOCK_CLASS_STREAM	3
+
+typedef struct EsStreamEntry
+{
+	int64		stream_no;		/* hash key */
+	ItemPointerData tid;		/* its row */
+	int			len;
+	char	   *name;			/* not zero-terminated */
+} EsStreamEntry;
+
+typedef struct EsStreamNameEntry
+{
+	uint64		hash;			/* hash key: hash of the name */
+	EsStreamEntry *stream;
+} EsStreamNameEntry;
+
+typedef enum EsStreamState
+{
+	ES_STREAM_NONE,				/* no such stream */
+	ES_STREAM_COMMITTED,
+	ES_STREAM_OWN,				/* made by this transaction */
+	ES_STREAM_PENDING			/* being made by another transaction */
+} EsStreamState;
+
+static MemoryContext es_stream_context = NULL;
+static HTAB *es_stream_by_no = NULL;
+static HTAB *es_stream_by_name = NULL;
+static bool es_stream_stale = false;
+
+/* stream locks taken in this transaction */
+static int	es_stream_nlocks = 0;
+
+static void
+es_stream_xact_callback(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT ||
+		event == XACT_EVENT_PREPARE)
+		es_stream_nlocks = 0;
+}
+
+/*
+ * A subtransaction that aborts gives back the locks that it has taken.
+ */
+static void
+es_stream_subxact_callback(SubXactEvent event, SubTransactionId subid,
+						   SubTransactionId parent, void *arg)
+{
+	static int *nlocks_at = NULL;	/* by nesting level, at its start */
+	static int	size = 0;
+	int			level = GetCurrentTransactionNestLevel();
+
+	if (event == SUBXACT_EVENT_START_SUB)
+	{
+		if (level >= size)
+		{
+			/* 0 for the levels that began before the module was loaded */
+			size = Max(2 * level, 16);
+			nlocks_at = nlocks_at == NULL ?
+				MemoryContextAllocZero(TopMemoryContext, size * sizeof(int)) :
+				repalloc(nlocks_at, size * sizeof(int));
+		}
+		nlocks_at[level] = es_stream_nlocks;
+	}
+	else if (event == SUBXACT_EVENT_ABORT_SUB && level < size)
+		es_stream_nlocks = nlocks_at[level];
+}
+
+/*
+ * Called once per process, from _PG_init.
+ */
+void
+es_stream_init(void)
+{
+	RegisterXactCallback(es_stream_xact_callback, NULL);
+	RegisterSubXactCallback(es_stream_subxact_callback, NULL);
+}
+
+/*
+ * Forget all names.  They stay readable until the next look-up begins.
+ */
+void
+es_stream_forget(void)
+{
+	es_stream_stale = true;
+}
+
+static uint64
+es_stream_hash(const char *name, int len)
+{
+	return hash_bytes_extended((const unsigned char *) name, len, 0);
+}
+
+/*
+ * Make the cache ready for a look-up.
+ */
+static void
+es_stream_cache_begin(void)
+{
+	HASHCTL		ctl;
+
+	if (es_stream_by_no != NULL && !es_stream_stale &&
+		hash_get_num_entries(es_stream_by_no) < ES_MAX_CACHED_STREAMS)
+		return;
+
+	es_stream_by_no = NULL;
+	es_stream_by_name = NULL;
+	if (es_stream_context == NULL)
+		es_stream_context = AllocSetContextCreate(TopMemoryContext,
+												  "event_store streams",
+												  ALLOCSET_DEFAULT_SIZES);
+	else
+		MemoryContextReset(es_stream_context);
+
+	memset(&ctl, 0, sizeof(ctl));
+	ctl.keysize = sizeof(int64);
+	ctl.entrysize = sizeof(EsStreamEntry);
+	ctl.hcxt = es_stream_context;
+	es_stream_by_no = hash_create("event_store streams by number", 256, &ctl,
+								  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	ctl.keysize = sizeof(uint64);
+	ctl.entrysize = sizeof(EsStreamNameEntry);
+	es_stream_by_name = hash_create("event_store streams by name", 256, &ctl,
+									HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	es_stream_stale = false;
+}
+
+/*
+ * Remember a committed stream.
+ */
+static EsStreamEntry *
+es_stream_remember(int64 stream_no, const char *name, int len, ItemPointer tid)
+{
+	EsStreamEntry *stream;
+	EsStreamNameEntry *by_name;
+	uint64		hash = es_stream_hash(name, len);
+	char	   *copy = MemoryContextAlloc(es_stream_context, len);
+	bool		found;
+
+	memcpy(copy, name, len);
+	stream = hash_search(es_stream_by_no, &stream_no, HASH_ENTER, &found);
+	stream->tid = *tid;
+	stream->len = len;
+	stream->name = copy;
+
+	/* of two names with one hash the cache holds the later one */
+	by_name = hash_search(es_stream_by_name, &hash, HASH_ENTER, &found);
+	by_name->stream = stream;
+	return stream;
+}
+
+static EsStreamEntry *
+es_stream_cached(const char *name, int len)
+{
+	uint64		hash = es_stream_hash(name, len);
+	EsStreamNameEntry *by_name;
+
+	by_name = hash_search(es_stream_by_name, &hash, HASH_FIND, NULL);
+	if (by_name != NULL && by_name->stream->len == len &&
+		memcmp(by_name->stream->name, name, len) == 0)
+		return by_name->stream;
+	return NULL;
+}
+
+/*
+ * Find a stream's row, committed or not.
+ *
+ * by			the store's index by name or by number
+ * key			its scan key
+ * stream		result; copied to the cache and pointing there if committed,
+ *				else only stream_no and tid are set
+ * pending		result for ES_STREAM_PENDING: the transaction that makes it
+ */
+static EsStreamState
+es_stream_scan(Relation rel, const Oid *by, ScanKey key, EsStreamEntry *stream,
+			   TransactionId *pending)
+{
+	Relation	index = es_store_open_index(by);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	EsStreamState state = ES_STREAM_NONE;
+	SnapshotData dirty;
+	IndexScanDesc scan;
+
+	InitDirtySnapshot(dirty);
+	scan = es_index_beginscan(rel, index, &dirty, 1);
+	index_rescan(scan, key, 1, NULL, 0);
+	if (index_getnext_slot(scan, ForwardScanDirection, slot))
+	{
+		bool		isnull;
+		HeapTuple	tuple;
+		TransactionId xmin;
+
+		tuple = ExecFetchSlotHeapTuple(slot, false, NULL);
+		xmin = HeapTupleHeaderGetXmin(tuple->t_data);
+		stream->stream_no =
+			DatumGetInt64(slot_getattr(slot, Anum_es_stream_stream_no, &isnull));
+		stream->tid = slot->tts_tid;
+
+		if (TransactionIdIsValid(dirty.xmin))
+		{
+			*pending = dirty.xmin;
+			state = ES_STREAM_PENDING;
+		}
+		else if (TransactionIdIsCurrentTransactionId(xmin))
+			state = ES_STREAM_OWN;
+		else
+		{
+			text	   *name = DatumGetTextPP(slot_getattr(slot, Anum_es_stream_stream_id,
+														   &isnull));
+
+			*stream = *es_stream_remember(stream->stream_no, VARDATA_ANY(name),
+										  VARSIZE_ANY_EXHDR(name), &stream->tid);
+			state = ES_STREAM_COMMITTED;
+		}
+	}
+	index_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	index_close(index, AccessShareLock);
+	return state;
+}
+
+static EsStreamState
+es_stream_lookup(Relation rel, const EsStore *store, const char *name, int len,
+				 EsStreamEntry *stream, TransactionId *pending)
+{
+	text	   *arg = cstring_to_text_with_len(name, len);
+	EsStreamState state;
+	ScanKeyData key;
+
+	ScanKeyEntryInitialize(&key, 0, 1, BTEqualStrategyNumber, TEXTOID,
+						   C_COLLATION_OID, F_TEXTEQ, PointerGetDatum(arg));
+	state = es_stream_scan(rel, &store->stream_by_name, &key, stream, pending);
+	pfree(arg);
+	return state;
+}
+
+/*
+ * That a stream does not exist is something a SERIALIZABLE transaction has
+ * read, like any row: look with its snapshot, which leaves a predicate lock
+ * where the name would be.
+ */
+static void
+es_stream_note_absence(Relation rel, const EsStore *store, const char *name, int len)
+{
+	Relation	index = es_store_open_index(&store->stream_by_name);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	IndexScanDesc scan = es_index_beginscan(rel, index, GetActiveSnapshot(), 1);
+	text	   *arg = cstring_to_text_with_len(name, len);
+	ScanKeyData key;
+
+	ScanKeyEntryInitialize(&key, 0, 1, BTEqualStrategyNumber, TEXTOID,
+						   C_COLLATION_OID, F_TEXTEQ, PointerGetDatum(arg));
+	index_rescan(scan, &key, 1, NULL, 0);
+	(void) index_getnext_slot(scan, ForwardScanDirection, slot);
+	index_endscan(scan);
+	pfree(arg);
+	ExecDropSingleTupleTableSlot(slot);
+	index_close(index, AccessShareLock);
+}
+
+/*
+ * Find the number of a stream, for reading.
+ *
+ * Result: 0 when there is no such stream for this session.
+ */
+int64
+es_stream_find(const EsStore *store, const char *name, int len)
+{
+	EsStreamEntry *cached;
+	EsStreamEntry stream;
+	EsStreamState state;
+	TransactionId pending;
+	Relation	rel;
+	bool		found;
+
+	es_stream_cache_begin();
+	cached = es_stream_cached(name, len);
+	if (cached != NULL)
+		return cached->stream_no;
+
+	rel = table_open(store->stream, AccessShareLock);
+	state = es_stream_lookup(rel, store, name, len, &stream, &pending);
+	found = state == ES_STREAM_COMMITTED || state == ES_STREAM_OWN;
+	if (!found && IsolationIsSerializable())
+		es_stream_note_absence(rel, store, name, len);
+	table_close(rel, NoLock);
+	return found ? stream.stream_no : 0;
+}
+
+/*
+ * The name of the stream of a visible event.
+ *
+ * Streams that were created one after the other are often read together, so
+ * a miss also brings the next ES_STREAM_READ_AHEAD names into the cache.
+ *
+ * Result: good until the next call of a function of this file; not
+ * zero-terminated, its length in *len.
+ */
+const char *
+es_stream_name(const EsStore *store, int64 stream_no, int *len)
+{
+	static char own_name[256];
+	const char *result = NULL;
+	EsStreamEntry *cached;
+	Relation	rel;
+	Relation	index;
+	TupleTableSlot *slot;
+	IndexScanDesc scan;
+	ScanKeyData key;
+
+	es_stream_cache_begin();
+	cached = hash_search(es_stream_by_no, &stream_no, HASH_FIND, NULL);
+	if (cached != NULL)
+	{
+		*len = cached->len;
+		return cached->name;
+	}
+
+	rel = table_open(store->stream, AccessShareLock);
+	index = es_store_open_index(&store->stream_by_no);
+	slot = table_slot_create(rel, NULL);
+	ScanKeyInit(&key, 1, BTGreaterEqualStrategyNumber, F_INT8GE, Int64GetDatum(stream_no));
+	scan = es_index_beginscan(rel, index, SnapshotSelf, 1);
+	index_rescan(scan, &key, 1, NULL, 0);
+	for (int i = 0; i <= ES_STREAM_READ_AHEAD; i++)
+	{
+		HeapTuple	tuple;
+		text	   *name;
+		int64		found;
+		bool		isnull;
+
+		if (!index_getnext_slot(scan, ForwardScanDirection, slot))
+			break;
+		found = DatumGetInt64(slot_getattr(slot, Anum_es_stream_stream_no, &isnull));
+		if (i == 0 && found != stream_no)
+			break;
+		tuple = ExecFetchSlotHeapTuple(slot, false, NULL);
+		name = DatumGetTextPP(slot_getattr(slot, Anum_es_stream_stream_id, &isnull));
+		if (!TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data)))
+		{
+			if (hash_search(es_stream_by_no, &found, HASH_FIND, NULL) == NULL)
+				cached = es_stream_remember(found, VARDATA_ANY(name),
+											VARSIZE_ANY_EXHDR(name), &slot->tts_tid);
+			if (i == 0)
+			{
+				*len = cached->len;
+				result = cached->name;
+			}
+		}
+		else if (i == 0)
+		{
+			*len = Min(VARSIZE_ANY_EXHDR(name), sizeof(own_name));
+			memcpy(own_name, VARDATA_ANY(name), *len);
+			result = own_name;
+		}
+	}
+	index_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	index_close(index, AccessShareLock);
+	table_close(rel, NoLock);
+
+	if (result == NULL)
+		ereport(ERROR,
+				errcode(ERRCODE_DATA_CORRUPTED),
+				errmsg("an event belongs to stream number " INT64_FORMAT ", which does not exist",
+					   stream_no));
+	return result;
+}
+
+/*
+ * Wait until no other running transaction has locked a stream's row.
+ */
+static void
+es_stream_wait_for_row(Relation rel, EsStreamEntry *stream)
+{
+	for (;;)
+	{
+		Buffer		buffer = ReadBuffer(rel, ItemPointerGetBlockNumber(&stream->tid));
+		Page		page = BufferGetPage(buffer);
+		TransactionId xmax = InvalidTransactionId;
+		bool		is_multi = false;
+		HeapTupleHeader header;
+		TM_FailureData tmfd;
+		TupleTableSlot *slot;
+
+		LockBuffer(buffer, BUFFER_LOCK_SHARE);
+		header = (HeapTupleHeader)
+			PageGetItem(page, PageGetItemId(page, ItemPointerGetOffsetNumber(&stream->tid)));
+		/* somebody's foreign key may share the row, which concerns nobody */
+		if (!(header->t_infomask & HEAP_XMAX_INVALID) &&
+			HEAP_XMAX_IS_EXCL_LOCKED(header->t_infomask))
+		{
+			xmax = HeapTupleHeaderGetRawXmax(header);
+			is_multi = (header->t_infomask & HEAP_XMAX_IS_MULTI) != 0;
+		}
+		UnlockReleaseBuffer(buffer);
+
+		if (!TransactionIdIsValid(xmax))
+			return;
+
+		if (is_multi)
+		{
+			/* several lockers: let heapam sort them out, and be one of them */
+			slot = table_slot_create(rel, NULL);
+			(void) table_tuple_lock(rel, &stream->tid, SnapshotSelf, slot,
+									GetCurrentCommandId(true), LockTupleNoKeyExclusive,
+									LockWaitBlock, 0, &tmfd);
+			ExecDropSingleTupleTableSlot(slot);
+			return;
+		}
+		if (TransactionIdIsCurrentTransactionId(xmax) ||
+			!TransactionIdIsInProgress(xmax))
+			return;
+		XactLockTableWait(xmax, rel, &stream->tid, XLTW_Lock);
+	}
+}
+
+/*
+ * Lock a stream until the end of the transaction.
+ *
+ * Result: its number; 0 if it does not exist, and then it cannot be created
+ * by anyone else before es_stream_create or the end of the transaction.
+ */
+int64
+es_stream_lock(const EsStore *store, const char *name, int len)
+{
+	Relation	rel = table_open(store->stream, RowExclusiveLock);
+	uint64		hash = es_stream_hash(name, len);
+	EsStreamEntry stream;
+	EsStreamEntry *cached;
+	EsStreamState state;
+	TransactionId pending;
+	bool		locked = false;
+	bool		held_before = false;
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash,
+						 ES_LOCK_CLASS_STREAM);
+
+	for (;;)
+	{
+		es_stream_cache_begin();
+		cached = es_stream_cached(name, len);
+		if (cached != NULL)
+		{
+			stream = *cached;
+			state = ES_STREAM_COMMITTED;
+		}
+		else
+			state = es_stream_lookup(rel, store, name, len, &stream, &pending);
+
+		if (state == ES_STREAM_OWN)
+			break;
+		if (state == ES_STREAM_PENDING)
+		{
+			/* its creator never takes the lock again, so do not sit on it */
+			if (locked)
+			{
+				(void) LockRelease(&tag, ExclusiveLock, false);
+				es_stream_nlocks--;
+			}
+			locked = false;
+			XactLockTableWait(pending, rel, &stream.tid, XLTW_InsertIndex);
+			continue;
+		}
+		if (locked)
+			break;				/* still the same under the lock */
+
+		held_before = LockAcquire(&tag, ExclusiveLock, false, false) != LOCKACQUIRE_OK;
+		es_stream_nlocks++;
+		locked = true;
+		if (state == ES_STREAM_COMMITTED)
+			break;				/* committed streams do not vanish */
+	}
+
+	if (state == ES_STREAM_COMMITTED && held_before)
+	{
+		/* locked by an earlier append of this transaction */
+		(void) LockRelease(&tag, ExclusiveLock, false);
+		es_stream_nlocks--;
+	}
+	else if (state == ES_STREAM_COMMITTED)
+	{
+		if (es_stream_nlocks <= ES_MAX_STREAM_LOCKS)
+			es_stream_wait_for_row(rel, &stream);
+		else
+		{
+			TM_FailureData tmfd;
+			TupleTableSlot *slot = table_slot_create(rel, NULL);
+
+			(void) table_tuple_lock(rel, &stream.tid, SnapshotSelf, slot,
+									GetCurrentCommandId(true), LockTupleNoKeyExclusive,
+									LockWaitBlock, 0, &tmfd);
+			ExecDropSingleTupleTableSlot(slot);
+			(void) LockRelease(&tag, ExclusiveLock, false);
+			es_stream_nlocks--;
+		}
+	}
+	table_close(rel, NoLock);
+	return state == ES_STREAM_NONE ? 0 : stream.stream_no;
+}
+
+/*
+ * Create a stream for which es_stream_lock has returned 0.
+ *
+ * From now on its row is its lock, so that a transaction may create any
+ * number of streams.
+ */
+int64
+es_stream_create(const EsStore *store, const char *name, int len)
+{
+	Relation	rel = table_open(store->stream, RowExclusiveLock);
+	uint64		hash = es_stream_hash(name, len);
+	int			natts = RelationGetDescr(rel)->natts;
+	Datum	   *values = palloc0(natts * sizeof(Datum));
+	bool	   *isnull = palloc(natts * sizeof(bool));
+	int64		stream_no;
+	LOCKTAG		tag;
+
+	memset(isnull, true, natts);
+	stream_no = nextval_internal(store->stream_seq, false);
+	values[Anum_es_stream_stream_no - 1] = Int64GetDatum(stream_no);
+	isnull[Anum_es_stream_stream_no - 1] = false;
+	values[Anum_es_stream_stream_id - 1] =
+		PointerGetDatum(cstring_to_text_with_len(name, len));
+	isnull[Anum_es_stream_stream_id - 1] = false;
+	es_table_insert(rel, values, isnull);
+	table_close(rel, NoLock);
+
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash,
+						 ES_LOCK_CLASS_STREAM);
+	(void) LockRelease(&tag, ExclusiveLock, false);
+	es_stream_nlocks--;
+	return stream_no;
+}
+
+/*
+ * Length of the category within a stream's name: the part before the first
+ * '-', or the whole name when there is none.
+ */
+int
+es_category_length(const char *name, int len)
+{
+	const char *dash = memchr(name, '-', len);
+
+	return dash == NULL ? len : (int) (dash - name);
+}

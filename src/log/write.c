@@ -1,0 +1,474 @@
+/*-------------------------------------------------------------------------
+ * log/write.c
+ *	  Physical insertion of events.
+ *
+ * The caller holds the stream's lock, has checked everything and assigned
+ * the versions.  Tuples are formed and compressed first; then, under the
+ * insertion lock, positions are drawn and put into the tuples, the tuples go
+ * into the heap and their entries into the position and type indexes.  The
+ * entries of all other indexes are made after the lock is released.  Under
+ * the lock nothing waits for another transaction: a position that is taken,
+ * because somebody has set the sequence back, is found without waiting and
+ * refused, and the sequence's relation lock is ours already.
+ *
+ * Events go in chunks, each under a lock period and with positions of its
+ * own, so that the lock is held for about a millisecond at the most.
+ *
+ * Event ids are unique in the store.  An entry that meets an equal id, maybe
+ * of a transaction in progress, is found by UNIQUE_CHECK_PARTIAL, which does
+ * not wait; we then wait for that transaction after the release and decide
+ * by its outcome.
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/heapam.h"
+#include "access/heaptoast.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_sequence.h"
+#include "commands/sequence.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/rls.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+#include "base/compat.h"
+#include "base/errors.h"
+#include "base/fault.h"
+#include "log/order.h"
+#include "log/sequence.h"
+#include "log/stream.h"
+#include "log/table.h"
+#include "log/write.h"
+
+/* events and payload bytes under one insertion lock period */
+#define ES_CHUNK_EVENTS		64
+#define ES_CHUNK_BYTES		(64 * 1024)
+
+/* the position that this session has drawn last since es_sequence_check looked */
+static int64 es_last_drawn = 0;
+
+/* an index that an append has opened; *store may be reloaded meanwhile */
+typedef struct EsOpenIndex
+{
+	Relation	rel;
+	EsIndexRole role;
+} EsOpenIndex;
+
+/*
+ * Lock the sequence of positions and have its catalog entries at hand, so
+ * that drawing from it under the insertion lock waits for nobody.
+ *
+ * Errors: 55000 when its numbers would not be drawn one by one.
+ */
+static void
+es_open_sequence(Oid seq)
+{
+	Relation	rel = relation_open(seq, RowExclusiveLock);
+	HeapTuple	tuple = SearchSysCache1(SEQRELID, ObjectIdGetDatum(seq));
+	Form_pg_sequence form;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for sequence %u", seq);
+	form = (Form_pg_sequence) GETSTRUCT(tuple);
+	if (form->seqcache != 1 || form->seqincrement != 1 || form->seqcycle)
+		ereport(ERROR,
+				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				errmsg("sequence \"%s\" has been altered", RelationGetRelationName(rel)),
+				errdetail("Positions must be drawn one by one."),
+				errhint("Run ALTER SEQUENCE event_store.%s INCREMENT 1 CACHE 1 NO CYCLE.",
+						RelationGetRelationName(rel)));
+	ReleaseSysCache(tuple);
+	relation_close(rel, NoLock);
+}
+
+/*
+ * Lock the event table's TOAST table and its indexes, likewise.
+ */
+static void
+es_lock_toast(Relation event)
+{
+	Relation	toast;
+	List	   *indexes;
+	ListCell   *lc;
+
+	if (!OidIsValid(event->rd_rel->reltoastrelid))
+		return;
+	toast = table_open(event->rd_rel->reltoastrelid, RowExclusiveLock);
+	indexes = RelationGetIndexList(toast);
+	foreach(lc, indexes)
+		index_close(index_open(lfirst_oid(lc), RowExclusiveLock), NoLock);
+	list_free(indexes);
+	table_close(toast, NoLock);
+}
+
+/*
+ * Everything that could fail or wait before the first event is written.
+ */
+void
+es_write_prepare(Relation event, const EsStore *store)
+{
+	es_order_attach();
+	es_open_sequence(store->position_seq);
+	if (es_sequence_check(event, store))
+		es_last_drawn = 0;
+	if (RelationGetDescr(event)->natts < Natts_es_event)
+		ereport(ERROR,
+				errcode(ERRCODE_UNDEFINED_COLUMN),
+				errmsg("table event_store.event lacks columns"));
+}
+
+/*
+ * Find another event with this id.
+ *
+ * self			a tuple to leave out, or NULL
+ * pending		result: its transaction, if it is still running
+ */
+bool
+es_find_event_id(Relation event, const EsStore *store, const pg_uuid_t *event_id,
+				 ItemPointer self, TupleTableSlot *slot, TransactionId *pending)
+{
+	Relation	index = es_store_open_index(&store->read_index[ES_INDEX_EVENT_ID]);
+	SnapshotData dirty;
+	IndexScanDesc scan;
+	ScanKeyData key;
+	bool		found = false;
+
+	InitDirtySnapshot(dirty);
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_UUID_EQ, UUIDPGetDatum(event_id));
+	scan = es_index_beginscan(event, index, &dirty, 1);
+	index_rescan(scan, &key, 1, NULL, 0);
+	while (!found && index_getnext_slot(scan, ForwardScanDirection, slot))
+	{
+		*pending = dirty.xmin;
+		found = self == NULL || !ItemPointerEquals(self, &slot->tts_tid);
+	}
+	index_endscan(scan);
+	index_close(index, AccessShareLock);
+	return found;
+}
+
+/*
+ * Report that an event id is taken (VE002).
+ *
+ * self			our own tuple with that id, or NULL
+ */
+void
+es_event_id_conflict(Relation event, const EsStore *store, const pg_uuid_t *event_id,
+					 ItemPointer self)
+{
+	TupleTableSlot *slot = table_slot_create(event, NULL);
+	TransactionId pending;
+	StringInfoData detail;
+
+	initStringInfo(&detail);
+	appendStringInfo(&detail, "event_id=%s",
+					 DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(event_id))));
+
+	/* where it is used is nobody's business to whom policies apply */
+	if (check_enable_rls(RelationGetRelid(event), InvalidOid, true) != RLS_ENABLED &&
+		es_find_event_id(event, store, event_id, self, slot, &pending))
+	{
+		bool		isnull;
+		int64		stream_no = DatumGetInt64(slot_getattr(slot, Anum_es_event_stream_no, &isnull));
+		int64		version = DatumGetInt32(slot_getattr(slot, Anum_es_event_version, &isnull));
+		int			len;
+		const char *name = es_stream_name(store, stream_no, &len);
+
+		appendStringInfo(&detail, " stream=%.*s version=" INT64_FORMAT, len, name, version);
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	ereport(ERROR,
+			errcode(ERRCODE_ES_EVENT_ID_CONFLICT),
+			errmsg("event id is already used for something else"),
+			errdetail_internal("%s", detail.data),
+			errhint("A retry must repeat the same events in the same order; a new event needs a new id."));
+}
+
+/*
+ * An equal event id was met on insertion: wait for its transaction and raise
+ * VE002 unless that was rolled back.
+ */
+static void
+es_resolve_event_id(Relation event, const EsStore *store, EsNewEvent *new_event,
+					ItemPointer self)
+{
+	TupleTableSlot *slot = table_slot_create(event, NULL);
+	TransactionId pending = InvalidTransactionId;
+
+	while (es_find_event_id(event, store, &new_event->event_id, self, slot, &pending))
+	{
+		if (!TransactionIdIsValid(pending))
+			es_event_id_conflict(event, store, &new_event->event_id, self);
+		XactLockTableWait(pending, event, &slot->tts_tid, XLTW_InsertIndex);
+	}
+	ExecDropSingleTupleTableSlot(slot);
+}
+
+/*
+ * Form one tuple, position left open, and compress its payload if heapam
+ * would have to do so under the lock.
+ */
+static HeapTuple
+es_form_tuple(Relation event, int64 stream_no, EsNewEvent *new_event, TimestampTz now,
+			  Datum *values, bool *isnull)
+{
+	TupleDesc	desc = RelationGetDescr(event);
+	HeapTuple	tuple;
+	AttrNumber	payload[] = {Anum_es_event_data, Anum_es_event_metadata};
+
+	values[Anum_es_event_global_position - 1] = Int64GetDatum(0);
+	values[Anum_es_event_stream_no - 1] = Int64GetDatum(stream_no);
+	values[Anum_es_event_version - 1] = Int32GetDatum((int32) new_event->version);
+	values[Anum_es_event_created_at - 1] = TimestampTzGetDatum(now);
+	values[Anum_es_event_event_id - 1] = UUIDPGetDatum(&new_event->event_id);
+	values[Anum_es_event_type_no - 1] = Int32GetDatum(new_event->type_no);
+	values[Anum_es_event_schema_version - 1] = Int32GetDatum(new_event->schema_version);
+	values[Anum_es_event_data - 1] = new_event->data;
+	values[Anum_es_event_metadata - 1] = new_event->metadata;
+	tuple = heap_form_tuple(desc, values, isnull);
+
+	for (int i = 0; i < lengthof(payload) && tuple->t_len > TOAST_TUPLE_THRESHOLD; i++)
+	{
+		AttrNumber	column = payload[i];
+		Datum		compressed = es_toast_compress(values[column - 1],
+												   TupleDescAttr(desc, column - 1));
+
+		if (DatumGetPointer(compressed) != NULL)
+		{
+			values[column - 1] = compressed;
+			heap_freetuple(tuple);
+			tuple = heap_form_tuple(desc, values, isnull);
+		}
+	}
+	return tuple;
+}
+
+/*
+ * Somebody has set the sequence back.  Called under the insertion lock, which
+ * the error releases.
+ */
+static void
+es_position_taken(int64 position)
+{
+	es_sequence_recheck();
+	ereport(ERROR,
+			errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			errmsg("position " INT64_FORMAT " is already taken", position),
+			errdetail("Sequence \"event_global_position_seq\" has been set back."),
+			errhint("Try again: the next append moves the sequence forward."));
+}
+
+/*
+ * Make the entry of one tuple in one index.
+ */
+static void
+es_index_event(Relation event, const EsStore *store, Relation index, EsIndexRole role,
+			   HeapTuple tuple, int64 stream_no, EsNewEvent *new_event)
+{
+	Datum		values[2];
+	bool		isnull[2] = {false, false};
+
+	switch (role)
+	{
+		case ES_INDEX_POSITION:
+			values[0] = Int64GetDatum(new_event->position);
+			if (!es_index_insert(index, values, isnull, &tuple->t_self, event,
+								 index->rd_index->indisunique ?
+								 UNIQUE_CHECK_PARTIAL : UNIQUE_CHECK_NO, NULL))
+				es_position_taken(new_event->position);
+			break;
+		case ES_INDEX_TYPE:
+			values[0] = Int32GetDatum(new_event->type_no);
+			values[1] = Int64GetDatum(new_event->position);
+			es_index_insert(index, values, isnull, &tuple->t_self, event,
+							UNIQUE_CHECK_NO, NULL);
+			break;
+		case ES_INDEX_STREAM:
+			/* cannot fail under the stream's lock; checked all the same */
+			values[0] = Int64GetDatum(stream_no);
+			values[1] = Int32GetDatum((int32) new_event->version);
+			es_index_insert(index, values, isnull, &tuple->t_self, event,
+							UNIQUE_CHECK_YES, NULL);
+			break;
+		case ES_INDEX_EVENT_ID:
+			values[0] = UUIDPGetDatum(&new_event->event_id);
+			if (!es_index_insert(index, values, isnull, &tuple->t_self, event,
+								 UNIQUE_CHECK_PARTIAL, NULL))
+				es_resolve_event_id(event, store, new_event, &tuple->t_self);
+			break;
+		case ES_INDEX_OTHER:
+			es_table_index_tuple(event, index, tuple);
+			break;
+	}
+}
+
+static inline bool
+es_index_under_lock(EsIndexRole role)
+{
+	return role == ES_INDEX_POSITION || role == ES_INDEX_TYPE;
+}
+
+/*
+ * Insert one chunk; see the head of this file.
+ */
+static void
+es_write_chunk(Relation event, const EsStore *store, EsOpenIndex *indexes, int nindexes,
+			   int64 stream_no, EsNewEvent *events, HeapTuple *tuples, int n,
+			   TupleTableSlot **slots)
+{
+	CommandId	cid = GetCurrentCommandId(true);
+
+	for (int i = 0; i < n; i++)
+	{
+		if (tuples[i]->t_len > TOAST_TUPLE_THRESHOLD)
+		{
+			es_lock_toast(event);
+			break;
+		}
+	}
+
+	es_order_lock();
+	for (int i = 0; i < n; i++)
+	{
+		events[i].position = nextval_internal(store->position_seq, false);
+		if (events[i].position <= es_last_drawn)
+			es_position_taken(events[i].position);
+		es_last_drawn = events[i].position;
+		if (i == 0)
+		{
+			es_order_publish(events[0].position);
+			ES_FAULT_POINT("append_drawn");
+		}
+
+		/* the first column, never null, thus at a fixed place */
+		memcpy((char *) tuples[i]->t_data + tuples[i]->t_data->t_hoff,
+			   &events[i].position, sizeof(int64));
+	}
+
+	if (n == 1)
+		heap_insert(event, tuples[0], cid, 0, NULL);
+	else
+	{
+		for (int i = 0; i < n; i++)
+			ExecStoreHeapTuple(tuples[i], slots[i], false);
+		heap_multi_insert(event, slots, n, cid, 0, NULL);
+		for (int i = 0; i < n; i++)
+			tuples[i]->t_self = slots[i]->tts_tid;
+	}
+	ES_FAULT_POINT("append_inserted");
+
+	for (int k = 0; k < nindexes; k++)
+	{
+		if (!es_index_under_lock(indexes[k].role) ||
+			!indexes[k].rel->rd_index->indisready)
+			continue;
+		for (int i = 0; i < n; i++)
+			es_index_event(event, store, indexes[k].rel, indexes[k].role,
+						   tuples[i], stream_no, &events[i]);
+	}
+	es_order_unlock(events[n - 1].position);
+	ES_FAULT_POINT("append_before_indexes");
+
+	for (int k = 0; k < nindexes; k++)
+	{
+		if (es_index_under_lock(indexes[k].role) ||
+			!indexes[k].rel->rd_index->indisready)
+			continue;
+		for (int i = 0; i < n; i++)
+			es_index_event(event, store, indexes[k].rel, indexes[k].role,
+						   tuples[i], stream_no, &events[i]);
+	}
+}
+
+/*
+ * Insert events with their versions into a stream and set their positions.
+ *
+ * event		open with RowExclusiveLock
+ * stream_no	a stream that this transaction has locked
+ *
+ * Errors: VE002 when an event id is taken; 40P01 when waiting to know would
+ * never end.
+ */
+void
+es_write_events(Relation event, const EsStore *store, int64 stream_no,
+				EsNewEvent *events, int nevents)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	int			natts = RelationGetDescr(event)->natts;
+	Datum	   *values = palloc0(natts * sizeof(Datum));
+	bool	   *isnull = palloc(natts * sizeof(bool));
+	int			nindexes = store->nindexes;
+	EsOpenIndex *indexes = palloc(sizeof(EsOpenIndex) * nindexes);
+	int			chunk_max = Min(nevents, ES_CHUNK_EVENTS);
+	HeapTuple  *tuples = palloc(sizeof(HeapTuple) * chunk_max);
+	TupleTableSlot **slots = NULL;
+	MemoryContext chunk_context;
+	MemoryContext old_context;
+	int			done = 0;
+
+	/* a transaction id, assigned outside the lock */
+	(void) GetCurrentTransactionId();
+
+	/* columns that an administrator has added stay null */
+	memset(isnull, true, natts);
+	memset(isnull, false, Natts_es_event);
+
+	for (int k = 0; k < nindexes; k++)
+	{
+		indexes[k].rel = index_open(store->indexes[k].oid, RowExclusiveLock);
+		indexes[k].role = store->indexes[k].role;
+	}
+	if (nevents > 1)
+	{
+		slots = palloc(sizeof(TupleTableSlot *) * chunk_max);
+		for (int i = 0; i < chunk_max; i++)
+			slots[i] = MakeSingleTupleTableSlot(RelationGetDescr(event), &TTSOpsHeapTuple);
+	}
+
+	chunk_context = AllocSetContextCreate(CurrentMemoryContext, "event_store chunk",
+										  ALLOCSET_DEFAULT_SIZES);
+	old_context = MemoryContextSwitchTo(chunk_context);
+	while (done < nevents)
+	{
+		Size		bytes = 0;
+		int			n = 0;
+
+		while (n < chunk_max && done + n < nevents && bytes < ES_CHUNK_BYTES)
+		{
+			tuples[n] = es_form_tuple(event, stream_no, &events[done + n], now,
+									  values, isnull);
+			bytes += tuples[n]->t_len;
+			n++;
+		}
+		es_write_chunk(event, store, indexes, nindexes, stream_no, events + done, tuples, n,
+					   slots);
+		done += n;
+		CHECK_FOR_INTERRUPTS();
+		if (slots != NULL)
+		{
+			for (int i = 0; i < n; i++)
+				ExecClearTuple(slots[i]);
+		}
+		MemoryContextReset(chunk_context);
+	}
+	MemoryContextSwitchTo(old_context);
+	MemoryContextDelete(chunk_context);
+
+	if (slots != NULL)
+	{
+		for (int i = 0; i < chunk_max; i++)
+			ExecDropSingleTupleTableSlot(slots[i]);
+	}
+	for (int k = 0; k < nindexes; k++)
+		index_close(indexes[k].rel, NoLock);
+	ES_FAULT_POINT("append_done");
+}

@@ -1,0 +1,39 @@
+/*-------------------------------------------------------------------------
+ * log/write.h
+ *	  Physical insertion of events.
+ *-------------------------------------------------------------------------
+ */
+#ifndef ES_WRITE_H
+#define ES_WRITE_H
+
+#include "executor/tuptable.h"
+#include "storage/itemptr.h"
+#include "utils/uuid.h"
+
+#include "log/store.h"
+
+/* an event on its way into the store */
+typedef struct EsNewEvent
+{
+	const char *type;			/* event type, not zero-terminated */
+	int			type_len;
+	bool		id_given;		/* false: the store makes the id */
+	pg_uuid_t	event_id;
+	int32		schema_version;
+	int32		type_no;		/* set before writing */
+	Datum		data;			/* jsonb, in line and uncompressed */
+	Datum		metadata;		/* the same, an object */
+	int64		version;		/* set before writing */
+	int64		position;		/* result */
+} EsNewEvent;
+
+extern void es_write_prepare(Relation event, const EsStore *store);
+extern void es_write_events(Relation event, const EsStore *store, int64 stream_no,
+							EsNewEvent *events, int nevents);
+extern bool es_find_event_id(Relation event, const EsStore *store,
+							 const pg_uuid_t *event_id, ItemPointer self,
+							 TupleTableSlot *slot, TransactionId *pending);
+extern void es_event_id_conflict(Relation event, const EsStore *store,
+								 const pg_uuid_t *event_id, ItemPointer self);
+
+#endif							/* ES_WRITE_H */

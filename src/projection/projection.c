@@ -1,0 +1,537 @@
+/*-------------------------------------------------------------------------
+ * projection/projection.c
+ *	  Projections: define, stop, run and wait.
+ *
+ * A projection belongs to the role that made it, and its handler runs as that
+ * role.  The role, its members and superusers may change and run it.
+ *
+ * Locks: functions that change a projection lock its row, and so wait for the
+ * slice that a worker is applying, at most event_store.projection_timeout.
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "postmaster/bgworker.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+#include "base/args.h"
+#include "base/compat.h"
+#include "base/errors.h"
+#include "settings.h"
+#include "log/head.h"
+#include "projection/projection.h"
+#include "log/sql.h"
+#include "wakeup/wakeup.h"
+
+PG_FUNCTION_INFO_V1(es_create_projection);
+PG_FUNCTION_INFO_V1(es_drop_projection);
+PG_FUNCTION_INFO_V1(es_pause_projection);
+PG_FUNCTION_INFO_V1(es_resume_projection);
+PG_FUNCTION_INFO_V1(es_run_projection);
+PG_FUNCTION_INFO_V1(es_wait_projection);
+
+/* waiters look for themselves so often, should nobody wake them */
+#define ES_WAIT_FALLBACK_MS		500
+
+int			es_max_projection_workers = 4;
+int			es_projection_timeout_ms = 60 * 1000;
+int			es_projection_retry_delay_ms = 500;
+
+/* this transaction has changed a projection */
+static bool es_projection_changed = false;
+
+static EsSql es_insert_query =
+ES_SQL("INSERT INTO event_store.projection (name, is_shadow, owner, handler, reset_handler,"
+	" categories, event_types, batch_size, policy, max_attempts, state, position, generation)"
+	" VALUES ($1, false, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
+	" ON CONFLICT (name, is_shadow) DO NOTHING",
+		 12, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, INT4OID, TEXTOID, INT4OID, TEXTOID, INT8OID, INT8OID);
+
+static EsSql es_delete_query =
+ES_SQL("DELETE FROM event_store.projection p WHERE p.name OPERATOR(pg_catalog.=) $1",
+		 1, TEXTOID);
+
+static EsSql es_delete_parked_query =
+ES_SQL("DELETE FROM event_store.projection_parked p WHERE p.projection OPERATOR(pg_catalog.=) $1",
+		 1, TEXTOID);
+
+static EsSql es_state_query =
+ES_SQL("UPDATE event_store.projection p SET state = $2, attempts = 0, next_attempt_at = NULL,"
+	" updated_at = pg_catalog.clock_timestamp()"
+	" WHERE p.name OPERATOR(pg_catalog.=) $1",
+		 2, TEXTOID, TEXTOID);
+
+/*
+ * A name argument, zero-terminated.
+ */
+char *
+es_projection_arg_name(FunctionCallInfo fcinfo, int n)
+{
+	int			len;
+	const char *name = es_arg_name(fcinfo, n, "name", &len);
+
+	return pnstrdup(name, len);
+}
+
+static void
+es_projection_unknown(const char *name)
+{
+	ereport(ERROR,
+			errcode(ERRCODE_UNDEFINED_OBJECT),
+			errmsg("projection \"%s\" does not exist", name));
+}
+
+/*
+ * Lock a projection that the current user may change.
+ *
+ * Errors: 42704, 42501; 55000 within a handler, which runs under that lock.
+ */
+EsProjection *
+es_projection_get_own(const char *name)
+{
+	EsProjection *projection;
+
+	if (es_handler_active())
+		ereport(ERROR,
+				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				errmsg("a projection's handler cannot change or run projections"));
+
+	/* look first: who may not change it shall not lock it either */
+	for (int pass = 0; pass < 2; pass++)
+	{
+		projection = es_projection_load(name, false,
+										pass == 0 ? ES_PROJECTION_READ : ES_PROJECTION_LOCK);
+		if (projection == NULL && pass == 0)
+			continue;			/* or the snapshot is older than it */
+		if (projection == NULL)
+			es_projection_unknown(name);
+		if (OidIsValid(projection->owner_oid) ?
+			!has_privs_of_role(GetUserId(), projection->owner_oid) : !superuser())
+			ereport(ERROR,
+					errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+					errmsg("must be owner of projection \"%s\"", name));
+	}
+	return projection;
+}
+
+/*
+ * Let workers and waiters look once this transaction has committed.
+ */
+void
+es_projection_wake(void)
+{
+	es_projection_changed = true;
+	if (es_notify_mode == ES_NOTIFY_WORKER)
+		es_wakeup_after_commit(0);
+}
+
+static void
+es_projection_xact_callback(XactEvent event, void *arg)
+{
+	switch (event)
+	{
+		case XACT_EVENT_COMMIT:
+			if (es_projection_changed)
+				es_wakeup_broadcast();
+			es_projection_changed = false;
+			break;
+		case XACT_EVENT_ABORT:
+		case XACT_EVENT_PREPARE:
+			es_projection_changed = false;
+			break;
+		default:
+			break;
+	}
+}
+
+/*
+ * Without its own login the owner's worker cannot connect before 17.
+ */
+static void
+es_projection_warn_login(Oid owner)
+{
+	HeapTuple	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(owner));
+	bool		can_login = true;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		can_login = ((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin;
+		ReleaseSysCache(tuple);
+	}
+	if (!can_login && ES_BYPASS_ROLE_LOGIN == 0)
+		ereport(WARNING,
+				errmsg("no worker will run projections of role \"%s\", which is not permitted to log in",
+					   GetUserNameFromId(owner, true)),
+				errhint("Use es_run_projection, or let a role own the projection that may log in."));
+}
+
+/*
+ * es_create_projection(name text, handler regprocedure, categories text[],
+ *						event_types text[], batch_size int,
+ *						after_position bigint, policy text,
+ *						reset_handler regprocedure, max_attempts int,
+ *						paused boolean) RETURNS void
+ *
+ * Errors: 42710; 22023 for a function that cannot be a handler; VE004.
+ */
+Datum
+es_create_projection(PG_FUNCTION_ARGS)
+{
+	Oid			owner = GetUserId();
+	char	   *name = es_projection_arg_name(fcinfo, 0);
+	int32		batch_size = es_arg_int32(fcinfo, 4, "batch_size", 1, 100000);
+	int64		after = es_arg_int64(fcinfo, 5, "after_position", 0, PG_INT64_MAX);
+	int32		max_attempts = es_arg_int32(fcinfo, 8, "max_attempts", 1, 1000);
+	bool		paused = es_arg_bool(fcinfo, 9, "paused");
+	Datum	   *names;
+	char	   *policy;
+	Datum		values[12];
+	char		nulls[13] = "            ";
+	const EsStore *store;
+	Relation	event;
+
+	(void) es_arg_categories(fcinfo, 2, "categories", &names);
+	(void) es_arg_names(fcinfo, 3, "event_types", &names);
+	es_arg_required(fcinfo, 1, "handler");
+	es_arg_required(fcinfo, 6, "policy");
+	policy = text_to_cstring(PG_GETARG_TEXT_PP(6));
+	if (strcmp(policy, "stop") != 0 && strcmp(policy, "park") != 0 && strcmp(policy, "skip") != 0)
+		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, "policy", 0,
+					 "It must be stop, park or skip.");
+
+	event = es_store_open_event(&store, AccessShareLock);
+	es_head_check_cursor(event, store, after);
+	table_close(event, NoLock);
+
+	values[0] = CStringGetTextDatum(name);
+	values[1] = CStringGetTextDatum(GetUserNameFromId(owner, false));
+	values[2] = CStringGetTextDatum(es_handler_check(PG_GETARG_OID(1), "handler", owner, true, true));
+	if (PG_ARGISNULL(7))
+		nulls[3] = 'n';
+	else
+		values[3] = CStringGetTextDatum(es_handler_check(PG_GETARG_OID(7), "reset_handler",
+														 owner, false, true));
+	for (int i = 0; i < 2; i++)
+	{
+		nulls[4 + i] = PG_ARGISNULL(2 + i) ? 'n' : ' ';
+		values[4 + i] = PG_ARGISNULL(2 + i) ? (Datum) 0 : PG_GETARG_DATUM(2 + i);
+	}
+	values[6] = Int32GetDatum(batch_size);
+	values[7] = CStringGetTextDatum(policy);
+	values[8] = Int32GetDatum(max_attempts);
+	values[9] = CStringGetTextDatum(paused ? "paused" : "running");
+	values[10] = Int64GetDatum(after);
+	values[11] = Int64GetDatum((int64) GetCurrentTimestamp());
+	if (es_sql_once(&es_insert_query, values, nulls) == 0)
+		ereport(ERROR,
+				errcode(ERRCODE_DUPLICATE_OBJECT),
+				errmsg("projection \"%s\" already exists", name));
+	es_projection_warn_login(owner);
+	es_projection_wake();
+	PG_RETURN_VOID();
+}
+
+/*
+ * es_drop_projection(name text) RETURNS void
+ *
+ * The read model is the user's and stays.
+ */
+Datum
+es_drop_projection(PG_FUNCTION_ARGS)
+{
+	EsProjection *projection = es_projection_get_own(es_projection_arg_name(fcinfo, 0));
+	Datum		values[1] = {CStringGetTextDatum(projection->name)};
+
+	/* waits for a worker at the new version; what it parks is seen after that */
+	(void) es_sql_once(&es_delete_query, values, NULL);
+	(void) es_sql_once(&es_delete_parked_query, values, NULL);
+	es_projection_wake();
+	PG_RETURN_VOID();
+}
+
+static void
+es_projection_set_state(EsProjection *projection, const char *state)
+{
+	Datum		values[2] = {CStringGetTextDatum(projection->name), CStringGetTextDatum(state)};
+
+	(void) es_sql_once(&es_state_query, values, NULL);
+	es_projection_wake();
+}
+
+/*
+ * es_pause_projection(name text) RETURNS void
+ *
+ * Returns when the slice that is being applied has ended.
+ */
+Datum
+es_pause_projection(PG_FUNCTION_ARGS)
+{
+	es_projection_set_state(es_projection_get_own(es_projection_arg_name(fcinfo, 0)), "paused");
+	PG_RETURN_VOID();
+}
+
+/*
+ * es_resume_projection(name text) RETURNS void
+ *
+ * Goes on after a pause, or tries again after an error.
+ */
+Datum
+es_resume_projection(PG_FUNCTION_ARGS)
+{
+	es_projection_set_state(es_projection_get_own(es_projection_arg_name(fcinfo, 0)), "running");
+	PG_RETURN_VOID();
+}
+
+/*
+ * Within PG_CATCH: report a handler's failure to the session as VE006.
+ *
+ * What a retry may cure, what the session itself was told to do, and what is
+ * not the handler's fault keeps its own code.
+ */
+void
+es_projection_rethrow(EsProjection *projection, EsApplied *result, MemoryContext context)
+{
+	ErrorData  *error;
+	int			category;
+
+	MemoryContextSwitchTo(context);
+	error = CopyErrorData();
+	category = ERRCODE_TO_CATEGORY(error->sqlerrcode);
+	if (result->phase == ES_APPLY_SETUP ||
+		category == ERRCODE_TO_CATEGORY(ERRCODE_T_R_SERIALIZATION_FAILURE) ||
+		category == ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES) ||
+		category == ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION) ||
+		error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
+		error->sqlerrcode == ERRCODE_ES_USER_FUNCTION)
+		PG_RE_THROW();
+
+	FlushErrorState();
+	ereport(ERROR,
+			errcode(ERRCODE_ES_USER_FUNCTION),
+			errmsg("handler of projection \"%s\" failed: %s", projection->name,
+				   error->message ? error->message : "unknown error"),
+			errdetail("sqlstate=%s%s%s%s", unpack_sql_state(error->sqlerrcode),
+					  result->fail_position == 0 ? "" :
+					  psprintf(" position=" INT64_FORMAT, result->fail_position),
+					  error->detail ? " detail: " : "", error->detail ? error->detail : ""),
+			error->context ? errcontext("%s", error->context) : 0);
+	pg_unreachable();
+}
+
+/*
+ * Apply a slice; errors as the session shall see them.
+ */
+static void
+es_projection_apply_here(EsProjection *projection, int64 upto, EsApplied *result)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	memset(result, 0, sizeof(EsApplied));
+	PG_TRY();
+	{
+		es_projection_apply(projection, projection->batch_size, upto,
+							ES_CHECKPOINT_LATER, result);
+	}
+	PG_CATCH();
+	{
+		es_projection_rethrow(projection, result, context);
+	}
+	PG_END_TRY();
+}
+
+/*
+ * Apply everything up to a position, in the present transaction.
+ *
+ * The checkpoint is written once: versions of one row that a transaction makes
+ * are removed only after it, and each update would walk over all of them.
+ *
+ * projection	locked
+ * upto			PG_INT64_MAX = to what is settled now
+ *
+ * Result: number of events applied.
+ */
+int64
+es_projection_catch_up(EsProjection *projection, int64 upto)
+{
+	EsApplied	result;
+	int64		applied = 0;
+	int64		start = projection->position;
+	int64		end;
+
+	/* otherwise busy appenders could keep us here for ever */
+	if (upto == PG_INT64_MAX)
+	{
+		const EsStore *store;
+		Relation	event = es_store_open_event(&store, AccessShareLock);
+
+		PushActiveSnapshot(GetTransactionSnapshot());
+		upto = es_head_bound(event, store, GetActiveSnapshot());
+		PopActiveSnapshot();
+		table_close(event, NoLock);
+		upto = Max(upto, projection->position);
+	}
+
+	do
+	{
+		CHECK_FOR_INTERRUPTS();
+		es_projection_apply_here(projection, upto, &result);
+		applied += result.applied;
+	} while (result.more && projection->position < upto);
+
+	end = projection->position;
+	projection->position = start;
+	if (end > start)
+		es_projection_checkpoint(projection, end, applied);
+	return applied;
+}
+
+/*
+ * es_run_projection(name text) RETURNS bigint
+ *
+ * Catches up with what is settled, in the caller's transaction.
+ *
+ * Result: number of events given to the handler.
+ * Errors: VE006 when the handler fails.
+ */
+Datum
+es_run_projection(PG_FUNCTION_ARGS)
+{
+	EsProjection *projection = es_projection_get_own(es_projection_arg_name(fcinfo, 0));
+	int64		applied = es_projection_catch_up(projection, PG_INT64_MAX);
+
+	/* it got past what had stopped it */
+	if (strcmp(projection->state, "stopped") == 0)
+		es_projection_set_state(projection, "running");
+	else
+		es_projection_wake();	/* its new version may follow */
+	PG_RETURN_INT64(applied);
+}
+
+/*
+ * Has a projection reached a position, as of now?
+ *
+ * It has, too, when nothing that it wants lies between its checkpoint and the
+ * position: then the checkpoint need not move for the answer.
+ */
+static bool
+es_projection_has_reached(const char *name, int64 position)
+{
+	EsProjection *projection;
+	bool		reached;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	projection = es_projection_load(name, false, ES_PROJECTION_READ);
+	if (projection == NULL)
+		es_projection_unknown(name);
+	reached = projection->position >= position;
+	if (!reached)
+	{
+		const EsStore *store;
+		Relation	event = es_store_open_event(&store, AccessShareLock);
+		int64		bound = es_head_bound(event, store, GetActiveSnapshot());
+		int64		clear;
+		bool		blocked;
+
+		table_close(event, AccessShareLock);
+		reached = bound >= position &&
+			!es_projection_has_work(projection, projection->position, position,
+									&clear, &blocked) && !blocked;
+	}
+	PopActiveSnapshot();
+	return reached;
+}
+
+/*
+ * es_wait_projection(name text, global_position bigint, timeout interval)
+ *		RETURNS boolean
+ *
+ * Sleeps until the projection has applied everything up to the position.
+ *
+ * Result: false when the time was up.
+ * Errors: 42704; 25001 where the transaction's snapshot would hide the result.
+ */
+Datum
+es_wait_projection(PG_FUNCTION_ARGS)
+{
+	char	   *name = es_projection_arg_name(fcinfo, 0);
+	int64		position = es_arg_int64(fcinfo, 1, "global_position", 0, PG_INT64_MAX);
+	TimestampTz deadline = GetCurrentTimestamp() + es_arg_interval(fcinfo, 2, "timeout", 0);
+	MemoryContext context;
+	bool		reached;
+
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				errmsg("es_wait_projection needs isolation level READ COMMITTED"),
+				errdetail("This transaction would not see what it has waited for."));
+
+	context = AllocSetContextCreate(CurrentMemoryContext, "event_store wait",
+									ALLOCSET_DEFAULT_SIZES);
+	for (;;)
+	{
+		MemoryContext caller;
+		long		remaining;
+
+		es_worker_ensure();
+		es_wakeup_prepare();
+		caller = MemoryContextSwitchTo(context);
+		reached = es_projection_has_reached(name, position);
+		MemoryContextSwitchTo(caller);
+		MemoryContextReset(context);
+		remaining = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+		if (reached || remaining <= 0)
+			break;
+		(void) es_wakeup_sleep(Min(remaining, ES_WAIT_FALLBACK_MS));
+	}
+	es_wakeup_cancel();
+	PG_RETURN_BOOL(reached);
+}
+
+/*
+ * Called once per process, from _PG_init, before the prefix event_store is
+ * reserved.
+ */
+void
+es_projection_init(void)
+{
+	DefineCustomIntVariable("event_store.max_projection_workers",
+							"Most background workers for projections in one database.",
+							"There is one for each role that owns projections. 0 turns them off.",
+							&es_max_projection_workers,
+							4,
+							0, 1000,
+							PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("event_store.projection_timeout",
+							"Longest time that a worker spends on one slice of a projection.",
+							"0 turns the limit off.",
+							&es_projection_timeout_ms,
+							60 * 1000,
+							0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("event_store.projection_retry_delay",
+							"Pause before a failed event is tried again.",
+							"It doubles with every attempt, up to a minute.",
+							&es_projection_retry_delay_ms,
+							500,
+							1, 60 * 1000,
+							PGC_SIGHUP, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+
+	RegisterXactCallback(es_projection_xact_callback, NULL);
+}

@@ -1,0 +1,89 @@
+/*-------------------------------------------------------------------------
+ * settings.c
+ *	  Define the settings event_store.* and hold their variables.
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "base/compat.h"
+#include "base/fault.h"
+#include "settings.h"
+#include "evolution/upcast.h"
+#include "wakeup/wakeup.h"
+
+int			es_max_event_size_kb = 1024;
+int			es_max_batch_size = 10000;
+bool		es_force_sync_commit = true;
+int			es_notify_mode = ES_NOTIFY_WORKER;
+int			es_worker_idle_timeout_ms = 60 * 1000;
+
+static const struct config_enum_entry es_notify_modes[] = {
+	{"off", ES_NOTIFY_OFF, false},
+	{"worker", ES_NOTIFY_WORKER, false},
+	{"transaction", ES_NOTIFY_TRANSACTION, false},
+	{NULL, 0, false}
+};
+
+/*
+ * Called once per process, from _PG_init.
+ */
+void
+es_guc_init(void)
+{
+	DefineCustomIntVariable("event_store.max_event_size",
+							"Largest size of one event, data and metadata together.",
+							"Measured on the stored jsonb. Store large objects elsewhere and refer to them.",
+							&es_max_event_size_kb,
+							1024,	/* 1 MB */
+							1, 256 * 1024,	/* jsonb itself ends at 256 MB */
+							PGC_SUSET, GUC_UNIT_KB,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("event_store.max_batch_size",
+							"Most events that one append may contain.",
+							NULL,
+							&es_max_batch_size,
+							10000,
+							1, 1000000,
+							PGC_SUSET, 0,
+							NULL, NULL, NULL);
+
+	DefineCustomBoolVariable("event_store.force_sync_commit",
+							 "Makes every append durable before it is acknowledged.",
+							 "Overrules synchronous_commit = off: otherwise a consumer can act on "
+							 "an event that a crash then removes.",
+							 &es_force_sync_commit,
+							 true,
+							 PGC_USERSET, 0,
+							 NULL, NULL, NULL);
+
+	DefineCustomEnumVariable("event_store.notify",
+							 "How consumers are told of new events.",
+							 "worker: by a background worker after commit. transaction: by NOTIFY in the "
+							 "appending transaction, which makes commits queue up. off: not at all, consumers poll.",
+							 &es_notify_mode,
+							 ES_NOTIFY_WORKER,
+							 es_notify_modes,
+							 PGC_SUSET, 0,
+							 NULL, NULL, NULL);
+
+	DefineCustomIntVariable("event_store.worker_idle_timeout",
+							"Time without new events after which a database's worker ends.",
+							"The next append starts it again.",
+							&es_worker_idle_timeout_ms,
+							60 * 1000,
+							1000, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+
+	DefineCustomBoolVariable("event_store.upcast",
+							 "Shows events in today's shape.",
+							 "Off shows them as they are stored.",
+							 &es_upcast_enabled,
+							 true,
+							 PGC_USERSET, 0,
+							 NULL, NULL, NULL);
+
+	es_fault_init();
+	es_reserve_guc_prefix("event_store");
+}

@@ -1,0 +1,650 @@
+/*-------------------------------------------------------------------------
+ * subscription/fetch.c
+ *	  Deliver the events of a subscription.
+ *
+ * One round reads the cursor without a lock, walks the global order from
+ * there, and if it has found something claims the cursor and writes down what
+ * is handed out.  If the cursor has changed meanwhile the round is void.  A
+ * round that finds nothing holds no lock while it waits for the next one.
+ *
+ * The cursor moves over what the filter, row-level security or the slots of
+ * others leave out, but never over an unsettled event that it may want, nor
+ * over one that was handed out and not acknowledged.
+ *
+ * Events of a stream that is held up (subscription/parked.c) are left out of the walk;
+ * they come from the stream itself, when it is their turn.
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "base/args.h"
+#include "base/compat.h"
+#include "base/errors.h"
+#include "log/head.h"
+#include "read/read.h"
+#include "base/result.h"
+#include "subscription/subscription.h"
+#include "evolution/upcast.h"
+#include "wakeup/wakeup.h"
+
+PG_FUNCTION_INFO_V1(es_fetch);
+
+/* a cursor that has fallen this many positions behind is moved by itself */
+#define ES_LAZY_POSITIONS	1000
+
+/* how often to look whether somebody else is done */
+#define ES_BUSY_MS			20
+
+/*
+ * how often somebody who waits looks for what wakes nobody: slots that came
+ * free, a reset, a retry that was ordered, an event that only one which is not
+ * wanted keeps behind the settled head
+ */
+#define ES_LOOK_MS			1000
+
+/* pause (us) after looks that met others' events only, times their number */
+#define ES_GATHER_US		INT64CONST(500)
+#define ES_GATHER_MAX		10
+
+/* events of held-up streams in one fetch, at the most */
+#define ES_MAX_QUEUE		1000
+
+typedef enum EsRound
+{
+	ES_ROUND_NOTHING,			/* nothing to hand out */
+	ES_ROUND_BUSY,				/* somebody else is at it */
+	ES_ROUND_AGAIN,				/* void, or only the cursor was moved */
+	ES_ROUND_DONE				/* events handed out */
+} EsRound;
+
+typedef struct EsFetch
+{
+	Datum		name;
+	Datum		member;			/* 0 = the session */
+	bool		member_given;
+	int64		max_count;
+	Tuplestorestate *rows;
+	TupleDesc	desc;
+	MemoryContext context;		/* of one round */
+
+	/* the present round */
+	EsSubscription sub;
+	EsCursor	cursor;
+	int64	   *slots;			/* see es_group_slots; NULL = no group */
+	EsParked   *parked;
+	int			nparked;
+	int64		start;			/* everything up to here is done */
+	int64		count;			/* events found */
+	int64		last;			/* highest position among them */
+	int64		scanned;		/* how far the walk got */
+	bool		skipped;		/* met events of held-up streams */
+	bool		must_move;		/* a stream that is due waits for the cursor */
+	bool		must_write;		/* a stream is held up no longer */
+	TimestampTz look_again;		/* when the next retry is due */
+
+	bool		wrote;			/* this call has written something */
+
+	/* what an earlier round of this call has walked over */
+	int64		walked_from;
+	int64		walked_to;
+	TransactionId walked_xmin;	/* the cursor then */
+	uint64		walked_upcasters;	/* their generation then */
+} EsFetch;
+
+/* events of one held-up stream on their way out */
+typedef struct EsQueue
+{
+	EsFetch    *fetch;
+	EsParked   *parked;
+	int64		upto;			/* behind it the walk takes the stream's events */
+	bool		due;			/* the failed event may go */
+	bool		held;			/* met it, and it may not */
+	bool		beyond;			/* all that may go has been met */
+	int64		version;		/* the last that was met */
+	int			first;			/* of the present stream */
+	HeapTuple  *tuples;
+	int64	   *positions;
+	int			n;
+	int			size;			/* of both arrays */
+	MemoryContext context;
+} EsQueue;
+
+/*
+ * Read the cursor, and for a member see to its slots.
+ *
+ * Result: false when somebody else has the events in hand, or resets or drops
+ * the subscription.
+ */
+static bool
+es_fetch_begin(EsFetch *fetch)
+{
+	EsOwnerScope scope;
+	bool		busy = false;
+
+	es_owner_begin(&scope);
+	do
+	{
+		es_subscription_load(fetch->name, &fetch->sub);
+		if (fetch->sub.slots > 0 && !fetch->member_given)
+			ereport(ERROR,
+					errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					errmsg("\"member\" must not be null for a consumer group"),
+					errhint("Give each consumer of the group a name of its own."));
+	} while (!es_cursor_load(&fetch->sub, fetch->member, false, &fetch->cursor));
+
+	fetch->slots = NULL;
+	if (fetch->sub.slots > 0)
+	{
+		es_lease_write_begin();
+		if (!fetch->cursor.exists)
+		{
+			if (es_group_join(&fetch->sub, fetch->member, fetch->sub.lease, false))
+			{
+				fetch->wrote = true;
+				es_cursor_load(&fetch->sub, fetch->member, false, &fetch->cursor);
+			}
+			else
+				busy = true;
+		}
+		if (!busy && es_group_balance(&fetch->sub, fetch->member, &fetch->cursor))
+		{
+			fetch->wrote = true;
+			busy = !es_cursor_load(&fetch->sub, fetch->member, false, &fetch->cursor);
+		}
+		es_lease_write_end();
+		fetch->slots = es_group_slots(&fetch->sub, fetch->member,
+									  &fetch->cursor);
+		fetch->start = PG_INT64_MAX;
+		for (int i = 0; i < fetch->sub.slots; i++)
+		{
+			if (fetch->slots[i] >= 0)
+				fetch->start = Min(fetch->start, fetch->slots[i]);
+		}
+	}
+	else
+	{
+		if (!fetch->cursor.exists)
+		{
+			/* maybe just dropped */
+			es_subscription_load(fetch->name, &fetch->sub);
+			ereport(ERROR,
+					errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					errmsg("subscription \"%s\" has no checkpoint",
+						   TextDatumGetCString(fetch->name)),
+					errhint("Set one with es_reset_subscription."));
+		}
+		busy = es_lease_is_busy(&fetch->cursor, fetch->member);
+		fetch->start = fetch->cursor.position;
+	}
+
+	/* later than the cursor: what has been put there since voids the round */
+	fetch->parked = NULL;
+	fetch->nparked = 0;
+	if (!busy)
+		fetch->parked = es_parked_load(&fetch->sub, fetch->slots,
+									   &fetch->nparked);
+	es_owner_end(&scope);
+	return !busy;
+}
+
+/*
+ * Does the filter want this event type?  The category is a stream's own.
+ */
+static bool
+es_fetch_wants_type(const EsSubscription *sub, Datum type)
+{
+	if (sub->event_types == NULL)
+		return true;
+	for (int i = 0; i < sub->nevent_types; i++)
+	{
+		text	   *wanted = DatumGetTextPP(sub->event_types[i]);
+		text	   *given = DatumGetTextPP(type);
+
+		if (VARSIZE_ANY_EXHDR(wanted) == VARSIZE_ANY_EXHDR(given) &&
+			memcmp(VARDATA_ANY(wanted), VARDATA_ANY(given), VARSIZE_ANY_EXHDR(given)) == 0)
+			return true;
+	}
+	return false;
+}
+
+static void
+es_queue_event(Datum *values, void *arg)
+{
+	EsQueue    *queue = arg;
+	EsParked   *parked = queue->parked;
+	int64		position = DatumGetInt64(values[Anum_es_out_global_position - 1]);
+	bool		isnull[Natts_es_out] = {false};
+	MemoryContext old_context;
+
+	queue->version = DatumGetInt64(values[Anum_es_out_version - 1]);
+	if (queue->beyond || position > queue->upto)
+	{
+		queue->beyond = true;
+		return;
+	}
+	for (int i = 0; i < parked->ndiscarded; i++)
+	{
+		if (DatumGetInt64(parked->discarded[i]) == position)
+			return;
+	}
+	if (queue->n == queue->size ||
+		!es_fetch_wants_type(&queue->fetch->sub, values[Anum_es_out_event_type - 1]))
+		return;
+	if (parked->failed_position != 0 && position >= parked->failed_position)
+	{
+		queue->beyond = true;
+		if (!queue->due || queue->n > queue->first)
+		{
+			queue->held = true;
+			return;
+		}
+	}
+
+	old_context = MemoryContextSwitchTo(queue->context);
+	queue->tuples[queue->n] = heap_form_tuple(queue->fetch->desc, values, isnull);
+	MemoryContextSwitchTo(old_context);
+	queue->positions[queue->n++] = position;
+	parked->delivered_version = queue->version;
+}
+
+/*
+ * Next events of one held-up stream: those before the failed one that are not
+ * done, the failed one by itself, or what queues behind it once that is
+ * through.
+ */
+static void
+es_fetch_queue(EsFetch *fetch, Relation event, const EsStore *store,
+			   EsParked *parked, EsQueue *queue)
+{
+	int64		version = parked->next_version;
+	int64		found;
+
+	queue->parked = parked;
+	queue->first = queue->n;
+	queue->held = queue->beyond = false;
+	do
+	{
+		int			lot = parked->failed_position != 0 ? 16 : Max(queue->size - queue->n, 16);
+
+		found = es_read_stream_events(event, store, parked->stream_no, version, lot,
+									  ForwardScanDirection, es_queue_event, queue);
+		if (found < lot)
+			break;
+		/* versions that the caller may not see do not count as found */
+		version = queue->version + 1;
+	} while (!queue->beyond && queue->n < queue->size);
+
+	/* caught up: from here on the walk takes the stream along */
+	if (queue->n == queue->first && queue->due && !queue->held &&
+		parked->done_position <= queue->upto && parked->failed_position <= queue->upto)
+		parked->finished = true;
+}
+
+static int
+es_queue_compare(const void *a, const void *b, void *arg)
+{
+	int64	   *positions = arg;
+	int64		l = positions[*(const int *) a];
+	int64		r = positions[*(const int *) b];
+
+	return (l > r) - (l < r);
+}
+
+/*
+ * Hand out the events of held-up streams whose time has come, in order; if
+ * there may be others, which must not wait for a long queue, half of what is
+ * asked for.
+ */
+static void
+es_fetch_parked(EsFetch *fetch, Relation event, const EsStore *store, int64 bound)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	EsQueue		queue = {0};
+	int		   *order;
+
+	queue.fetch = fetch;
+	queue.context = CurrentMemoryContext;
+	queue.size = (int) Min(fetch->max_count, ES_MAX_QUEUE);
+	if (fetch->start < bound)
+		queue.size = (queue.size + 1) / 2;
+	queue.tuples = palloc(queue.size * sizeof(HeapTuple));
+	queue.positions = palloc(queue.size * sizeof(int64));
+	for (int i = 0; i < fetch->nparked && queue.n < queue.size; i++)
+	{
+		EsParked   *parked = &fetch->parked[i];
+
+		queue.due = !parked->is_parked && parked->next_attempt_at <= now;
+		if (!queue.due && !parked->is_parked)
+			fetch->look_again = Min(fetch->look_again, parked->next_attempt_at);
+		if (!queue.due && parked->failed_version <= parked->next_version)
+			continue;
+		/* the walk leaves out what a slot has passed that others have not */
+		queue.upto = fetch->slots != NULL ? fetch->slots[parked->slot] : fetch->start;
+		es_fetch_queue(fetch, event, store, parked, &queue);
+		fetch->must_write |= parked->finished;
+	}
+
+	order = palloc(Max(queue.n, 1) * sizeof(int));
+	for (int i = 0; i < queue.n; i++)
+		order[i] = i;
+	qsort_arg(order, queue.n, sizeof(int), es_queue_compare, queue.positions);
+	for (int i = 0; i < queue.n; i++)
+		tuplestore_puttuple(fetch->rows, queue.tuples[order[i]]);
+	fetch->count = queue.n;
+	if (queue.n > 0)
+		fetch->last = queue.positions[order[queue.n - 1]];
+}
+
+/*
+ * Walk the global order.
+ */
+static void
+es_fetch_walk(EsFetch *fetch, Relation event, const EsStore *store, int64 bound)
+{
+	EsSubscription *sub = &fetch->sub;
+	TimestampTz now = GetCurrentTimestamp();
+	MemoryContext row_context;
+	EsRowFilter *filter;
+	EsScan	   *scan;
+	EsBlocked	blocked;
+	EsTypeFilter *types = NULL;
+	int32	   *type_nos = NULL;
+	int			ntypes = 0;
+	int64		after = fetch->start;
+	uint64		upcasters = es_upcast_generation();
+
+	/* what was walked over before, unless anything has changed since */
+	if (!fetch->wrote && fetch->walked_from == fetch->start &&
+		fetch->walked_xmin == fetch->cursor.xmin &&
+		fetch->walked_upcasters == upcasters)
+		after = Max(after, fetch->walked_to);
+	fetch->walked_upcasters = upcasters;
+
+	/* the list must be younger than the bound: see log/type.c */
+	if (sub->categories != NULL || sub->event_types != NULL)
+		ntypes = es_upcast_type_list(store, sub->categories, sub->ncategories,
+									 sub->event_types, sub->nevent_types, &type_nos,
+									 &types);
+
+	row_context = AllocSetContextCreate(CurrentMemoryContext, "event_store row",
+										ALLOCSET_DEFAULT_SIZES);
+	filter = es_row_filter_begin(event);
+	scan = es_scan_begin(event, store, GetActiveSnapshot(), ES_SCAN_VISIBLE,
+						 ForwardScanDirection, after, bound, type_nos, ntypes,
+						 fetch->max_count);
+	while (fetch->count < fetch->max_count && es_scan_next(scan))
+	{
+		int64		position = es_scan_position(scan);
+		bool		isnull[Natts_es_out] = {false};
+		Datum		values[Natts_es_out];
+		MemoryContext old_context;
+
+		if (fetch->slots != NULL || fetch->nparked > 0)
+		{
+			bool		is_null;
+			int64		stream_no = DatumGetInt64(slot_getattr(es_scan_slot(scan),
+															   Anum_es_event_stream_no,
+															   &is_null));
+			EsParked   *parked;
+
+			if (fetch->slots != NULL)
+			{
+				int64		done = fetch->slots[es_stream_slot(stream_no, sub->slots)];
+
+				if (done < 0 || position <= done)
+					continue;
+			}
+			parked = es_parked_find(fetch->parked, fetch->nparked, stream_no);
+			if (parked != NULL && !parked->finished)
+			{
+				fetch->skipped = true;
+				if (parked->failed_version > parked->next_version ||
+					(!parked->is_parked && parked->next_attempt_at <= now))
+					fetch->must_move = true;
+				continue;
+			}
+		}
+		if (!es_row_filter_passes(filter, position) ||
+			!es_upcast_wanted(store, types, es_scan_slot(scan)))
+			continue;
+
+		old_context = MemoryContextSwitchTo(row_context);
+		es_event_values(store, es_scan_slot(scan), values);
+		tuplestore_putvalues(fetch->rows, fetch->desc, values, isnull);
+		MemoryContextSwitchTo(old_context);
+		MemoryContextReset(row_context);
+		fetch->count++;
+		fetch->last = position;
+	}
+	blocked = es_scan_blocked(scan);
+	if (fetch->count >= fetch->max_count)
+		fetch->scanned = es_scan_position(scan);
+	else
+		fetch->scanned = blocked.position != 0 ? blocked.position - 1 : bound;
+	fetch->scanned = Max(fetch->scanned, after);
+	es_scan_end(scan);
+	es_row_filter_end(filter);
+	MemoryContextDelete(row_context);
+}
+
+/*
+ * Find out what to hand out.
+ *
+ * Errors: VE004 if the checkpoint is ahead of the head.
+ */
+static void
+es_fetch_read(EsFetch *fetch)
+{
+	const EsStore *store;
+	Relation	event = es_store_open_event(&store, AccessShareLock);
+	int64		checkpoint = fetch->cursor.position;
+	int64		bound;
+
+	fetch->count = 0;
+	fetch->last = 0;
+	fetch->skipped = fetch->must_move = fetch->must_write = false;
+	fetch->look_again = DT_NOEND;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	bound = es_head_bound(event, store, GetActiveSnapshot());
+	for (int i = 0; fetch->slots != NULL && i < fetch->sub.slots; i++)
+		checkpoint = Max(checkpoint, fetch->slots[i]);
+	if (checkpoint > bound)
+		ereport(ERROR,
+				errcode(ERRCODE_ES_AHEAD_OF_HEAD),
+				errmsg("the checkpoint of subscription \"%s\" is ahead of the head",
+					   TextDatumGetCString(fetch->name)),
+				errdetail("The checkpoint is at position " INT64_FORMAT ", the last event at " INT64_FORMAT ": the store was restored from a backup or lost events in a failover.",
+						  checkpoint, bound),
+				errhint("Set a new checkpoint with es_reset_subscription(name, position), es_head() for \"from now on\"."));
+
+	fetch->scanned = bound;
+	if (fetch->nparked > 0)
+		es_fetch_parked(fetch, event, store, bound);
+
+	/* the walk would begin before the end of the queue: next time */
+	if (fetch->count >= fetch->max_count || fetch->last > fetch->start)
+		fetch->scanned = Min(fetch->start, bound);
+	else if (fetch->start < bound)
+		es_fetch_walk(fetch, event, store, bound);
+	PopActiveSnapshot();
+	table_close(event, NoLock);
+}
+
+/*
+ * Claim the cursor and write down what is handed out, or that the cursor has
+ * moved over what nobody wants.
+ */
+static bool
+es_fetch_write(EsFetch *fetch)
+{
+	EsOwnerScope scope;
+	EsCursor	cursor = fetch->cursor;
+	bool		claimed;
+
+	es_owner_begin(&scope);
+	es_lease_write_begin();
+	claimed = es_cursor_claim(&fetch->sub, fetch->member, &fetch->cursor);
+	if (claimed)
+	{
+		cursor.scanned = Max(cursor.position, fetch->scanned);
+		cursor.delivered = fetch->last;
+		if (fetch->count > 0)
+		{
+			cursor.member = fetch->member;
+			cursor.session = fetch->member_given ? 0 : es_lease_session();
+			cursor.lease_until = GetCurrentTimestamp() + fetch->sub.lease;
+		}
+		else
+		{
+			cursor.position = cursor.scanned;
+			cursor.lease_until = DT_NOBEGIN;
+		}
+		es_cursor_store(&fetch->sub, fetch->member, &cursor);
+		if (fetch->nparked > 0)
+			es_parked_handed_out(&fetch->sub, fetch->parked, fetch->nparked);
+		fetch->wrote = true;
+	}
+	es_lease_write_end();
+	es_owner_end(&scope);
+	return claimed;
+}
+
+/*
+ * One attempt.
+ *
+ * last			no other follows if it finds nothing; nor does one if it writes
+ */
+static EsRound
+es_fetch_round(EsFetch *fetch, bool last)
+{
+	MemoryContext old_context;
+	EsRound		result = ES_ROUND_NOTHING;
+
+	MemoryContextReset(fetch->context);
+	old_context = MemoryContextSwitchTo(fetch->context);
+	tuplestore_clear(fetch->rows);
+	fetch->look_again = DT_NOEND;
+
+	if (!es_fetch_begin(fetch))
+		result = ES_ROUND_BUSY;
+	else if (fetch->start == PG_INT64_MAX)
+		fetch->scanned = PG_INT64_MAX;	/* a member without slots */
+	else
+	{
+		bool		lazy;
+
+		es_fetch_read(fetch);
+		lazy = fetch->skipped || fetch->scanned - fetch->start >= ES_LAZY_POSITIONS;
+		if (fetch->count > 0)
+		{
+			if (es_fetch_write(fetch))
+			{
+				result = ES_ROUND_DONE;
+				if (!fetch->member_given)
+					es_lease_remember(fetch->name, fetch->last);
+			}
+			else
+			{
+				tuplestore_clear(fetch->rows);
+				result = ES_ROUND_AGAIN;
+			}
+		}
+		else if (fetch->must_write || (fetch->must_move && fetch->scanned > fetch->start))
+			result = es_fetch_write(fetch) ? ES_ROUND_AGAIN : ES_ROUND_BUSY;
+		else if (lazy && (last || fetch->wrote))
+			(void) es_fetch_write(fetch);
+
+		/* a void round's events are still to be handed out */
+		fetch->walked_from = fetch->start;
+		fetch->walked_xmin = fetch->cursor.xmin;
+		fetch->walked_to = fetch->count == 0 && fetch->nparked == 0 && !fetch->wrote ?
+			fetch->scanned : 0;
+	}
+	MemoryContextSwitchTo(old_context);
+	return result;
+}
+
+/*
+ * es_fetch(name text, max_count int, wait interval, member text)
+ *		RETURNS SETOF es_event
+ *
+ * Nothing while another consumer has events in hand; nothing before "wait" is
+ * over if this call had to write (a member joined, slots moved), so that
+ * others get to see it.  A transaction with a snapshot of its own does not
+ * wait: it would not see what it waits for.
+ * Errors: 42704; 22004 without a member's name in a group; VE004; VE005.
+ */
+Datum
+es_fetch(PG_FUNCTION_ARGS)
+{
+	EsFetch		fetch = {0};
+	TimestampTz deadline;
+	int64		wait;
+	int			immediate = 0;
+	int			fruitless = 0;
+
+	fetch.name = es_arg_name_datum(fcinfo, 0, "name");
+	fetch.max_count = es_arg_int32(fcinfo, 1, "max_count", 1, PG_INT32_MAX);
+	wait = es_arg_interval(fcinfo, 2, "wait", 0);
+	fetch.member_given = !PG_ARGISNULL(3);
+	if (fetch.member_given)
+		fetch.member = es_arg_name_datum(fcinfo, 3, "member");
+	PreventCommandIfReadOnly("es_fetch()");
+
+	fetch.rows = es_result_set(fcinfo, &fetch.desc);
+	fetch.context = AllocSetContextCreate(CurrentMemoryContext, "event_store fetch",
+										  ALLOCSET_DEFAULT_SIZES);
+	fetch.walked_from = -1;
+	deadline = GetCurrentTimestamp() + wait;
+
+	for (;;)
+	{
+		TimestampTz now = GetCurrentTimestamp();
+		TimestampTz until = deadline;
+		bool		last = now >= deadline || IsolationUsesXactSnapshot();
+		EsRound		round;
+
+		CHECK_FOR_INTERRUPTS();
+		round = es_fetch_round(&fetch, last);
+		if (round == ES_ROUND_DONE)
+			break;
+
+		/* somebody was quicker, or a stream has been set free: look at once */
+		if (round == ES_ROUND_AGAIN && immediate++ < 3)
+			continue;
+		if (last || (fetch.wrote && round != ES_ROUND_BUSY))
+			break;
+		immediate = 0;
+		if (round == ES_ROUND_NOTHING)
+		{
+			until = Min(until, fetch.look_again);
+			until = Min(until, now + ES_LOOK_MS * INT64CONST(1000));
+			if (fetch.sub.slots > 0)
+				until = Min(until, Max(fetch.cursor.renew_at,
+									   now + ES_BUSY_MS * INT64CONST(1000)));
+
+			/* others' events only: let some more come together */
+			if (es_wakeup_await(fetch.scanned, until) <= fetch.scanned)
+				fruitless = 0;
+			else if (++fruitless > 2)
+				es_wakeup_await(PG_INT64_MAX,
+								Min(until, GetCurrentTimestamp() +
+									Min(fruitless, ES_GATHER_MAX) * ES_GATHER_US));
+		}
+		else
+			es_wakeup_await(PG_INT64_MAX,
+							Min(until, now + ES_BUSY_MS * INT64CONST(1000)));
+	}
+	MemoryContextDelete(fetch.context);
+	return (Datum) 0;
+}

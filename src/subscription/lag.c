@@ -1,0 +1,169 @@
+/*-------------------------------------------------------------------------
+ * subscription/lag.c
+ *	  How far consumers are behind; for the views.
+ *
+ * Counted is what a consumer would be given: settled events whose type, in
+ * today's shape, its filter wants.  Row-level security is left out of account.
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "catalog/pg_type.h"
+#include "executor/tuptable.h"
+#include "utils/builtins.h"
+#include "utils/snapmgr.h"
+
+#include "base/args.h"
+#include "base/compat.h"
+#include "log/head.h"
+#include "base/result.h"
+#include "log/scan.h"
+#include "log/sql.h"
+#include "subscription/subscription.h"
+#include "evolution/upcast.h"
+
+PG_FUNCTION_INFO_V1(es_subscription_lag);
+PG_FUNCTION_INFO_V1(es_projection_backlog);
+
+/* what a consumer wants, and what is done of it */
+typedef struct EsLag
+{
+	Datum	   *categories;		/* NULL = all */
+	int			ncategories;
+	Datum	   *event_types;	/* NULL = all */
+	int			nevent_types;
+	int64		after;			/* all slots have done everything up to here */
+	const int64 *done;			/* by slot, or NULL */
+	int			slots;
+	int64		upto;
+	int64		max_count;
+} EsLag;
+
+/*
+ * Row of the number of events and the time of the oldest one.
+ */
+static Datum
+es_lag_count(FunctionCallInfo fcinfo, const EsLag *lag)
+{
+	Snapshot	snapshot = GetActiveSnapshot();
+	const EsStore *store;
+	Relation	event = es_store_open_event(&store, AccessShareLock);
+	int64		upto = Min(lag->upto, es_head_bound(event, store, snapshot));
+	int64		count = 0;
+	EsTypeFilter *types = NULL;
+	int32	   *type_nos = NULL;
+	int			ntypes = 0;
+	Datum		values[2] = {0};
+	bool		isnull[2] = {false, true};
+
+	/* the list must be younger than the bound: see log/type.c */
+	if (lag->categories != NULL || lag->event_types != NULL)
+		ntypes = es_upcast_type_list(store, lag->categories, lag->ncategories,
+									 lag->event_types, lag->nevent_types,
+									 &type_nos, &types);
+	if (lag->after < upto)
+	{
+		EsScan	   *scan = es_scan_begin(event, store, snapshot, ES_SCAN_VISIBLE,
+										 ForwardScanDirection, lag->after, upto,
+										 type_nos, ntypes, lag->max_count);
+
+		while (count < lag->max_count && es_scan_next(scan))
+		{
+			TupleTableSlot *slot = es_scan_slot(scan);
+			bool		is_null;
+
+			if (lag->done != NULL)
+			{
+				int64		stream_no = DatumGetInt64(slot_getattr(slot, Anum_es_event_stream_no,
+																   &is_null));
+
+				if (es_scan_position(scan) <= lag->done[es_stream_slot(stream_no, lag->slots)])
+					continue;
+			}
+			if (!es_upcast_wanted(store, types, slot))
+				continue;
+			if (count++ == 0)
+				values[1] = slot_getattr(slot, Anum_es_event_created_at, &isnull[1]);
+		}
+		es_scan_end(scan);
+	}
+	table_close(event, NoLock);
+	values[0] = Int64GetDatum(count);
+	return es_result_row(fcinfo, values, isnull);
+}
+
+/*
+ * es_subscription_lag(name text, max_count bigint,
+ *		OUT lag_events bigint, OUT oldest timestamptz)
+ *
+ * Settled events that the subscription wants and that are not done: how
+ * many, counting to max_count, and when the first one was appended.  All as of
+ * the snapshot of the query: the view must not fail when one is just dropped.
+ * Errors: 42704.
+ */
+Datum
+es_subscription_lag(PG_FUNCTION_ARGS)
+{
+	static EsSql sql =
+	ES_SQL("SELECT s.categories, s.event_types, s.slots, c.slot,"
+		" GREATEST(c.position, m.position)"
+		" FROM event_store.subscription s"
+		" LEFT JOIN event_store.subscription_checkpoint c"
+		" ON c.subscription OPERATOR(pg_catalog.=) s.name"
+		" LEFT JOIN event_store.subscription_member m"
+		" ON m.subscription OPERATOR(pg_catalog.=) c.subscription"
+		" AND m.member OPERATOR(pg_catalog.=) c.member"
+		" WHERE s.name OPERATOR(pg_catalog.=) $1",
+	1, TEXTOID);
+	Datum		name = es_arg_name_datum(fcinfo, 0, "name");
+	EsLag		lag = {.upto = PG_INT64_MAX};
+	EsOwnerScope scope;
+	int64	   *done;
+	uint64		n;
+	bool		is_null;
+
+	lag.max_count = es_arg_int64(fcinfo, 1, "max_count", 1, PG_INT64_MAX);
+	es_owner_begin(&scope);
+	n = es_sql_read(&sql, &name, NULL);
+	if (n == 0)
+		es_subscription_unknown(name);
+	lag.ncategories = es_sql_names(0, 1, &lag.categories);
+	lag.nevent_types = es_sql_names(0, 2, &lag.event_types);
+	lag.slots = DatumGetInt32(es_sql_datum(0, 3, &is_null));
+	done = palloc0(Max(lag.slots, 1) * sizeof(int64));
+	for (uint64 i = 0; i < n; i++)
+	{
+		int			slot = DatumGetInt32(es_sql_datum(i, 4, &is_null));
+
+		if (!is_null && slot >= 0 && slot < Max(lag.slots, 1))
+			done[slot] = es_sql_int64(i, 5, 0);
+	}
+	es_owner_end(&scope);
+
+	lag.done = done;
+	lag.after = PG_INT64_MAX;
+	for (int i = 0; i < Max(lag.slots, 1); i++)
+		lag.after = Min(lag.after, done[i]);
+	PG_RETURN_DATUM(es_lag_count(fcinfo, &lag));
+}
+
+/*
+ * es_projection_backlog(after_position bigint, upto bigint,
+ *		categories text[], event_types text[],
+ *		OUT events bigint, OUT oldest timestamptz)
+ *
+ * Settled events that the filters, each NULL for all, want in the range of
+ * positions: how many, and when the first one was appended.
+ */
+Datum
+es_projection_backlog(PG_FUNCTION_ARGS)
+{
+	EsLag		lag = {.max_count = PG_INT64_MAX};
+
+	lag.after = es_arg_int64(fcinfo, 0, "after_position", 0, PG_INT64_MAX);
+	lag.upto = es_arg_int64_default(fcinfo, 1, "upto", 0, PG_INT64_MAX, 0);
+	lag.ncategories = es_arg_names(fcinfo, 2, "categories", &lag.categories);
+	lag.nevent_types = es_arg_names(fcinfo, 3, "event_types", &lag.event_types);
+	PG_RETURN_DATUM(es_lag_count(fcinfo, &lag));
+}

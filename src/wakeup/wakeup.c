@@ -1,0 +1,790 @@
+/*-------------------------------------------------------------------------
+ * wakeup/wakeup.c
+ *	  Wake consumers after commit, outside the commit.
+ *
+ * NOTIFY inside an appending transaction would take a lock of the whole
+ * server until after its fsync and end group commit.  So an appender only
+ * sets the latch of its database's worker (wakeup/worker.c) once its transaction
+ * has become visible.  The worker finds the settled head, publishes it here,
+ * wakes the sessions that sleep in es_wait and the like, and sends one
+ * coalesced NOTIFY.
+ *
+ * Shared memory: one entry for each database, taken at first use and kept
+ * until the database is gone and another one needs it.  dboid is set under
+ * AddinShmemInitLock; the rest are atomics, written by the worker
+ * (attempted_at: by whoever tries to start it; called: by appenders).  A latch
+ * that is set for a process that took over a dead worker's slot wakes it for
+ * nothing, no more.  When there is no entry left, or no room for the table,
+ * waiters poll and no worker runs: nothing here is needed to be correct.
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/xact.h"
+#include "commands/async.h"
+#include "storage/condition_variable.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/lock.h"
+#include "storage/shmem.h"
+#include "utils/inval.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+#include "base/compat.h"
+#include "settings.h"
+#include "log/head.h"
+#include "log/store.h"
+#include "wakeup/wakeup.h"
+#include "wakeup/worker.h"
+
+/* databases with event stores that have workers */
+#define ES_WAKEUP_DATABASES		64
+
+/* entries in use; few in the test build, so that a test can use them up */
+#ifdef ES_FAULTS
+#define ES_WAKEUP_USED			4
+#else
+#define ES_WAKEUP_USED			ES_WAKEUP_DATABASES
+#endif
+
+/* fourth field of the advisory lock tag that a database's worker holds */
+#define ES_LOCK_CLASS_WORKER	6
+
+/* pause between two attempts to start the worker */
+#define ES_WORKER_RETRY_MS		1000
+
+/* how long a new worker waits for one that is about to end, in pauses */
+#define ES_CLAIM_PAUSES			100
+#define ES_CLAIM_PAUSE_US		10000
+
+/* how often waiters look for themselves, without and with a worker */
+#define ES_POLL_MS				20
+#define ES_STANDBY_POLL_MS		2
+#define ES_FALLBACK_MS			5000
+
+typedef struct EsWakeupEntry
+{
+	Oid			dboid;			/* InvalidOid = free */
+	pg_atomic_uint32 worker;	/* PGPROC number of the worker + 1; 0 = none */
+	pg_atomic_uint32 store;		/* event table that head is of; 0 = none */
+	pg_atomic_uint64 head;		/* settled head that the worker saw last */
+	pg_atomic_uint64 attempted_at;	/* last attempt to start the worker */
+	pg_atomic_uint32 waiters;	/* sessions that sleep on settled */
+	pg_atomic_uint32 resting;	/* the worker rests and then looks unasked */
+	pg_atomic_uint32 called;	/* somebody has called since it last looked */
+	pg_atomic_uint32 wanted;	/* there is to be a worker: none has retired */
+	ConditionVariable settled;	/* broadcast when head has moved */
+} EsWakeupEntry;
+
+typedef struct EsWakeupShared
+{
+	pg_atomic_uint32 launcher;	/* PGPROC number of the launcher + 1; 0 = none */
+	bool		told_full;		/* the log says that there is no entry left */
+	EsWakeupEntry entries[ES_WAKEUP_DATABASES];
+} EsWakeupShared;
+
+static EsWakeupShared *es_wakeup_shared = NULL;
+static EsWakeupEntry *es_wakeup_entry = NULL;
+static bool es_wakeup_tried = false;
+
+/* whether this session is counted among the waiters */
+static bool es_wakeup_sleeping = false;
+
+/* whether this transaction has appended */
+static bool es_wakeup_pending = false;
+
+static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
+#ifdef ES_HAVE_SHMEM_REQUEST_HOOK
+static shmem_request_hook_type prev_shmem_request_hook = NULL;
+#endif
+
+static void
+es_wakeup_request(void)
+{
+#ifdef ES_HAVE_SHMEM_REQUEST_HOOK
+	if (prev_shmem_request_hook)
+		prev_shmem_request_hook();
+#endif
+	RequestAddinShmemSpace(sizeof(EsWakeupShared) + PG_CACHE_LINE_SIZE);
+}
+
+static void
+es_wakeup_reset(EsWakeupEntry *entry, Oid dboid)
+{
+	entry->dboid = dboid;
+	pg_atomic_init_u32(&entry->worker, 0);
+	pg_atomic_init_u32(&entry->store, InvalidOid);
+	pg_atomic_init_u64(&entry->head, 0);
+	pg_atomic_init_u64(&entry->attempted_at, 0);
+	pg_atomic_init_u32(&entry->waiters, 0);
+	pg_atomic_init_u32(&entry->resting, 0);
+	pg_atomic_init_u32(&entry->called, 0);
+	pg_atomic_init_u32(&entry->wanted, 0);
+}
+
+static void
+es_wakeup_create(void)
+{
+	bool		found;
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	es_wakeup_shared = ShmemInitStruct("event_store wake-ups",
+									   sizeof(EsWakeupShared), &found);
+	if (!found)
+	{
+		pg_atomic_init_u32(&es_wakeup_shared->launcher, 0);
+		es_wakeup_shared->told_full = false;
+		for (int i = 0; i < ES_WAKEUP_DATABASES; i++)
+		{
+			es_wakeup_reset(&es_wakeup_shared->entries[i], InvalidOid);
+			ConditionVariableInit(&es_wakeup_shared->entries[i].settled);
+		}
+	}
+	LWLockRelease(AddinShmemInitLock);
+}
+
+static void
+es_wakeup_startup(void)
+{
+	if (prev_shmem_startup_hook)
+		prev_shmem_startup_hook();
+	es_wakeup_create();
+}
+
+/*
+ * Take this database's entry, a free one, or the one that had been given to
+ * another database.
+ */
+static EsWakeupEntry *
+es_wakeup_take(Oid dboid)
+{
+	EsWakeupEntry *result = NULL;
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	for (int i = 0; i < ES_WAKEUP_USED && result == NULL; i++)
+	{
+		if (es_wakeup_shared->entries[i].dboid == MyDatabaseId)
+			result = &es_wakeup_shared->entries[i];
+	}
+	for (int i = 0; i < ES_WAKEUP_USED && result == NULL; i++)
+	{
+		if (es_wakeup_shared->entries[i].dboid != dboid)
+			continue;
+		result = &es_wakeup_shared->entries[i];
+		es_wakeup_reset(result, MyDatabaseId);
+	}
+	LWLockRelease(AddinShmemInitLock);
+	return result;
+}
+
+/*
+ * Take an entry of a database that has been dropped.  Nobody uses it any
+ * longer: a database is dropped only when nobody is connected to it.
+ */
+static EsWakeupEntry *
+es_wakeup_take_over(void)
+{
+	Oid			databases[ES_WAKEUP_USED];
+	bool		tell;
+
+	LWLockAcquire(AddinShmemInitLock, LW_SHARED);
+	for (int i = 0; i < ES_WAKEUP_USED; i++)
+		databases[i] = es_wakeup_shared->entries[i].dboid;
+	LWLockRelease(AddinShmemInitLock);
+
+	/* so that none of them is taken for gone because it is new */
+	AcceptInvalidationMessages();
+
+	for (int i = 0; i < ES_WAKEUP_USED; i++)
+	{
+		EsWakeupEntry *entry;
+
+		if (SearchSysCacheExists1(DATABASEOID, ObjectIdGetDatum(databases[i])))
+			continue;
+		entry = es_wakeup_take(databases[i]);
+		if (entry != NULL)
+			return entry;
+	}
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	tell = !es_wakeup_shared->told_full;
+	es_wakeup_shared->told_full = true;
+	LWLockRelease(AddinShmemInitLock);
+	if (tell)
+		ereport(LOG,
+				errmsg("more than %d databases with event stores, some will have no background workers",
+					   ES_WAKEUP_USED),
+				errdetail("Consumers poll there, and projections are not kept up to date."));
+	return NULL;
+}
+
+/*
+ * This database's entry; NULL when there is none to be had.
+ */
+static EsWakeupEntry *
+es_wakeup_get(void)
+{
+	if (likely(es_wakeup_entry != NULL) || es_wakeup_tried)
+		return es_wakeup_entry;
+
+	es_wakeup_tried = true;
+	if (es_wakeup_shared == NULL)
+	{
+		MemoryContext context = CurrentMemoryContext;
+
+		PG_TRY();
+		{
+			es_wakeup_create();
+		}
+		PG_CATCH();
+		{
+			/* out of shared memory: do without */
+			if (geterrcode() != ERRCODE_OUT_OF_MEMORY)
+				PG_RE_THROW();
+			MemoryContextSwitchTo(context);
+			FlushErrorState();
+
+			/* the error has reset the hold-off that comes with the lock */
+			HOLD_INTERRUPTS();
+			LWLockRelease(AddinShmemInitLock);
+			es_wakeup_shared = NULL;
+		}
+		PG_END_TRY();
+		if (es_wakeup_shared == NULL)
+			return NULL;
+	}
+
+	es_wakeup_entry = es_wakeup_take(InvalidOid);
+	if (es_wakeup_entry == NULL)
+	{
+		if (IsTransactionState())
+			es_wakeup_entry = es_wakeup_take_over();
+		else
+			es_wakeup_tried = false;	/* a later call can look */
+	}
+	return es_wakeup_entry;
+}
+
+/*
+ * Have the launcher look, if there is one.
+ */
+static void
+es_wakeup_launcher_call(void)
+{
+	uint32		launcher = pg_atomic_read_u32(&es_wakeup_shared->launcher);
+
+	if (launcher != 0)
+		SetLatch(&GetPGProcByNumber(launcher - 1)->procLatch);
+}
+
+/*
+ * Start the database's worker unless it runs.
+ *
+ * Nothing that goes wrong here matters to the caller: a later call tries
+ * again.
+ */
+void
+es_worker_ensure(void)
+{
+	EsWakeupEntry *entry;
+	uint64		now;
+	uint64		attempted_at;
+
+	if (RecoveryInProgress() || IsBinaryUpgrade || !IsUnderPostmaster)
+		return;
+	entry = es_wakeup_get();
+	if (entry == NULL || likely(pg_atomic_read_u32(&entry->worker) != 0))
+		return;
+
+	/* it would see no extension, and end: at commit */
+	if (IsTransactionState() && es_store_is_new())
+		return;
+
+	now = (uint64) GetCurrentTimestamp();
+	attempted_at = pg_atomic_read_u64(&entry->attempted_at);
+	if (now - attempted_at < ES_WORKER_RETRY_MS * UINT64CONST(1000) ||
+		!pg_atomic_compare_exchange_u64(&entry->attempted_at, &attempted_at, now))
+		return;
+
+	if (!es_worker_register(MyDatabaseId, NULL))
+	{
+		/* no free slot: the launcher tries again */
+		pg_atomic_write_u32(&entry->wanted, 1);
+		es_wakeup_launcher_call();
+	}
+}
+
+/*
+ * Called by an append: tell the world once its transaction has committed.
+ *
+ * position		the highest appended one
+ */
+void
+es_wakeup_after_commit(int64 position)
+{
+	if (es_notify_mode == ES_NOTIFY_WORKER)
+	{
+		es_worker_ensure();
+		es_wakeup_pending = true;
+	}
+	else if (es_notify_mode == ES_NOTIFY_TRANSACTION)
+	{
+		char		payload[32];
+
+		snprintf(payload, sizeof(payload), INT64_FORMAT, position);
+		Async_Notify("event_store", payload);
+	}
+}
+
+/*
+ * No longer count among the waiters; also called at the end of a transaction.
+ */
+static void
+es_wakeup_awake(void)
+{
+	if (es_wakeup_sleeping)
+		pg_atomic_fetch_sub_u32(&es_wakeup_entry->waiters, 1);
+	es_wakeup_sleeping = false;
+}
+
+static void
+es_wakeup_exit(int code, Datum arg)
+{
+	es_wakeup_awake();
+}
+
+/*
+ * At the end of a transaction that has appended: have the worker look.
+ *
+ * An abort may settle a position that held others back.  A prepared
+ * transaction will do so one day without telling anybody; while its positions
+ * are pending the worker looks every now and then, and does not end.
+ */
+static void
+es_wakeup_xact_callback(XactEvent event, void *arg)
+{
+	uint32		worker;
+
+	switch (event)
+	{
+		case XACT_EVENT_ABORT:
+		case XACT_EVENT_COMMIT:
+		case XACT_EVENT_PREPARE:
+			break;
+		default:
+			return;
+	}
+
+	/* an error has ended the sleep, maybe one that was caught */
+	es_wakeup_awake();
+	if (!es_wakeup_pending)
+		return;
+	es_wakeup_pending = false;
+	if (es_wakeup_entry == NULL)
+		return;
+	pg_atomic_write_u32(&es_wakeup_entry->called, 1);
+	pg_memory_barrier();
+	worker = pg_atomic_read_u32(&es_wakeup_entry->worker);
+	if (worker != 0)
+		SetLatch(&GetPGProcByNumber(worker - 1)->procLatch);
+	else
+		es_worker_ensure();		/* it has ended since, or may begin now */
+}
+
+/*
+ * Get ready to sleep until the next broadcast.  Call, look whether there is
+ * something to do, then sleep: a broadcast in between is not lost.
+ */
+void
+es_wakeup_prepare(void)
+{
+	EsWakeupEntry *entry = es_wakeup_get();
+
+	if (entry != NULL)
+		ConditionVariablePrepareToSleep(&entry->settled);
+}
+
+/*
+ * Sleep until the next broadcast, at most max_ms.  Obeys interrupts.
+ *
+ * Result: false when the time was up.
+ */
+bool
+es_wakeup_sleep(long max_ms)
+{
+	EsWakeupEntry *entry = es_wakeup_get();
+
+	if (entry != NULL)
+	{
+		static bool exit_registered = false;
+		bool		timed_out;
+
+		/* workers sleep outside transactions, whose end would count down */
+		if (!exit_registered)
+			before_shmem_exit(es_wakeup_exit, (Datum) 0);
+		exit_registered = true;
+
+		/* a caught error may have left us counted */
+		if (!es_wakeup_sleeping)
+			pg_atomic_fetch_add_u32(&entry->waiters, 1);
+		es_wakeup_sleeping = true;
+
+		/*
+		 * A broadcast since es_wakeup_prepare has set the latch, but waiting
+		 * for a lock has maybe reset it; have the list of sleepers checked
+		 * before the first sleep.
+		 */
+		SetLatch(MyLatch);
+		timed_out = ConditionVariableTimedSleep(&entry->settled, max_ms, es_wait_event());
+		es_wakeup_awake();
+		return !timed_out;
+	}
+
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 Min(max_ms, ES_POLL_MS), es_wait_event());
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+	return false;
+}
+
+void
+es_wakeup_cancel(void)
+{
+	ConditionVariableCancelSleep();
+}
+
+/*
+ * Wake everybody who sleeps in this database.
+ */
+void
+es_wakeup_broadcast(void)
+{
+	EsWakeupEntry *entry = es_wakeup_get();
+
+	if (entry != NULL)
+		ConditionVariableBroadcast(&entry->settled);
+}
+
+/*
+ * Has a standby replayed anything since?  If not, nothing can have become
+ * visible.  On a primary the answer is always yes: there a commit shows some
+ * time after its record.
+ */
+static bool
+es_wakeup_may_have_moved(XLogRecPtr *seen)
+{
+	XLogRecPtr	now;
+
+	if (!RecoveryInProgress())
+		return true;
+	now = GetXLogReplayRecPtr(NULL);
+	if (now == *seen)
+		return false;
+	*seen = now;
+	return true;
+}
+
+/*
+ * The settled head as of now, whatever the transaction's snapshot.
+ *
+ * proven		a settled head found before, 0 = none
+ */
+static int64
+es_wakeup_current_head(int64 proven)
+{
+	const EsStore *store;
+	Relation	event = es_store_open_event(&store, AccessShareLock);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	int64		head = es_head_settled(event, store, snapshot, proven, NULL);
+
+	UnregisterSnapshot(snapshot);
+	table_close(event, AccessShareLock);
+	return head;
+}
+
+/*
+ * The settled head that the worker has told; 0 if it is of another store, of
+ * before DROP EXTENSION and CREATE EXTENSION.
+ */
+int64
+es_wakeup_published(void)
+{
+	EsWakeupEntry *entry = es_wakeup_get();
+	Oid			store = es_store_get()->event;
+	int64		head;
+
+	if (entry == NULL || pg_atomic_read_u32(&entry->store) != store)
+		return 0;
+	pg_read_barrier();
+	head = (int64) pg_atomic_read_u64(&entry->head);
+	pg_read_barrier();
+	return pg_atomic_read_u32(&entry->store) == store ? head : 0;
+}
+
+/*
+ * Sleep until the settled head is beyond a position.
+ *
+ * On a busy store a worker that rests will look for everybody, and sooner
+ * than a look of our own is worth: many consumers that look for themselves
+ * would take the CPU from the appenders.
+ *
+ * after		the position
+ * deadline		when to give up
+ *
+ * Result: the head, as the worker told it if it has just woken us; at the
+ * deadline maybe not beyond the position.
+ * Errors: those of an interrupt; VE005.
+ */
+int64
+es_wakeup_await(int64 after, TimestampTz deadline)
+{
+	EsWakeupEntry *entry = es_wakeup_get();
+	XLogRecPtr	seen = InvalidXLogRecPtr;
+	int64		proven = 0;
+	bool		look = entry == NULL || pg_atomic_read_u32(&entry->resting) == 0;
+	bool		woken = false;
+
+	for (;;)
+	{
+		long		remaining = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+		bool		has_worker;
+		int64		head;
+
+		if (remaining > 0 && es_notify_mode == ES_NOTIFY_WORKER)
+			es_worker_ensure();
+		es_wakeup_prepare();
+		has_worker = entry != NULL && pg_atomic_read_u32(&entry->worker) != 0;
+
+		/*
+		 * What the worker has seen settled, every later snapshot sees.  Who was
+		 * woken by it need not look whether there is more by now.
+		 */
+		head = has_worker ? es_wakeup_published() : 0;
+		if (head > after)
+			look = !woken;
+		if ((look || !has_worker || remaining <= 0) && es_wakeup_may_have_moved(&seen))
+			proven = es_wakeup_current_head(Max(proven, head));
+		head = Max(head, proven);
+		if (head > after || remaining <= 0)
+		{
+			es_wakeup_cancel();
+			return head;
+		}
+		woken = es_wakeup_sleep(Min(remaining,
+									has_worker ? ES_FALLBACK_MS :
+									RecoveryInProgress() ? ES_STANDBY_POLL_MS :
+									ES_POLL_MS));
+		look = !woken;
+	}
+}
+
+static void
+es_wakeup_release(int code, Datum arg)
+{
+	pg_atomic_write_u32(&es_wakeup_entry->resting, 0);
+	pg_atomic_write_u32(&es_wakeup_entry->worker, 0);
+	es_wakeup_broadcast();
+	es_wakeup_launcher_call();
+}
+
+/*
+ * Become this database's worker.
+ *
+ * Result: false if there is one already.
+ */
+bool
+es_wakeup_claim(void)
+{
+	EsWakeupEntry *entry = es_wakeup_get();
+	LOCKTAG		tag;
+
+	if (entry == NULL)
+		return false;
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, 0, ES_LOCK_CLASS_WORKER);
+	for (int i = 0;
+		 LockAcquire(&tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL;
+		 i++)
+	{
+		/* one that has said it is gone still holds the lock for a moment */
+		if (pg_atomic_read_u32(&entry->worker) != 0 || i == ES_CLAIM_PAUSES)
+			return false;
+		CHECK_FOR_INTERRUPTS();
+		pg_usleep(ES_CLAIM_PAUSE_US);
+	}
+	before_shmem_exit(es_wakeup_release, (Datum) 0);
+	pg_atomic_write_u32(&entry->wanted, 1);
+	pg_atomic_write_u32(&entry->worker, es_proc_number() + 1);
+	return true;
+}
+
+/*
+ * How many sessions sleep.
+ */
+int
+es_wakeup_waiters(void)
+{
+	return (int) pg_atomic_read_u32(&es_wakeup_entry->waiters);
+}
+
+/*
+ * The worker is about to look: who comes now may be too late for it.
+ */
+void
+es_wakeup_begin_look(void)
+{
+	pg_atomic_write_u32(&es_wakeup_entry->resting, 0);
+	pg_atomic_write_u32(&es_wakeup_entry->called, 0);
+	pg_memory_barrier();
+}
+
+/*
+ * Has somebody called the worker since it began to look?  Its latch does not
+ * tell: where the worker waited for a lock it was reset.
+ */
+bool
+es_wakeup_called(void)
+{
+	return pg_atomic_read_u32(&es_wakeup_entry->called) != 0;
+}
+
+/*
+ * The worker wants to end.
+ *
+ * Result: false if somebody has called it, relying on its being there.
+ */
+bool
+es_wakeup_retire(void)
+{
+	uint32		worker = pg_atomic_exchange_u32(&es_wakeup_entry->worker, 0);
+
+	if (!es_wakeup_called())
+	{
+		es_wakeup_resign();
+		return true;
+	}
+	pg_atomic_write_u32(&es_wakeup_entry->worker, worker);
+	return false;
+}
+
+/*
+ * The launcher need not start another worker for this database.
+ */
+void
+es_wakeup_resign(void)
+{
+	for (int i = 0; i < ES_WAKEUP_DATABASES && es_wakeup_shared != NULL; i++)
+	{
+		if (es_wakeup_shared->entries[i].dboid == MyDatabaseId)
+			pg_atomic_write_u32(&es_wakeup_shared->entries[i].wanted, 0);
+	}
+}
+
+static void
+es_wakeup_launcher_exit(int code, Datum arg)
+{
+	pg_atomic_write_u32(&es_wakeup_shared->launcher, 0);
+}
+
+/*
+ * Become the launcher, whose latch is set when a worker ends.
+ */
+void
+es_wakeup_launcher_begin(void)
+{
+	before_shmem_exit(es_wakeup_launcher_exit, (Datum) 0);
+	pg_atomic_write_u32(&es_wakeup_shared->launcher, es_proc_number() + 1);
+}
+
+/*
+ * Is there a worker in a database?
+ */
+bool
+es_wakeup_has_worker(Oid database)
+{
+	bool		result = false;
+
+	LWLockAcquire(AddinShmemInitLock, LW_SHARED);
+	for (int i = 0; i < ES_WAKEUP_DATABASES; i++)
+	{
+		EsWakeupEntry *entry = &es_wakeup_shared->entries[i];
+
+		if (entry->dboid == database && pg_atomic_read_u32(&entry->worker) != 0)
+			result = true;
+	}
+	LWLockRelease(AddinShmemInitLock);
+	return result;
+}
+
+/*
+ * Databases whose worker has ended for another reason than that there was
+ * nothing to do.
+ *
+ * Result: OIDs in the current memory context.
+ */
+List *
+es_wakeup_orphans(void)
+{
+	List	   *result = NIL;
+
+	LWLockAcquire(AddinShmemInitLock, LW_SHARED);
+	for (int i = 0; i < ES_WAKEUP_DATABASES; i++)
+	{
+		EsWakeupEntry *entry = &es_wakeup_shared->entries[i];
+
+		if (OidIsValid(entry->dboid) && pg_atomic_read_u32(&entry->worker) == 0 &&
+			pg_atomic_read_u32(&entry->wanted) != 0)
+			result = lappend_oid(result, entry->dboid);
+	}
+	LWLockRelease(AddinShmemInitLock);
+	return result;
+}
+
+/*
+ * Tell everybody the settled head of a store.
+ *
+ * resting		the worker will look again without being asked, and first call
+ *				es_wakeup_begin_look
+ */
+void
+es_wakeup_publish(Oid store, int64 head, bool resting)
+{
+	EsWakeupEntry *entry = es_wakeup_entry;
+
+	if (pg_atomic_read_u32(&entry->store) != store)
+	{
+		pg_atomic_write_u32(&entry->store, InvalidOid);
+		pg_write_barrier();
+		pg_atomic_write_u64(&entry->head, 0);
+		pg_write_barrier();
+		pg_atomic_write_u32(&entry->store, store);
+	}
+	if ((int64) pg_atomic_read_u64(&entry->head) < head)
+		pg_atomic_write_u64(&entry->head, (uint64) head);
+	pg_atomic_write_u32(&entry->resting, resting);
+	es_wakeup_broadcast();
+}
+
+/*
+ * Called once per process, from _PG_init.
+ */
+void
+es_wakeup_init(void)
+{
+	RegisterXactCallback(es_wakeup_xact_callback, NULL);
+
+	if (!process_shared_preload_libraries_in_progress)
+		return;
+
+#ifdef ES_HAVE_SHMEM_REQUEST_HOOK
+	prev_shmem_request_hook = shmem_request_hook;
+	shmem_request_hook = es_wakeup_request;
+#else
+	es_wakeup_request();
+#endif
+	prev_shmem_startup_hook = shmem_startup_hook;
+	shmem_startup_hook = es_wakeup_startup;
+}
