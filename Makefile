@@ -5,11 +5,22 @@
 #   make FAULTS=1                                     test build with fault points
 
 EXTENSION    = event_store
-EXTVERSION  := $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(EXTENSION).control)
+EXTVERSION  := $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(dir $(lastword $(MAKEFILE_LIST)))$(EXTENSION).control)
 MODULE_big   = event_store
-OBJS         = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/*/*.c)))
-DATA         = $(sort $(wildcard sql/$(EXTENSION)--*.sql))
-PG_CPPFLAGS  = -Isrc -DES_VERSION='"$(EXTVERSION)"'
+
+# in a VPATH build pg_config's makefile finds the sources, these look themselves
+top         := $(patsubst %/,%,$(dir $(lastword $(MAKEFILE_LIST))))
+sources     := $(patsubst $(top)/%,%,$(sort $(wildcard $(top)/src/*.c $(top)/src/*/*.c)))
+headers     := $(wildcard $(top)/src/*.h $(top)/src/*/*.h)
+OBJS         = $(sources:.c=.o)
+PG_CPPFLAGS  = -I$(top)/src -DES_VERSION='"$(EXTVERSION)"'
+
+# The install script of the current version is put together of one part for
+# each wing of src/, in the order in which the parts need each other.
+SQL_PARTS    = base log append evolution read wakeup state projection subscription permissions
+script      := sql/$(EXTENSION)--$(EXTVERSION).sql
+DATA         = $(filter-out $(script),$(patsubst $(top)/%,%,$(sort $(wildcard $(top)/sql/$(EXTENSION)--*.sql))))
+DATA_built   = $(script)
 ifdef FAULTS
 PG_CPPFLAGS += -DES_FAULTS
 endif
@@ -45,12 +56,18 @@ endif
 
 # Debian's package for 13 does not ship the isolation tester
 ifneq ($(wildcard $(dir $(PGXS))../../src/test/isolation/pg_isolation_regress),)
-ISOLATION      = $(patsubst test/isolation/specs/%.spec,%,$(sort $(wildcard test/isolation/specs/*.spec)))
-ISOLATION_OPTS = --inputdir=test/isolation --load-extension=$(EXTENSION)
+ISOLATION      = $(patsubst $(top)/test/isolation/specs/%.spec,%,$(sort $(wildcard $(top)/test/isolation/specs/*.spec)))
+ISOLATION_OPTS = --inputdir=$(top)/test/isolation --load-extension=$(EXTENSION)
 endif
 
 include $(PGXS)
 
-$(OBJS): $(wildcard src/*.h src/*/*.h)
+$(OBJS): $(headers)
+
+# the folders of a VPATH build
+$(shell mkdir -p $(sort $(dir $(OBJS) $(script))))
+
+$(script): $(SQL_PARTS:%=$(top)/sql/install/%.sql)
+	for part in $^; do cat "$$part" && echo; done | sed '$$d' >$@
 
 endif

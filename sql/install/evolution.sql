@@ -1,0 +1,75 @@
+--
+-- Schema evolution and aggregates.  Functions are remembered by name, because
+-- OIDs change with pg_dump and pg_upgrade.
+--
+
+CREATE TABLE event_store.upcaster (
+    event_type pg_catalog.text COLLATE pg_catalog."C" NOT NULL,
+    schema_version int NOT NULL,
+    upcaster pg_catalog.text NOT NULL,
+    to_event_type pg_catalog.text COLLATE pg_catalog."C" NOT NULL,
+    to_schema_version int NOT NULL,
+    PRIMARY KEY (event_type, schema_version)
+) USING heap;
+COMMENT ON TABLE event_store.upcaster IS 'upcasters: how events of an event type and schema version are read; see es_define_upcaster';
+COMMENT ON COLUMN event_store.upcaster.event_type IS 'type of the stored events, or of what another upcaster gives';
+COMMENT ON COLUMN event_store.upcaster.schema_version IS 'version of the shape of data';
+COMMENT ON COLUMN event_store.upcaster.upcaster IS 'the function f(data jsonb) RETURNS jsonb';
+COMMENT ON COLUMN event_store.upcaster.to_event_type IS 'type of the result';
+COMMENT ON COLUMN event_store.upcaster.to_schema_version IS 'schema version of the result';
+
+SELECT pg_catalog.pg_extension_config_dump('event_store.upcaster', '');
+
+CREATE FUNCTION event_store.es_definition_changed() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'es_definition_changed';
+COMMENT ON FUNCTION event_store.es_definition_changed() IS 'makes all sessions notice changed definitions';
+REVOKE ALL ON FUNCTION event_store.es_definition_changed() FROM PUBLIC;
+
+CREATE TRIGGER es_definition_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON event_store.upcaster
+    FOR EACH STATEMENT EXECUTE FUNCTION event_store.es_definition_changed();
+ALTER TABLE event_store.upcaster ENABLE ALWAYS TRIGGER es_definition_changed;
+
+CREATE FUNCTION @extschema@.es_define_upcaster(event_type text, schema_version int, upcaster regprocedure,
+        to_event_type text DEFAULT NULL, to_schema_version int DEFAULT NULL) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_define_upcaster';
+COMMENT ON FUNCTION @extschema@.es_define_upcaster(text, int, regprocedure, text, int) IS
+    'events of this type and schema version are read through upcaster, f(data jsonb) RETURNS jsonb';
+REVOKE ALL ON FUNCTION @extschema@.es_define_upcaster(text, int, regprocedure, text, int) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.es_drop_upcaster(event_type text, schema_version int) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_drop_upcaster';
+COMMENT ON FUNCTION @extschema@.es_drop_upcaster(text, int) IS 'removes an upcaster';
+REVOKE ALL ON FUNCTION @extschema@.es_drop_upcaster(text, int) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.es_check_upcasters(event_type text, max_count bigint DEFAULT 1000)
+    RETURNS TABLE (event_id uuid, stream_id text, version bigint, schema_version int, sqlstate text, message text)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 10 AS 'MODULE_PATHNAME', 'es_check_upcasters';
+COMMENT ON FUNCTION @extschema@.es_check_upcasters(text, bigint) IS
+    'takes every stored event of a type (NULL: of all) through its upcasters; the first max_count failures';
+REVOKE ALL ON FUNCTION @extschema@.es_check_upcasters(text, bigint) FROM PUBLIC;
+
+-- An event's type, schema version and data in today's shape, for the view.
+-- While no upcaster is defined the planner puts the argument in their place.
+CREATE FUNCTION event_store.es_upcast_support(internal) RETURNS internal
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'es_upcast_support';
+COMMENT ON FUNCTION event_store.es_upcast_support(internal) IS 'planner support of es_upcast_type, es_upcast_schema_version and es_upcast_data';
+REVOKE ALL ON FUNCTION event_store.es_upcast_support(internal) FROM PUBLIC;
+
+CREATE FUNCTION event_store.es_upcast_type(event_type text, schema_version int) RETURNS text
+    LANGUAGE c STABLE STRICT PARALLEL RESTRICTED SUPPORT event_store.es_upcast_support
+    AS 'MODULE_PATHNAME', 'es_upcast_type';
+COMMENT ON FUNCTION event_store.es_upcast_type(text, int) IS 'the type as which stored events of this type and schema version are read';
+REVOKE ALL ON FUNCTION event_store.es_upcast_type(text, int) FROM PUBLIC;
+
+CREATE FUNCTION event_store.es_upcast_schema_version(event_type text, schema_version int) RETURNS int
+    LANGUAGE c STABLE STRICT PARALLEL RESTRICTED SUPPORT event_store.es_upcast_support
+    AS 'MODULE_PATHNAME', 'es_upcast_schema_version';
+COMMENT ON FUNCTION event_store.es_upcast_schema_version(text, int) IS 'the schema version as which stored events of this type and schema version are read';
+REVOKE ALL ON FUNCTION event_store.es_upcast_schema_version(text, int) FROM PUBLIC;
+
+CREATE FUNCTION event_store.es_upcast_data(event_type text, schema_version int, data jsonb,
+        event_id uuid, stream_id text, version bigint) RETURNS jsonb
+    LANGUAGE c STABLE STRICT PARALLEL RESTRICTED COST 10 SUPPORT event_store.es_upcast_support
+    AS 'MODULE_PATHNAME', 'es_upcast_data';
+COMMENT ON FUNCTION event_store.es_upcast_data(text, int, jsonb, uuid, text, bigint) IS 'data of a stored event as it is read; the last three arguments are for errors';
+REVOKE ALL ON FUNCTION event_store.es_upcast_data(text, int, jsonb, uuid, text, bigint) FROM PUBLIC;

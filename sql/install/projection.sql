@@ -1,0 +1,234 @@
+--
+-- Projections
+--
+
+-- Names of roles and functions are text: OIDs would not survive dump and
+-- restore.  Room on the pages lets a checkpoint move without index entries.
+CREATE TABLE event_store.projection (
+    name pg_catalog.text COLLATE pg_catalog."C" NOT NULL,
+    is_shadow boolean NOT NULL,
+    owner pg_catalog.text NOT NULL,
+    handler pg_catalog.text NOT NULL,
+    reset_handler pg_catalog.text,
+    categories pg_catalog.text[],
+    event_types pg_catalog.text[],
+    batch_size int NOT NULL,
+    policy pg_catalog.text NOT NULL,
+    max_attempts int NOT NULL,
+    state pg_catalog.text NOT NULL,
+    position bigint NOT NULL,
+    generation bigint NOT NULL,
+    replay_until bigint NOT NULL DEFAULT 0,
+    attempts int NOT NULL DEFAULT 0,
+    next_attempt_at timestamptz,
+    applied bigint NOT NULL DEFAULT 0,
+    rate float8 NOT NULL DEFAULT 0,
+    rate_since timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    rate_applied bigint NOT NULL DEFAULT 0,
+    created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    started_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    updated_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    error_sqlstate pg_catalog.text,
+    error_message pg_catalog.text,
+    error_position bigint,
+    error_at timestamptz,
+    PRIMARY KEY (name, is_shadow)
+) USING heap WITH (fillfactor = 50);
+COMMENT ON TABLE event_store.projection IS 'projections with their checkpoints; see view event_store.projections';
+COMMENT ON COLUMN event_store.projection.name IS 'name of the projection';
+COMMENT ON COLUMN event_store.projection.is_shadow IS 'a new version, catching up beside the original';
+COMMENT ON COLUMN event_store.projection.owner IS 'role as which the handler runs';
+COMMENT ON COLUMN event_store.projection.handler IS 'signature of f(es_event) or f(es_event[])';
+COMMENT ON COLUMN event_store.projection.reset_handler IS 'signature of f(), which empties the read model';
+COMMENT ON COLUMN event_store.projection.categories IS 'categories of interest, NULL = all';
+COMMENT ON COLUMN event_store.projection.event_types IS 'event types of interest, NULL = all';
+COMMENT ON COLUMN event_store.projection.batch_size IS 'most events in one transaction';
+COMMENT ON COLUMN event_store.projection.policy IS 'what becomes of an event that keeps failing: stop, park or skip';
+COMMENT ON COLUMN event_store.projection.max_attempts IS 'attempts before the policy decides';
+COMMENT ON COLUMN event_store.projection.state IS 'running, paused or stopped';
+COMMENT ON COLUMN event_store.projection.position IS 'checkpoint: the read model contains everything up to here and nothing after';
+COMMENT ON COLUMN event_store.projection.generation IS 'changes whenever the position is set, not moved';
+COMMENT ON COLUMN event_store.projection.replay_until IS 'up to here events have been applied before; see es_is_replaying';
+COMMENT ON COLUMN event_store.projection.attempts IS 'failed attempts at the next event';
+COMMENT ON COLUMN event_store.projection.next_attempt_at IS 'not before this time';
+COMMENT ON COLUMN event_store.projection.applied IS 'events applied since the start or the last rebuild';
+COMMENT ON COLUMN event_store.projection.rate IS 'events per second, of late';
+COMMENT ON COLUMN event_store.projection.rate_since IS 'start of the window over which the rate is being measured';
+COMMENT ON COLUMN event_store.projection.rate_applied IS 'events applied in that window';
+COMMENT ON COLUMN event_store.projection.created_at IS 'when it was created';
+COMMENT ON COLUMN event_store.projection.started_at IS 'when it was started from the beginning';
+COMMENT ON COLUMN event_store.projection.updated_at IS 'last movement or change of state';
+COMMENT ON COLUMN event_store.projection.error_sqlstate IS 'last error: its SQLSTATE';
+COMMENT ON COLUMN event_store.projection.error_message IS 'last error: its message';
+COMMENT ON COLUMN event_store.projection.error_position IS 'last error: the event, NULL when none was to blame';
+COMMENT ON COLUMN event_store.projection.error_at IS 'last error: when';
+
+CREATE TABLE event_store.projection_parked (
+    projection pg_catalog.text COLLATE pg_catalog."C" NOT NULL,
+    is_shadow boolean NOT NULL,
+    global_position bigint NOT NULL,
+    stream_id pg_catalog.text COLLATE pg_catalog."C" NOT NULL,
+    disposition pg_catalog.text NOT NULL,
+    attempts int NOT NULL,
+    sqlstate pg_catalog.text,
+    message pg_catalog.text,
+    parked_at timestamptz NOT NULL,
+    PRIMARY KEY (projection, is_shadow, global_position)
+) USING heap;
+-- every slice asks which streams wait, however many events do
+CREATE INDEX projection_parked_stream ON event_store.projection_parked (projection, is_shadow, stream_id)
+    WHERE disposition OPERATOR(pg_catalog.=) 'parked';
+COMMENT ON TABLE event_store.projection_parked IS 'events that a projection has passed without applying them; see es_retry_projection_parked';
+COMMENT ON COLUMN event_store.projection_parked.projection IS 'name of the projection';
+COMMENT ON COLUMN event_store.projection_parked.is_shadow IS 'parked by the new version in preparation';
+COMMENT ON COLUMN event_store.projection_parked.global_position IS 'position of the event';
+COMMENT ON COLUMN event_store.projection_parked.stream_id IS 'stream of the event';
+COMMENT ON COLUMN event_store.projection_parked.disposition IS 'parked: it failed; behind: it waits behind a parked event of its stream; skipped: it failed and is only recorded';
+COMMENT ON COLUMN event_store.projection_parked.attempts IS 'how often it was tried';
+COMMENT ON COLUMN event_store.projection_parked.sqlstate IS 'SQLSTATE of the last failure';
+COMMENT ON COLUMN event_store.projection_parked.message IS 'message of the last failure';
+COMMENT ON COLUMN event_store.projection_parked.parked_at IS 'when it was passed';
+
+SELECT pg_catalog.pg_extension_config_dump('event_store.projection', '');
+SELECT pg_catalog.pg_extension_config_dump('event_store.projection_parked', '');
+
+CREATE FUNCTION @extschema@.es_create_projection(name text, handler regprocedure,
+        categories text[] DEFAULT NULL, event_types text[] DEFAULT NULL,
+        batch_size int DEFAULT 1000, after_position bigint DEFAULT 0,
+        policy text DEFAULT 'stop', reset_handler regprocedure DEFAULT NULL,
+        max_attempts int DEFAULT 5, paused boolean DEFAULT false)
+    RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_create_projection';
+COMMENT ON FUNCTION @extschema@.es_create_projection(text, regprocedure, text[], text[], int, bigint, text, regprocedure, int, boolean) IS
+    'creates a projection: the handler, f(es_event) or f(es_event[]), is given every event once, as the calling role';
+REVOKE ALL ON FUNCTION @extschema@.es_create_projection(text, regprocedure, text[], text[], int, bigint, text, regprocedure, int, boolean) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.es_drop_projection(name text) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_drop_projection';
+COMMENT ON FUNCTION @extschema@.es_drop_projection(text) IS 'drops a projection; its read model stays';
+REVOKE ALL ON FUNCTION @extschema@.es_drop_projection(text) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.es_pause_projection(name text) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_pause_projection';
+COMMENT ON FUNCTION @extschema@.es_pause_projection(text) IS 'lets workers leave a projection alone';
+REVOKE ALL ON FUNCTION @extschema@.es_pause_projection(text) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.es_resume_projection(name text) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_resume_projection';
+COMMENT ON FUNCTION @extschema@.es_resume_projection(text) IS 'goes on with a paused or stopped projection where it stopped';
+REVOKE ALL ON FUNCTION @extschema@.es_resume_projection(text) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.es_run_projection(name text) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_run_projection';
+COMMENT ON FUNCTION @extschema@.es_run_projection(text) IS 'catches up now, in this transaction; number of events applied';
+REVOKE ALL ON FUNCTION @extschema@.es_run_projection(text) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.es_wait_projection(name text, global_position bigint, timeout interval DEFAULT '30 s') RETURNS boolean
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_wait_projection';
+COMMENT ON FUNCTION @extschema@.es_wait_projection(text, bigint, interval) IS
+    'waits until a projection has reached a position; false when the time is up';
+REVOKE ALL ON FUNCTION @extschema@.es_wait_projection(text, bigint, interval) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.es_is_replaying() RETURNS boolean
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_is_replaying';
+COMMENT ON FUNCTION @extschema@.es_is_replaying() IS
+    'in a handler: whether this event was applied before a rebuild, so that side effects are not to be repeated';
+REVOKE ALL ON FUNCTION @extschema@.es_is_replaying() FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.es_rebuild_projection(name text) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_rebuild_projection';
+COMMENT ON FUNCTION @extschema@.es_rebuild_projection(text) IS 'calls the reset handler and starts over from the first event';
+REVOKE ALL ON FUNCTION @extschema@.es_rebuild_projection(text) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.es_prepare_projection(name text, handler regprocedure, reset_handler regprocedure DEFAULT NULL,
+        categories text[] DEFAULT NULL, event_types text[] DEFAULT NULL, keep_filters boolean DEFAULT true)
+    RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_prepare_projection';
+COMMENT ON FUNCTION @extschema@.es_prepare_projection(text, regprocedure, regprocedure, text[], text[], boolean) IS
+    'starts a new version of a projection, with a read model of its own, beside the present one';
+REVOKE ALL ON FUNCTION @extschema@.es_prepare_projection(text, regprocedure, regprocedure, text[], text[], boolean) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.es_switch_projection(name text, switch_handler regprocedure DEFAULT NULL, max_lag bigint DEFAULT 10000)
+    RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_switch_projection';
+COMMENT ON FUNCTION @extschema@.es_switch_projection(text, regprocedure, bigint) IS
+    'lets the new version catch up and makes it the projection, in one transaction; the switch handler can rename tables';
+REVOKE ALL ON FUNCTION @extschema@.es_switch_projection(text, regprocedure, bigint) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.es_cancel_rebuild(name text) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_cancel_rebuild';
+COMMENT ON FUNCTION @extschema@.es_cancel_rebuild(text) IS 'forgets the new version of a projection';
+REVOKE ALL ON FUNCTION @extschema@.es_cancel_rebuild(text) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.es_retry_projection_parked(name text, stream_id text DEFAULT NULL) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_retry_projection_parked';
+COMMENT ON FUNCTION @extschema@.es_retry_projection_parked(text, text) IS
+    'gives the parked events, of one stream or all, to the handler again; number of events applied';
+REVOKE ALL ON FUNCTION @extschema@.es_retry_projection_parked(text, text) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.es_discard_projection_parked(name text, stream_id text DEFAULT NULL) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_discard_projection_parked';
+COMMENT ON FUNCTION @extschema@.es_discard_projection_parked(text, text) IS
+    'gives up the parked and skipped events, of one stream or all; number of events given up';
+REVOKE ALL ON FUNCTION @extschema@.es_discard_projection_parked(text, text) FROM PUBLIC;
+
+-- what a projection has still to do: events up to a position, and the oldest
+CREATE FUNCTION event_store.es_projection_backlog(after_position bigint, upto bigint, categories text[], event_types text[],
+        OUT events bigint, OUT oldest timestamptz)
+    RETURNS record
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'es_projection_backlog';
+COMMENT ON FUNCTION event_store.es_projection_backlog(bigint, bigint, text[], text[]) IS
+    'number and age of the events that the filters want in a range of positions';
+REVOKE ALL ON FUNCTION event_store.es_projection_backlog(bigint, bigint, text[], text[]) FROM PUBLIC;
+
+CREATE VIEW event_store.projections AS
+    SELECT p.name, p.is_shadow, p.owner, p.handler, p.reset_handler, p.categories, p.event_types,
+           p.batch_size, p.policy, p.state, p.position,
+           b.events AS lag_events,
+           COALESCE(pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) b.oldest), 0) AS lag_seconds,
+           CASE WHEN pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) p.updated_at OPERATOR(pg_catalog.>) '10 s'::interval
+                THEN 0 ELSE p.rate END AS events_per_second,
+           p.applied AS events_applied,
+           w.pid AS worker_pid, p.attempts, p.max_attempts, p.next_attempt_at,
+           p.error_sqlstate, p.error_message, p.error_position, p.error_at,
+           (SELECT pg_catalog.count(*) FROM event_store.projection_parked k
+             WHERE k.projection OPERATOR(pg_catalog.=) p.name AND k.is_shadow OPERATOR(pg_catalog.=) p.is_shadow
+               AND k.disposition OPERATOR(pg_catalog.<>) 'skipped') AS events_parked,
+           (SELECT pg_catalog.count(*) FROM event_store.projection_parked k
+             WHERE k.projection OPERATOR(pg_catalog.=) p.name AND k.is_shadow OPERATOR(pg_catalog.=) p.is_shadow
+               AND k.disposition OPERATOR(pg_catalog.=) 'skipped') AS events_skipped,
+           p.created_at, p.started_at, p.updated_at
+      FROM event_store.projection p
+      CROSS JOIN LATERAL event_store.es_projection_backlog(p.position, 9223372036854775807, p.categories, p.event_types) b
+      LEFT JOIN pg_catalog.pg_roles r ON r.rolname OPERATOR(pg_catalog.=) p.owner::pg_catalog.name
+      LEFT JOIN LATERAL (
+            SELECT l.pid FROM pg_catalog.pg_locks l
+             WHERE l.locktype OPERATOR(pg_catalog.=) 'advisory' AND l.objsubid OPERATOR(pg_catalog.=) 5 AND l.granted
+               AND l.database OPERATOR(pg_catalog.=) (SELECT d.oid FROM pg_catalog.pg_database d
+                                 WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
+               AND l.objid OPERATOR(pg_catalog.=) r.oid
+             LIMIT 1) w ON true;
+COMMENT ON VIEW event_store.projections IS
+    'projections: checkpoint, what they lag behind, worker, last error';
+
+CREATE VIEW event_store.projection_progress AS
+    SELECT q.name, q.is_shadow, q.state, q.position, q.target_position, q.events_done, q.events_to_do, q.events_per_second,
+           CASE WHEN q.events_to_do OPERATOR(pg_catalog.=) 0 THEN '0 s'::interval
+                WHEN q.events_per_second OPERATOR(pg_catalog.>) 0
+                THEN pg_catalog.make_interval(secs => q.events_to_do OPERATOR(pg_catalog./) q.events_per_second)
+           END AS time_left,
+           q.started_at
+      FROM (SELECT p.name, p.is_shadow, p.state, p.position, t.target_position, p.applied AS events_done,
+                   b.events AS events_to_do,
+                   CASE WHEN pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) p.updated_at OPERATOR(pg_catalog.>) '10 s'::interval
+                        THEN 0 ELSE p.rate END AS events_per_second, p.started_at
+              FROM event_store.projection p
+              LEFT JOIN event_store.projection o
+                     ON p.is_shadow AND NOT o.is_shadow AND o.name OPERATOR(pg_catalog.=) p.name
+              CROSS JOIN LATERAL (
+                    SELECT CASE WHEN p.is_shadow THEN o.position ELSE p.replay_until END AS target_position) t
+              CROSS JOIN LATERAL event_store.es_projection_backlog(p.position, t.target_position, p.categories, p.event_types) b
+             WHERE p.is_shadow OR p.position OPERATOR(pg_catalog.<) p.replay_until) q
+     WHERE q.is_shadow OR q.events_to_do OPERATOR(pg_catalog.>) 0;
+COMMENT ON VIEW event_store.projection_progress IS
+    'rebuilds that are going on: events done and to do, events per second, time left';

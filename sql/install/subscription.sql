@@ -1,0 +1,267 @@
+--
+-- Subscriptions
+--
+
+CREATE TABLE event_store.subscription (
+    slots int NOT NULL,
+    max_retries int NOT NULL,
+    lease interval NOT NULL,
+    retry_delay interval NOT NULL,
+    created_at timestamptz NOT NULL,
+    name pg_catalog.text COLLATE pg_catalog."C" NOT NULL,
+    categories pg_catalog.text[],
+    event_types pg_catalog.text[],
+    created_by pg_catalog.text,
+    PRIMARY KEY (name)
+) USING heap;
+COMMENT ON TABLE event_store.subscription IS 'durable subscriptions; changed by functions only';
+COMMENT ON COLUMN event_store.subscription.slots IS 'virtual slots of a consumer group; 0 = no group, one cursor';
+COMMENT ON COLUMN event_store.subscription.max_retries IS 'retries of a failed event before it is parked';
+COMMENT ON COLUMN event_store.subscription.lease IS 'how long a consumer may take for what it has fetched';
+COMMENT ON COLUMN event_store.subscription.retry_delay IS 'pause before the first retry; doubles each time';
+COMMENT ON COLUMN event_store.subscription.created_at IS 'when it was made';
+COMMENT ON COLUMN event_store.subscription.name IS 'name of the subscription';
+COMMENT ON COLUMN event_store.subscription.categories IS 'categories that it wants, NULL = all';
+COMMENT ON COLUMN event_store.subscription.event_types IS 'event types that it wants, NULL = all';
+COMMENT ON COLUMN event_store.subscription.created_by IS 'role that made it';
+
+CREATE TABLE event_store.subscription_checkpoint (
+    position bigint NOT NULL,
+    scanned bigint NOT NULL,
+    delivered bigint NOT NULL,
+    session bigint,
+    lease_until timestamptz NOT NULL DEFAULT '-infinity',
+    updated_at timestamptz NOT NULL,
+    slot int NOT NULL,
+    pid int,
+    subscription pg_catalog.text COLLATE pg_catalog."C" NOT NULL,
+    member pg_catalog.text COLLATE pg_catalog."C",
+    PRIMARY KEY (subscription, slot)
+) USING heap WITH (fillfactor = 50);
+COMMENT ON TABLE event_store.subscription_checkpoint IS 'checkpoint of each subscription, of a group''s one for each slot; see view event_store.subscriptions';
+COMMENT ON COLUMN event_store.subscription_checkpoint.position IS 'everything up to here is done';
+COMMENT ON COLUMN event_store.subscription_checkpoint.scanned IS 'where the checkpoint goes when all that was handed out is acknowledged';
+COMMENT ON COLUMN event_store.subscription_checkpoint.delivered IS 'last position handed out and not acknowledged, 0 = nothing is out';
+COMMENT ON COLUMN event_store.subscription_checkpoint.session IS 'session that fetched last, a random number; NULL = a consumer with a name';
+COMMENT ON COLUMN event_store.subscription_checkpoint.lease_until IS 'when what was handed out goes to others';
+COMMENT ON COLUMN event_store.subscription_checkpoint.updated_at IS 'when the row was written';
+COMMENT ON COLUMN event_store.subscription_checkpoint.slot IS 'virtual slot of a group; 0 without a group';
+COMMENT ON COLUMN event_store.subscription_checkpoint.pid IS 'server process that fetched or acknowledged last';
+COMMENT ON COLUMN event_store.subscription_checkpoint.subscription IS 'name of the subscription';
+COMMENT ON COLUMN event_store.subscription_checkpoint.member IS 'consumer that fetched last; in a group the member that owns the slot';
+
+CREATE TABLE event_store.subscription_member (
+    position bigint NOT NULL,
+    scanned bigint NOT NULL,
+    delivered bigint NOT NULL,
+    lease interval NOT NULL,
+    lease_until timestamptz NOT NULL,
+    joined_at timestamptz NOT NULL,
+    updated_at timestamptz NOT NULL,
+    pid int,
+    subscription pg_catalog.text COLLATE pg_catalog."C" NOT NULL,
+    member pg_catalog.text COLLATE pg_catalog."C" NOT NULL,
+    PRIMARY KEY (subscription, member)
+) USING heap WITH (fillfactor = 50);
+COMMENT ON TABLE event_store.subscription_member IS 'members of consumer groups; see view event_store.subscription_members';
+COMMENT ON COLUMN event_store.subscription_member.position IS 'everything of its slots up to here is done, or up to the slot''s own checkpoint if that is higher';
+COMMENT ON COLUMN event_store.subscription_member.scanned IS 'where position goes when all that was handed out is acknowledged';
+COMMENT ON COLUMN event_store.subscription_member.delivered IS 'last position handed out and not acknowledged, 0 = nothing is out';
+COMMENT ON COLUMN event_store.subscription_member.lease IS 'how long it stays a member without fetching or acknowledging';
+COMMENT ON COLUMN event_store.subscription_member.lease_until IS 'when its slots go to others';
+COMMENT ON COLUMN event_store.subscription_member.joined_at IS 'when it joined';
+COMMENT ON COLUMN event_store.subscription_member.updated_at IS 'when the row was written';
+COMMENT ON COLUMN event_store.subscription_member.pid IS 'server process that fetched or acknowledged last';
+COMMENT ON COLUMN event_store.subscription_member.subscription IS 'name of the subscription';
+COMMENT ON COLUMN event_store.subscription_member.member IS 'name of the member';
+
+CREATE TABLE event_store.parked_stream (
+    stream_no bigint NOT NULL,
+    next_version bigint NOT NULL,
+    done_position bigint NOT NULL,
+    delivered_version bigint NOT NULL,
+    failed_version bigint,
+    failed_position bigint,
+    next_attempt_at timestamptz NOT NULL,
+    first_failed_at timestamptz NOT NULL,
+    failed_at timestamptz NOT NULL,
+    slot int NOT NULL,
+    attempts int NOT NULL,
+    subscription pg_catalog.text COLLATE pg_catalog."C" NOT NULL,
+    state pg_catalog.text COLLATE pg_catalog."C" NOT NULL,
+    reason pg_catalog.text,
+    discarded pg_catalog.int8[] NOT NULL DEFAULT '{}',
+    PRIMARY KEY (subscription, stream_no)
+) USING heap WITH (fillfactor = 70);
+COMMENT ON TABLE event_store.parked_stream IS 'streams that a failed event holds up; see view event_store.parked_events';
+COMMENT ON COLUMN event_store.parked_stream.stream_no IS 'see event_store.stream';
+COMMENT ON COLUMN event_store.parked_stream.next_version IS 'first version of the stream that is not done, at most the failed one';
+COMMENT ON COLUMN event_store.parked_stream.done_position IS 'the stream is held up at least until the checkpoint is here; last position that was discarded';
+COMMENT ON COLUMN event_store.parked_stream.delivered_version IS 'last version handed out and not acknowledged, 0 = none';
+COMMENT ON COLUMN event_store.parked_stream.failed_version IS 'version of the failed event; NULL = it is through, the queue is being caught up';
+COMMENT ON COLUMN event_store.parked_stream.failed_position IS 'position of that';
+COMMENT ON COLUMN event_store.parked_stream.next_attempt_at IS 'when it is delivered again';
+COMMENT ON COLUMN event_store.parked_stream.first_failed_at IS 'when it failed for the first time';
+COMMENT ON COLUMN event_store.parked_stream.failed_at IS 'when it failed last';
+COMMENT ON COLUMN event_store.parked_stream.slot IS 'virtual slot of the stream';
+COMMENT ON COLUMN event_store.parked_stream.attempts IS 'how often it failed';
+COMMENT ON COLUMN event_store.parked_stream.subscription IS 'name of the subscription';
+COMMENT ON COLUMN event_store.parked_stream.state IS 'retry: delivered again by itself; parked: waits for es_retry_parked';
+COMMENT ON COLUMN event_store.parked_stream.reason IS 'what the consumer said';
+COMMENT ON COLUMN event_store.parked_stream.discarded IS 'positions that were discarded although events before them are not done';
+
+SELECT pg_catalog.pg_extension_config_dump('event_store.subscription', '');
+SELECT pg_catalog.pg_extension_config_dump('event_store.subscription_checkpoint', '');
+SELECT pg_catalog.pg_extension_config_dump('event_store.subscription_member', '');
+SELECT pg_catalog.pg_extension_config_dump('event_store.parked_stream', '');
+
+CREATE FUNCTION @extschema@.es_create_subscription(name text, categories text[] DEFAULT NULL,
+        event_types text[] DEFAULT NULL, after_position bigint DEFAULT 0, slots int DEFAULT NULL,
+        lease interval DEFAULT '30 s', max_retries int DEFAULT 10, retry_delay interval DEFAULT '1 s')
+    RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_create_subscription';
+COMMENT ON FUNCTION @extschema@.es_create_subscription(text, text[], text[], bigint, int, interval, int, interval) IS
+    'makes a durable subscription; with slots it is a consumer group';
+REVOKE ALL ON FUNCTION @extschema@.es_create_subscription(text, text[], text[], bigint, int, interval, int, interval) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.es_drop_subscription(name text) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_drop_subscription';
+COMMENT ON FUNCTION @extschema@.es_drop_subscription(text) IS 'removes a subscription with its checkpoint, members and parked events';
+REVOKE ALL ON FUNCTION @extschema@.es_drop_subscription(text) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.es_reset_subscription(name text, after_position bigint DEFAULT 0) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_reset_subscription';
+COMMENT ON FUNCTION @extschema@.es_reset_subscription(text, bigint) IS
+    'starts a subscription again after a position, backward or forward; leases end, nothing stays parked';
+REVOKE ALL ON FUNCTION @extschema@.es_reset_subscription(text, bigint) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.es_fetch(name text, max_count int DEFAULT 100, wait interval DEFAULT '0',
+        member text DEFAULT NULL)
+    RETURNS SETOF @extschema@.es_event
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 100 AS 'MODULE_PATHNAME', 'es_fetch';
+COMMENT ON FUNCTION @extschema@.es_fetch(text, int, interval, text) IS
+    'the next events of a subscription, in order; they are this consumer''s until acknowledged or its lease ends';
+REVOKE ALL ON FUNCTION @extschema@.es_fetch(text, int, interval, text) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.es_ack(name text, global_position bigint, member text DEFAULT NULL) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_ack';
+COMMENT ON FUNCTION @extschema@.es_ack(text, bigint, text) IS
+    'everything fetched up to the position is done: moves the checkpoint, never backwards';
+REVOKE ALL ON FUNCTION @extschema@.es_ack(text, bigint, text) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.es_nack(name text, global_position bigint, reason text, retry boolean DEFAULT true,
+        member text DEFAULT NULL)
+    RETURNS text
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_nack';
+COMMENT ON FUNCTION @extschema@.es_nack(text, bigint, text, boolean, text) IS
+    'this event could not be handled: retry or park it, its stream waits behind it';
+REVOKE ALL ON FUNCTION @extschema@.es_nack(text, bigint, text, boolean, text) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.es_join(name text, member text, lease interval DEFAULT NULL) RETURNS int
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_join';
+COMMENT ON FUNCTION @extschema@.es_join(text, text, interval) IS
+    'joins a consumer group; the number of slots that the member owns now';
+REVOKE ALL ON FUNCTION @extschema@.es_join(text, text, interval) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.es_leave(name text, member text) RETURNS boolean
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_leave';
+COMMENT ON FUNCTION @extschema@.es_leave(text, text) IS
+    'leaves a consumer group: its slots are free at once; false if it was no member';
+REVOKE ALL ON FUNCTION @extschema@.es_leave(text, text) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.es_retry_parked(name text, stream_id text DEFAULT NULL) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_retry_parked';
+COMMENT ON FUNCTION @extschema@.es_retry_parked(text, text) IS
+    'delivers failed events of one stream or of all again, in order; the number of streams';
+REVOKE ALL ON FUNCTION @extschema@.es_retry_parked(text, text) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.es_discard_parked(name text, global_position bigint) RETURNS boolean
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_discard_parked';
+COMMENT ON FUNCTION @extschema@.es_discard_parked(text, bigint) IS
+    'gives up one failed event; its stream goes on with the next one';
+REVOKE ALL ON FUNCTION @extschema@.es_discard_parked(text, bigint) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.es_discard_parked_stream(name text, stream_id text) RETURNS boolean
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_discard_parked_stream';
+COMMENT ON FUNCTION @extschema@.es_discard_parked_stream(text, text) IS
+    'gives up the failed event of a stream and what has queued up behind it';
+REVOKE ALL ON FUNCTION @extschema@.es_discard_parked_stream(text, text) FROM PUBLIC;
+
+CREATE FUNCTION event_store.es_subscription_lag(name text, max_count bigint DEFAULT 100000,
+        OUT lag_events bigint, OUT oldest timestamptz)
+    RETURNS record
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'es_subscription_lag';
+COMMENT ON FUNCTION event_store.es_subscription_lag(text, bigint) IS
+    'events that a subscription has not done yet, counted up to max_count, and the age of the first; see view event_store.subscriptions';
+REVOKE ALL ON FUNCTION event_store.es_subscription_lag(text, bigint) FROM PUBLIC;
+
+CREATE VIEW event_store.subscriptions AS
+    SELECT s.name::pg_catalog.text, c.checkpoint, l.lag_events,
+           coalesce(extract(epoch FROM clock_timestamp() - l.oldest), 0)::float8 AS lag_seconds,
+           greatest(h.settled_head - c.checkpoint, 0) AS lag_positions,
+           s.categories, s.event_types, nullif(s.slots, 0) AS slots,
+           CASE WHEN s.slots > 0 THEN m.members END AS members,
+           CASE WHEN s.slots > 0 THEN m.in_flight ELSE c.in_flight END AS in_flight,
+           CASE WHEN s.slots = 0 AND c.in_flight THEN coalesce(c.member, 'pid ' || c.pid) END AS holder,
+           CASE WHEN s.slots = 0 AND c.in_flight THEN c.lease_until END AS lease_until,
+           coalesce(p.retrying, 0) AS retrying_streams, coalesce(p.parked, 0) AS parked_streams,
+           s.lease, s.max_retries, s.retry_delay, s.created_by, s.created_at,
+           greatest(c.updated_at, m.updated_at) AS updated_at
+      FROM event_store.subscription s
+      LEFT JOIN LATERAL (
+            SELECT min(greatest(k.position, o.position)) AS checkpoint, bool_or(k.delivered > 0) AS in_flight,
+                   max(k.member) AS member, max(k.pid) AS pid, max(k.lease_until) AS lease_until,
+                   max(k.updated_at) AS updated_at
+              FROM event_store.subscription_checkpoint k
+              LEFT JOIN event_store.subscription_member o ON o.subscription = k.subscription AND o.member = k.member
+             WHERE k.subscription = s.name) c ON true
+      LEFT JOIN LATERAL (
+            SELECT count(*) AS members, coalesce(bool_or(o.delivered > 0), false) AS in_flight, max(o.updated_at) AS updated_at
+              FROM event_store.subscription_member o
+             WHERE o.subscription = s.name) m ON true
+      LEFT JOIN LATERAL (
+            SELECT count(*) FILTER (WHERE k.state = 'retry') AS retrying, count(*) FILTER (WHERE k.state = 'parked') AS parked
+              FROM event_store.parked_stream k
+             WHERE k.subscription = s.name) p ON true
+     CROSS JOIN LATERAL event_store.es_subscription_lag(s.name) l
+     CROSS JOIN event_store.es_head_status() h;
+COMMENT ON VIEW event_store.subscriptions IS
+    'subscriptions: checkpoint, lag in events (counted up to 100000) and in seconds (age of the oldest event that is not done), who has events in hand';
+
+CREATE VIEW event_store.subscription_members AS
+    SELECT m.subscription::pg_catalog.text, m.member::pg_catalog.text, k.slots, k.checkpoint,
+           m.delivered > 0 AS in_flight, nullif(m.delivered, 0) AS delivered_position,
+           m.lease, m.lease_until, clock_timestamp() - m.updated_at AS lease_age,
+           m.lease_until > clock_timestamp() AS alive, m.pid, m.joined_at
+      FROM event_store.subscription_member m
+      LEFT JOIN LATERAL (
+            SELECT count(*) AS slots, min(greatest(c.position, m.position)) AS checkpoint
+              FROM event_store.subscription_checkpoint c
+             WHERE c.subscription = m.subscription AND c.member = m.member) k ON true;
+COMMENT ON VIEW event_store.subscription_members IS
+    'members of consumer groups: slots, checkpoint, lease';
+
+CREATE VIEW event_store.parked_events AS
+    SELECT p.subscription::pg_catalog.text, e.global_position, st.stream_id::pg_catalog.text, e.version::pg_catalog.int8,
+           event_store.es_upcast_type(t.event_type, e.schema_version) AS event_type,
+           CASE WHEN e.global_position = p.failed_position THEN p.state::pg_catalog.text ELSE 'queued' END AS state,
+           CASE WHEN e.global_position = p.failed_position THEN p.attempts ELSE 0 END AS attempts,
+           CASE WHEN e.global_position = p.failed_position THEN p.reason END AS reason,
+           CASE WHEN e.global_position = p.failed_position THEN p.first_failed_at END AS first_failed_at,
+           CASE WHEN e.global_position = p.failed_position THEN p.failed_at END AS failed_at,
+           CASE WHEN e.global_position = p.failed_position AND p.state = 'retry' THEN p.next_attempt_at END AS next_attempt_at,
+           e.event_id
+      FROM event_store.parked_stream p
+      JOIN event_store.subscription s ON s.name = p.subscription
+      JOIN event_store.subscription_checkpoint c ON c.subscription = p.subscription AND c.slot = p.slot
+      LEFT JOIN event_store.subscription_member m ON m.subscription = c.subscription AND m.member = c.member
+      JOIN event_store.stream st ON st.stream_no = p.stream_no
+      JOIN event_store.event e ON e.stream_no = p.stream_no AND e.version >= p.next_version
+       AND e.global_position <= greatest(c.position, m.position, p.failed_position)
+       AND e.global_position <> ALL (p.discarded)
+      JOIN event_store.event_type t ON t.type_no = e.type_no
+       AND (s.event_types IS NULL OR e.global_position = p.failed_position
+            OR event_store.es_upcast_type(t.event_type, e.schema_version) = ANY (s.event_types))
+     WHERE NOT row_security_active('event_store.event'::regclass);
+COMMENT ON VIEW event_store.parked_events IS
+    'failed events (retry: delivered again by itself; parked: waits for es_retry_parked) and those of the same streams that have queued up behind them; empty for users to whom row-level security applies';
