@@ -72,7 +72,14 @@ SELECT count(*) FROM generate_series(1, 159) AS c, pg_temp.error(format('SELECT 
 -- Versions
 --
 
-SELECT pg_temp.error($$SELECT es_append('Err-1', -3, 'A', '{}')$$);
+-- what other stores call "no stream", "any" and "exists", and all other negative numbers, in each form
+SELECT left(e, 54), count(DISTINCT expected) AS numbers, count(DISTINCT form) AS forms
+  FROM unnest('{-1,-2,-3,-4,-99,-102,-9223372036854775808}'::bigint[]) AS expected,
+       unnest(ARRAY[$$es_append('Err-1', %s, 'A', '{}')$$, $$es_append_batch('Err-1', %s, '{A}', '{1}')$$,
+                    $$es_append('Err-1', %s, '{"event_type": "A", "data": 1}')$$]) AS form,
+       pg_temp.error(format('SELECT ' || form, expected)) AS e
+ WHERE e !~ 'is no version of a stream' GROUP BY 1 ORDER BY 1;
+SELECT pg_temp.error($$SELECT es_append('Err-1', -1, 'A', '{}')$$);
 SELECT pg_temp.error($$SELECT es_append('Err-1', -9223372036854775808, 'A', '{}')$$);
 SELECT pg_temp.error($$SELECT es_append('Err-1', 9223372036854775807, 'A', '{}')$$);
 SELECT left(e, 5) FROM pg_temp.error($$SELECT es_append('Err-1', 9223372036854775808, 'A', '{}')$$) AS e LIMIT 1;

@@ -2,3 +2,13 @@
 
 -- What is not qualified below comes from pg_catalog, as in the install script.
 SET LOCAL search_path = pg_catalog, pg_temp;
+
+--
+-- Expected versions: numbers that no other store gives a meaning to
+--
+
+CREATE OR REPLACE FUNCTION @extschema@.es_any() RETURNS bigint
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE AS 'SELECT -100::pg_catalog.int8';
+
+CREATE OR REPLACE FUNCTION @extschema@.es_exists() RETURNS bigint
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE AS 'SELECT -101::pg_catalog.int8';

@@ -1,7 +1,7 @@
 -- Consumer groups: slots, members, delivery, errors.
 SELECT es_head() AS base \gset
 SELECT count(*) FROM (
-    SELECT es_append('Grp-' || n % 20, -1, 'Happened', to_jsonb(n)) FROM generate_series(1, 100) n) a;
+    SELECT es_append('Grp-' || n % 20, es_any(), 'Happened', to_jsonb(n)) FROM generate_series(1, 100) n) a;
 
 SELECT es_create_subscription('grp', ARRAY['Grp'], NULL, :base, 12);
 SELECT name, slots, members, lag_events, in_flight, holder FROM event_store.subscriptions WHERE name = 'grp';
@@ -19,7 +19,7 @@ SELECT member, slots, in_flight, alive, lease FROM event_store.subscription_memb
 
 -- every event once, a stream with one member, in order
 SELECT count(*) FROM (
-    SELECT es_append('Grp-' || n % 20, -1, 'Happened', to_jsonb(n)) FROM generate_series(101, 200) n) a;
+    SELECT es_append('Grp-' || n % 20, es_any(), 'Happened', to_jsonb(n)) FROM generate_series(101, 200) n) a;
 CREATE TEMP TABLE got (nr serial, member text, global_position bigint, stream_id text);
 INSERT INTO got (member, global_position, stream_id)
     SELECT 'm1', global_position, stream_id FROM es_fetch('grp', 1000, member => 'm1');
@@ -54,9 +54,9 @@ SELECT es_ack('grp', 0, 'm1');
 SELECT es_nack('grp', 1, 'r', member => 'm1');
 
 -- a failed event of a member
-SELECT version FROM es_append('Grp-1', -1, 'Happened', '201');
-SELECT version FROM es_append('Grp-1', -1, 'Happened', '202');
-SELECT version FROM es_append('Grp-2', -1, 'Happened', '203');
+SELECT version FROM es_append('Grp-1', es_any(), 'Happened', '201');
+SELECT version FROM es_append('Grp-1', es_any(), 'Happened', '202');
+SELECT version FROM es_append('Grp-2', es_any(), 'Happened', '203');
 SELECT min(global_position) AS failed FROM es_fetch('grp', member => 'm2') \gset
 SELECT es_nack('grp', :failed, 'bad', false, 'm2');
 SELECT es_ack('grp', es_head(), 'm2');
@@ -83,17 +83,17 @@ SELECT count(*) FROM es_fetch('ahead', member => 'm1');
 SELECT count(*) FROM es_fetch('ahead', member => 'm2');
 -- one stream for each of them
 SELECT count(*) FROM (
-    SELECT es_append('Ahead-' || n, -1, 'Happened', '0') FROM generate_series(1, 20) n) a;
+    SELECT es_append('Ahead-' || n, es_any(), 'Happened', '0') FROM generate_series(1, 20) n) a;
 CREATE TEMP TABLE mine AS
     SELECT 'm1' AS member, min(stream_id) AS stream_id FROM es_fetch('ahead', member => 'm1')
     UNION ALL SELECT 'm2', min(stream_id) FROM es_fetch('ahead', member => 'm2');
 SELECT es_ack('ahead', es_head(), 'm1'), es_ack('ahead', es_head(), 'm2');
 SELECT stream_id AS one FROM mine WHERE member = 'm1' \gset
 SELECT stream_id AS two FROM mine WHERE member = 'm2' \gset
-SELECT global_position AS failed FROM es_append(:'two', -1, 'Happened', '"fails"') \gset
-SELECT global_position AS first FROM es_append(:'one', -1, 'Happened', '"first"') \gset
-SELECT global_position AS queued FROM es_append(:'two', -1, 'Happened', '"queued"') \gset
-SELECT global_position AS last FROM es_append(:'one', -1, 'Happened', '"last"') \gset
+SELECT global_position AS failed FROM es_append(:'two', es_any(), 'Happened', '"fails"') \gset
+SELECT global_position AS first FROM es_append(:'one', es_any(), 'Happened', '"first"') \gset
+SELECT global_position AS queued FROM es_append(:'two', es_any(), 'Happened', '"queued"') \gset
+SELECT global_position AS last FROM es_append(:'one', es_any(), 'Happened', '"last"') \gset
 SELECT data FROM es_fetch('ahead', member => 'm2');
 SELECT es_nack('ahead', :failed, 'bad', member => 'm2'), es_ack('ahead', :queued, 'm2');
 SELECT data FROM es_fetch('ahead', member => 'm2');
@@ -124,7 +124,7 @@ SELECT es_drop_subscription('again');
 -- the cursor moves over what nobody wants, even if every call has to renew the lease
 SELECT es_create_subscription('lazy', ARRAY['Lazy'], NULL, :base, 2);
 SELECT count(*) FROM es_fetch('lazy', member => 'm1');
-SELECT count(*) FROM es_append_batch('Unwanted-1', -1, array_fill('Happened'::text, ARRAY[1000]), array_fill('1'::jsonb, ARRAY[1000]));
+SELECT count(*) FROM es_append_batch('Unwanted-1', es_any(), array_fill('Happened'::text, ARRAY[1000]), array_fill('1'::jsonb, ARRAY[1000]));
 UPDATE event_store.subscription_member SET lease_until = clock_timestamp() WHERE subscription = 'lazy';
 SELECT count(*) FROM es_fetch('lazy', 100, '1 h', 'm1');
 SELECT checkpoint = es_head() AS moved FROM event_store.subscription_members WHERE subscription = 'lazy';

@@ -39,8 +39,8 @@ $$;
 CREATE TEMP TABLE call (n serial, sql text);
 INSERT INTO call (sql) VALUES
     ($$SELECT es_append('Priv-1', es_any(), 'T', '{}')$$),
-    ($$SELECT es_append_batch('Priv-1', -1, '{T}', '{1}')$$),
-    ($$SELECT es_append('Priv-1', -1, '{"event_type": "T", "data": 1}')$$),
+    ($$SELECT es_append_batch('Priv-1', es_any(), '{T}', '{1}')$$),
+    ($$SELECT es_append('Priv-1', es_any(), '{"event_type": "T", "data": 1}')$$),
     ($$SELECT es_snapshot('Priv-1', 2, '{}')$$),
     ($$SELECT es_any()$$),
     ($$SELECT es_exists()$$),
@@ -238,11 +238,11 @@ SELECT version, is_duplicate FROM es_append('Priv-1', 3, 'D', '{}', '{"tenant": 
 -- and cannot, as the policies are asked with their own rights
 SELECT pg_temp.error($$SELECT es_read_stream('Priv-1')$$);
 -- where an id is used is not told, and the whole state is not theirs to keep
-SELECT pg_temp.error($$SELECT es_append('Priv-9', -1, 'D', '{}', NULL, '00000000-0000-4000-8000-0000009b0002')$$);
+SELECT pg_temp.error($$SELECT es_append('Priv-9', es_any(), 'D', '{}', NULL, '00000000-0000-4000-8000-0000009b0002')$$);
 SELECT pg_temp.error($$SELECT es_snapshot('Priv-1', 4, '{}')$$);
 RESET ROLE;
 -- the owner is told
-SELECT pg_temp.error($$SELECT es_append('Priv-9', -1, 'D', '{}', NULL, '00000000-0000-4000-8000-0000009b0002')$$) ~ 'stream=Priv-1.*version=2' AS told;
+SELECT pg_temp.error($$SELECT es_append('Priv-9', es_any(), 'D', '{}', NULL, '00000000-0000-4000-8000-0000009b0002')$$) ~ 'stream=Priv-1.*version=2' AS told;
 -- the owner, a superuser: everything
 SELECT count(*) FROM es_read_stream('Priv-1');
 SELECT snapshot_version FROM es_load('Priv-1');

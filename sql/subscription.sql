@@ -6,7 +6,7 @@ SELECT es_head() AS base \gset
 
 -- eight events on three streams of two categories
 SELECT count(*) FROM (
-    SELECT (es_append(s, -1, t, to_jsonb(n))).version
+    SELECT (es_append(s, es_any(), t, to_jsonb(n))).version
       FROM (VALUES (1, 'SubA-1', 'Opened'), (2, 'SubB-1', 'Opened'), (3, 'SubA-1', 'Changed'),
                    (4, 'SubA-2', 'Opened'), (5, 'SubB-1', 'Changed'), (6, 'SubA-1', 'Closed'),
                    (7, 'SubA-2', 'Changed'), (8, 'SubA-1', 'Reopened')) AS e (n, s, t)
@@ -119,12 +119,12 @@ SELECT * FROM pg_temp.take('sub_fail');
 SELECT count(*) FROM event_store.parked_events;
 SELECT count(*) FROM event_store.parked_stream;
 -- and goes on
-SELECT version FROM es_append('SubA-1', -1, 'Changed', '10');
+SELECT version FROM es_append('SubA-1', es_any(), 'Changed', '10');
 SELECT * FROM pg_temp.take('sub_fail');
 
 -- what precedes a failed event in its batch is not done before it is acknowledged
 SELECT es_create_subscription('sub_pending', ARRAY['Pend'], retry_delay => '0');
-SELECT count(*) FROM (SELECT es_append('Pend-1', -1, 'Happened', '0') FROM generate_series(1, 4)) a;
+SELECT count(*) FROM (SELECT es_append('Pend-1', es_any(), 'Happened', '0') FROM generate_series(1, 4)) a;
 SELECT min(global_position) AS one, min(global_position) + 1 AS two, min(global_position) + 2 AS three,
        max(global_position) AS four FROM event_store.events WHERE stream_id = 'Pend-1' \gset
 SELECT version FROM es_fetch('sub_pending');
@@ -150,9 +150,9 @@ SELECT es_drop_subscription('sub_pending');
 
 -- what the filter does not want was not handed out, so it cannot have failed
 SELECT es_create_subscription('sub_filter', ARRAY['Filt'], ARRAY['Wanted'], es_head(), retry_delay => '0');
-SELECT global_position AS other FROM es_append('FiltOther-1', -1, 'Wanted', '0') \gset
-SELECT global_position AS unwanted FROM es_append('Filt-1', -1, 'Unwanted', '0') \gset
-SELECT global_position AS wanted FROM es_append('Filt-1', -1, 'Wanted', '0') \gset
+SELECT global_position AS other FROM es_append('FiltOther-1', es_any(), 'Wanted', '0') \gset
+SELECT global_position AS unwanted FROM es_append('Filt-1', es_any(), 'Unwanted', '0') \gset
+SELECT global_position AS wanted FROM es_append('Filt-1', es_any(), 'Wanted', '0') \gset
 SELECT stream_id, version FROM es_fetch('sub_filter');
 \set VERBOSITY sqlstate
 SELECT es_nack('sub_filter', :other, 'bad');
@@ -181,7 +181,7 @@ DROP FUNCTION sub_upcast;
 
 -- a long queue does not keep the other streams waiting
 SELECT es_create_subscription('sub_long', ARRAY['Long'], NULL, es_head());
-SELECT count(es_append('Long-1', -1, 'Happened', '0')) FROM generate_series(1, 30);
+SELECT count(es_append('Long-1', es_any(), 'Happened', '0')) FROM generate_series(1, 30);
 SELECT es_nack('sub_long', min(global_position), 'bad', false), es_ack('sub_long', max(global_position)) FROM es_fetch('sub_long');
 SELECT version FROM es_append('Long-2', 0, 'Happened', '0');
 SELECT es_retry_parked('sub_long');
@@ -258,7 +258,7 @@ UPDATE event_store.subscription_checkpoint SET position = 0;
 RESET ROLE;
 -- a stream's queue, of which row-level security hides every third event
 SELECT es_head() AS base \gset
-SELECT count(*) FROM (SELECT es_append('Hide-1', -1, 'T' || n % 2, to_jsonb(n)) FROM generate_series(1, 60) n) a;
+SELECT count(*) FROM (SELECT es_append('Hide-1', es_any(), 'T' || n % 2, to_jsonb(n)) FROM generate_series(1, 60) n) a;
 SELECT es_create_subscription('sub_hide', ARRAY['Hide'], ARRAY['T1'], :base, retry_delay => '0');
 SELECT count(*), min(global_position) AS failed FROM es_fetch('sub_hide') \gset
 SELECT es_nack('sub_hide', :failed, 'bad'), es_ack('sub_hide', es_head());

@@ -8,12 +8,12 @@ CREATE TYPE @extschema@.es_appended AS (
 COMMENT ON TYPE @extschema@.es_appended IS 'what an append answers for each event';
 
 CREATE FUNCTION @extschema@.es_any() RETURNS bigint
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE AS 'SELECT -1::pg_catalog.int8';
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE AS 'SELECT -100::pg_catalog.int8';
 COMMENT ON FUNCTION @extschema@.es_any() IS 'expected version: no check';
 REVOKE ALL ON FUNCTION @extschema@.es_any() FROM PUBLIC;
 
 CREATE FUNCTION @extschema@.es_exists() RETURNS bigint
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE AS 'SELECT -2::pg_catalog.int8';
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE AS 'SELECT -101::pg_catalog.int8';
 COMMENT ON FUNCTION @extschema@.es_exists() IS 'expected version: the stream must exist';
 REVOKE ALL ON FUNCTION @extschema@.es_exists() FROM PUBLIC;
 

@@ -406,7 +406,7 @@ es_append(PG_FUNCTION_ARGS)
 	bool		is_duplicate;
 
 	stream = es_arg_name(fcinfo, 0, "stream_id", &stream_len);
-	expected = es_arg_int64(fcinfo, 1, "expected_version", ES_STREAM_EXISTS, PG_INT64_MAX);
+	expected = es_arg_expected(fcinfo, 1, "expected_version");
 	es_events_from_scalars(fcinfo, &event);
 
 	is_duplicate = es_append_events("es_append()", stream, stream_len, expected,
@@ -434,7 +434,7 @@ es_append_batch(PG_FUNCTION_ARGS)
 	bool		is_duplicate;
 
 	stream = es_arg_name(fcinfo, 0, "stream_id", &stream_len);
-	expected = es_arg_int64(fcinfo, 1, "expected_version", ES_STREAM_EXISTS, PG_INT64_MAX);
+	expected = es_arg_expected(fcinfo, 1, "expected_version");
 	events = es_events_from_arrays(fcinfo, &nevents);
 
 	is_duplicate = es_append_events("es_append_batch()", stream, stream_len, expected,
@@ -459,7 +459,7 @@ es_append_json(PG_FUNCTION_ARGS)
 	bool		is_duplicate;
 
 	stream = es_arg_name(fcinfo, 0, "stream_id", &stream_len);
-	expected = es_arg_int64(fcinfo, 1, "expected_version", ES_STREAM_EXISTS, PG_INT64_MAX);
+	expected = es_arg_expected(fcinfo, 1, "expected_version");
 	events = es_events_from_json(es_arg_jsonb(fcinfo, 2, "events"), &nevents);
 
 	is_duplicate = es_append_events("es_append()", stream, stream_len, expected,

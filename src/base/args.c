@@ -13,14 +13,21 @@
 
 #include "catalog/pg_type.h"
 #include "mb/pg_wchar.h"
+#include "nodes/makefuncs.h"
+#include "parser/parse_func.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 
 #include "base/args.h"
 #include "base/compat.h"
 
 /* longest interval: 100 years */
 #define ES_MAX_INTERVAL		(INT64CONST(36525) * USECS_PER_DAY)
+
+/* es_any() and es_exists() of event_store 0.1 */
+#define ES_0_1_ANY_VERSION		INT64CONST(-1)
+#define ES_0_1_STREAM_EXISTS	INT64CONST(-2)
 
 /*
  * Raise an error about an argument.
@@ -180,6 +187,70 @@ es_arg_int64_default(FunctionCallInfo fcinfo, int n, const char *argument,
 	if (PG_ARGISNULL(n))
 		return null_value;
 	return es_check_range(argument, PG_GETARG_INT64(n), min, max);
+}
+
+/*
+ * What to give instead of an expected version that is refused.  The numbers
+ * in parentheses are those of KurrentDB and, the first, of message-db.
+ */
+static int
+es_expected_hint(void)
+{
+	return errhint("Give 0 for a stream that must not exist yet (-1 elsewhere), es_any() for no check (-2 elsewhere), es_exists() for a stream that must exist (-4 elsewhere), or the version that was read.");
+}
+
+/*
+ * Check an expected version: 0 and up, es_any() or es_exists().
+ *
+ * A negative number of another store must not pass for something else than
+ * it meant there.
+ *
+ * element		1-based element of an array argument, 0 = not an array
+ */
+void
+es_check_expected(const char *argument, int element, int64 expected)
+{
+	if (expected >= 0 || expected == ES_ANY_VERSION || expected == ES_STREAM_EXISTS)
+		return;
+	ereport(ERROR,
+			errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			errmsg("invalid value for \"%s\"", argument),
+			element > 0 ?
+			errdetail("Element %d: " INT64_FORMAT " is no version of a stream.", element, expected) :
+			errdetail(INT64_FORMAT " is no version of a stream.", expected),
+			es_expected_hint());
+}
+
+/*
+ * A required argument that is an expected version.
+ *
+ * Between the installation of this library and ALTER EXTENSION ... UPDATE the
+ * database's es_any() and es_exists() are still those of 0.1.
+ */
+int64
+es_arg_expected(FunctionCallInfo fcinfo, int n, const char *argument)
+{
+	int64		expected;
+
+	if (PG_ARGISNULL(n))
+		ereport(ERROR,
+				errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				errmsg("\"%s\" must not be null", argument),
+				es_expected_hint());
+	expected = PG_GETARG_INT64(n);
+	if (expected == ES_0_1_ANY_VERSION || expected == ES_0_1_STREAM_EXISTS)
+	{
+		Oid			none = InvalidOid;
+		char	   *schema = get_namespace_name(get_func_namespace(fcinfo->flinfo->fn_oid));
+		Oid			any = LookupFuncName(list_make2(makeString(schema), makeString("es_any")),
+										 0, &none, true);
+
+		if (OidIsValid(any) &&
+			DatumGetInt64(OidFunctionCall0(any)) == ES_0_1_ANY_VERSION)
+			return expected == ES_0_1_ANY_VERSION ? ES_ANY_VERSION : ES_STREAM_EXISTS;
+	}
+	es_check_expected(argument, 0, expected);
+	return expected;
 }
 
 /*

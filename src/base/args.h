@@ -15,9 +15,12 @@
 /* bytes in the name of a stream, event type, subscription or projection */
 #define ES_NAME_MAX			255
 
-/* expected versions with a meaning of their own */
-#define ES_ANY_VERSION		INT64CONST(-1)
-#define ES_STREAM_EXISTS	INT64CONST(-2)
+/*
+ * Expected versions with a meaning of their own: es_any() and es_exists().
+ * Far from -1, -2 and -4, which other stores use, each with its own meaning.
+ */
+#define ES_ANY_VERSION		INT64CONST(-100)
+#define ES_STREAM_EXISTS	INT64CONST(-101)
 
 extern void es_arg_required(FunctionCallInfo fcinfo, int n, const char *argument);
 extern const char *es_arg_name(FunctionCallInfo fcinfo, int n, const char *argument,
@@ -28,6 +31,8 @@ extern int64 es_arg_int64(FunctionCallInfo fcinfo, int n, const char *argument,
 						  int64 min, int64 max);
 extern int64 es_arg_int64_default(FunctionCallInfo fcinfo, int n, const char *argument,
 								  int64 min, int64 max, int64 null_value);
+extern void es_check_expected(const char *argument, int element, int64 expected);
+extern int64 es_arg_expected(FunctionCallInfo fcinfo, int n, const char *argument);
 extern bool es_arg_bool(FunctionCallInfo fcinfo, int n, const char *argument);
 extern int32 es_arg_int32(FunctionCallInfo fcinfo, int n, const char *argument,
 						  int32 min, int32 max);

@@ -198,7 +198,7 @@ sub delay
 		if ($pid == 0)
 		{
 			my $own = connect_db();
-			my $append = $own->prepare(q{SELECT global_position FROM es_append(?, -1, 'Added', '{"amount": 1}')});
+			my $append = $own->prepare(q{SELECT global_position FROM es_append(?, es_any(), 'Added', '{"amount": 1}')});
 			my $wait = $own->prepare(q{SELECT es_wait_projection('bench', ?)});
 			open my $out, '>', "$dir/delay.$n" or die;
 			my $next = time();
@@ -241,7 +241,7 @@ sub writers
 {
 	open my $script, '>', "$dir/append.sql" or die;
 	print $script "\\set s random(1, $keys)\n"
-	  . "SELECT * FROM es_append('Other-' || :s::text, -1, 'Happened', '{\"amount\": 1}');\n";
+	  . "SELECT * FROM es_append('Other-' || :s::text, es_any(), 'Happened', '{\"amount\": 1}');\n";
 	close $script;
 	my $text = `pgbench -n -M prepared -c 4 -j 1 -T $seconds -f $dir/append.sql postgres 2>/dev/null`;
 	my ($tps) = $text =~ /^tps = ([0-9.]+)/m;
@@ -266,7 +266,7 @@ sub beside_idle
 	{
 		push @without, writers();
 		$dbh->do(qq{SELECT es_create_projection('idle_$_', 'on_each(es_event)', categories => '{Nothing}')}) for 1 .. 8;
-		$dbh->do(q{SELECT es_append('Nothing-1', -1, 'Added', '{"amount": 1}')});
+		$dbh->do(q{SELECT es_append('Nothing-1', es_any(), 'Added', '{"amount": 1}')});
 		value(qq{SELECT es_wait_projection('idle_$_', es_head())}) for 1 .. 8;
 		if (!defined $cpu)
 		{

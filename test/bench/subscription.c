@@ -219,7 +219,7 @@ latency(const char *mode, int events, int gap_us, const char *conninfo)
 	char		sql[200];
 	pid_t		pid;
 
-	PQclear(PQprepare(conn, "append", "SELECT global_position FROM es_append('Latency-' || ($1::int % 50), -1, 'Happened', to_jsonb($1::int))", 0, NULL));
+	PQclear(PQprepare(conn, "append", "SELECT global_position FROM es_append('Latency-' || ($1::int % 50), es_any(), 'Happened', to_jsonb($1::int))", 0, NULL));
 	if (strcmp(mode, "fetch") == 0)
 	{
 		PQclear(query(conn, "SELECT es_drop_subscription(name) FROM event_store.subscription WHERE name = 'latency'", 0, NULL));

@@ -33,7 +33,7 @@ psql -qXc 'CREATE DATABASE other'
 
 cat >"$cluster_dir/append.sql" <<'SQL'
 \set s random(1, 10000)
-SELECT * FROM es_append('Order-' || :s::text, -1, 'OrderPlaced', '{"order": 1, "items": ["a", "b", "c"], "total": 99.5}');
+SELECT * FROM es_append('Order-' || :s::text, es_any(), 'OrderPlaced', '{"order": 1, "items": ["a", "b", "c"], "total": 99.5}');
 SQL
 
 # Arguments: pgbench's; prints events per second.

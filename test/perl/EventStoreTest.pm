@@ -49,8 +49,11 @@ our @EXPORT = qw(
   sqlstate run_sql start_client wait_clients flag_set flag_is_set new_flags
   random_uuid random_int random_pause seed_random poll_until setting
   client_count store_rows fingerprint lock_leftovers use_fault_build
-  connection_lost kill_clients pg_major run_program
+  connection_lost kill_clients pg_major run_program ANY MUST_EXIST
 );
+
+# What es_any() and es_exists() return, for parameters.
+use constant { ANY => -100, MUST_EXIST => -101 };
 
 # How long anything may take before it counts as hanging.
 our $limit = $ENV{ES_TEST_LIMIT} || 120;

@@ -152,7 +152,7 @@ sub write_fast
 			$dbh->do("SET event_store.fault = 'append_drawn:pause=$pause\@10'");
 		}
 		my $stream = sprintf '%s-%d', $name, random_int(1, 20);
-		my $event = append($dbh, $stream, -1, 'Happened', random_uuid());
+		my $event = append($dbh, $stream, ANY, 'Happened', random_uuid());
 		$acknowledged{ $event->{id} } =
 		  [ $event->{position}, $stream, $event->{version} ];
 	}
@@ -265,7 +265,7 @@ sub crash_at_every_point
 		my $ids = batch_ids(5);
 		my $dbh = connect_store($node, db => 'crashes');
 		my $witness = connect_store($node, db => 'crashes');
-		my $before = append($dbh, "$stream-before", -1, 'T', random_uuid());
+		my $before = append($dbh, "$stream-before", ANY, 'T', random_uuid());
 
 		$dbh->do("SET event_store.fault = '$point:crash'");
 		ok(!eval { append_batch($dbh, $stream, 0, 'T', $ids); 1 },

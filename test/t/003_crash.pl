@@ -176,7 +176,7 @@ sub write_through
 		until ($events)
 		{
 			$dbh ||= patient_connect($name);
-			$events = eval { append_batch($dbh, $stream, -1, 'T', $ids) };
+			$events = eval { append_batch($dbh, $stream, ANY, 'T', $ids) };
 			next if $events;
 			my $error = $@;
 			die $error unless connection_lost($dbh);
@@ -295,7 +295,7 @@ sub lost_without_forced_sync
 			"SET event_store.force_sync_commit = $forced");
 		foreach (1 .. 50)
 		{
-			my $event = append($dbh, "Sync-$forced", -1, 'T', random_uuid());
+			my $event = append($dbh, "Sync-$forced", ANY, 'T', random_uuid());
 			$acknowledged{ $event->{id} } =
 			  [ $event->{position}, "Sync-$forced", $event->{version} ];
 		}
@@ -335,7 +335,7 @@ sub prepared_across_crash
 	my ($outcome) = @_;
 	my $case = "prepared, crash, $outcome";
 	my $dbh = connect_store($node);
-	my $base = append($dbh, "Base-$outcome", -1, 'T', random_uuid())->{position};
+	my $base = append($dbh, "Base-$outcome", ANY, 'T', random_uuid())->{position};
 	my $id = random_uuid();
 	my $prepared = "Prepared-$outcome";
 	my $behind = "Behind-$outcome";
@@ -358,7 +358,7 @@ sub prepared_across_crash
 
 	# The stream is still locked, other streams are not.
 	$dbh->do('SET lock_timeout = 200');
-	ok(!eval { append($dbh, $prepared, -1, 'T', random_uuid()); 1 }
+	ok(!eval { append($dbh, $prepared, ANY, 'T', random_uuid()); 1 }
 		  && $dbh->state eq '55P03',
 		"$case: an append to the same stream waits");
 	append($dbh, $behind, 1, 'T', random_uuid());
@@ -409,19 +409,19 @@ sub answers
 	my ($dbh, $first, $ids, $other) = @_;
 	my @new = map { random_uuid() } 1 .. 2;
 	my @case = (
-		[ 'any', -1, $ids ],
-		[ 'part', -1, [ @$ids[ 1, 2 ] ] ],
+		[ 'any', ANY, $ids ],
+		[ 'part', ANY, [ @$ids[ 1, 2 ] ] ],
 		[ 'exact', 1, [ @$ids[ 1 .. 3 ] ] ],
 		[ 'zero', 0, $ids ],
-		[ 'exists', -2, $ids ],
+		[ 'exists', MUST_EXIST, $ids ],
 		[ 'exact elsewhere', 2, [ @$ids[ 1, 2 ] ] ],
 		[ 'zero elsewhere', 0, [ @$ids[ 1, 2 ] ] ],
-		[ 'other data', -1, $ids, '{"n": 2}' ],
-		[ 'known and new', -1, [ $ids->[3], $new[0] ] ],
-		[ 'not consecutive', -1, [ @$ids[ 0, 2 ] ] ],
-		[ 'other order', -1, [ @$ids[ 1, 0 ] ] ],
-		[ 'of another stream', -1, [ $other->{id} ] ],
-		[ 'twice in the batch', -1, [ @new[ 0, 0 ] ] ],
+		[ 'other data', ANY, $ids, '{"n": 2}' ],
+		[ 'known and new', ANY, [ $ids->[3], $new[0] ] ],
+		[ 'not consecutive', ANY, [ @$ids[ 0, 2 ] ] ],
+		[ 'other order', ANY, [ @$ids[ 1, 0 ] ] ],
+		[ 'of another stream', ANY, [ $other->{id} ] ],
+		[ 'twice in the batch', ANY, [ @new[ 0, 0 ] ] ],
 		[ 'wrong version', 2, \@new ]);
 	my @answer;
 	foreach my $case (@case)

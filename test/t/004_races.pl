@@ -163,10 +163,10 @@ sub same_id_twice
 			my $stream2 = $where eq 'same stream' ? $stream : "$stream-other";
 
 			$first->do('BEGIN');
-			my $one = append($first, $stream, -1, 'T', $id);
+			my $one = append($first, $stream, ANY, 'T', $id);
 			my $sth = $second->prepare(
 				'SELECT version, global_position, is_duplicate '
-				  . "FROM es_append('$stream2', -1, 'T', '{\"n\": 1}', event_id => '$id')",
+				  . "FROM es_append('$stream2', es_any(), 'T', '{\"n\": 1}', event_id => '$id')",
 				{ pg_async => PG_ASYNC });
 			$sth->execute;
 			ok( poll_until(
@@ -227,7 +227,7 @@ sub same_id_free_running
 					my $stream = 'Retry-' . int($i / 10);
 					$stream .= "-$number" if $where ne 'same stream';
 					my $event =
-					  eval { append($conn, $stream, -1, 'T', $ids[$i]) };
+					  eval { append($conn, $stream, ANY, 'T', $ids[$i]) };
 					push @answer, $event
 					  ? ($event->{duplicate} ? 'dup' : 'new')
 					  . " $event->{position}"
@@ -349,7 +349,7 @@ sub shot_at
 		until ($events)
 		{
 			$conn ||= reconnect($name);
-			$events = eval { append_batch($conn, $stream, -1, 'T', $ids) };
+			$events = eval { append_batch($conn, $stream, ANY, 'T', $ids) };
 			next if $events;
 			my ($error, $state) = ($@, $conn->state);
 			if ($state eq '57014')
@@ -444,7 +444,7 @@ sub cross
 			$conn->do("BEGIN ISOLATION LEVEL $level");
 			foreach my $stream (@streams)
 			{
-				my $event = append($conn, $stream, -1, 'T', random_uuid());
+				my $event = append($conn, $stream, ANY, 'T', random_uuid());
 				push @events,
 				  [ $event->{id}, [ $event->{position}, $stream, $event->{version} ] ];
 				random_pause(4);
@@ -523,7 +523,7 @@ sub append_wide
 				q{SELECT e.event_id, e.global_position, s.stream, e.version
 				  FROM (SELECT 'Many-' || i AS stream
 						FROM generate_series($1::int, $1::int + 599) i) s,
-					   LATERAL es_append(s.stream, -1, 'Wide', '1') e},
+					   LATERAL es_append(s.stream, es_any(), 'Wide', '1') e},
 				undef, $first);
 			$conn->do(rand() < 0.8 ? 'COMMIT' : 'SELECT 1/0');
 			$appended;

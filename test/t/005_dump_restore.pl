@@ -40,6 +40,7 @@ data_only();
 parallel_restore_clean();
 standby_reads();
 sequences_set_back();
+library_before_script();
 
 $dbh->disconnect;
 $node->stop;
@@ -180,7 +181,7 @@ sub standby_reads
 	my $standby = PostgreSQL::Test::Cluster->new('dump_standby');
 	$standby->init_from_backup($node, 'base', has_streaming => 1);
 	$standby->start;
-	append($dbh, 'Order-1', -1, 'T', undef);
+	append($dbh, 'Order-1', ANY, 'T', undef);
 	$node->wait_for_catchup($standby, 'replay');
 
 	my $conn = connect_store($standby, db => 'original');
@@ -188,18 +189,18 @@ sub standby_reads
 	my $delivered = $conn->selectall_arrayref(
 		'SELECT global_position, stream_id, version, event_id FROM es_read_all(NULL, NULL)');
 	faultless_delivery('standby: read in order', store_rows($dbh), $delivered);
-	is(sqlstate($conn, q{SELECT es_append('Order-1', -1, 'T', '{}')}),
+	is(sqlstate($conn, q{SELECT es_append('Order-1', es_any(), 'T', '{}')}),
 		'25006', 'standby: es_append is refused with 25006');
-	is(sqlstate($conn, q{SELECT es_append_batch('Order-1', -1, '{T}', '{"{}"}')}),
+	is(sqlstate($conn, q{SELECT es_append_batch('Order-1', es_any(), '{T}', '{"{}"}')}),
 		'25006', 'standby: es_append_batch too');
-	is(sqlstate($conn, q{SELECT es_append('Order-1', -1, '[{"event_type": "T", "data": 1}]')}),
+	is(sqlstate($conn, q{SELECT es_append('Order-1', es_any(), '[{"event_type": "T", "data": 1}]')}),
 		'25006', 'standby: es_append with an array too');
 	is(sqlstate($conn, q{SELECT es_snapshot('Order-3', 1, '{}')}),
 		'25006', 'standby: es_snapshot too');
 
 	# the same for a transaction that is read-only by its own choice
 	$dbh->do('BEGIN READ ONLY');
-	is(sqlstate($dbh, q{SELECT es_append('Order-1', -1, 'T', '{}')}),
+	is(sqlstate($dbh, q{SELECT es_append('Order-1', es_any(), 'T', '{}')}),
 		'25006', 'read-only transaction: es_append is refused');
 	$dbh->do('ROLLBACK');
 	$dbh->do('BEGIN READ ONLY');
@@ -212,7 +213,7 @@ sub standby_reads
 	$conn->disconnect;
 	$conn = connect_store($standby, db => 'original');
 	my $last = sql_value($conn, 'SELECT es_head()');
-	my $next = append($conn, 'Order-1', -1, 'T', undef);
+	my $next = append($conn, 'Order-1', ANY, 'T', undef);
 	cmp_ok($next->{position}, '>', $last, 'promoted standby: appends go on');
 	is(sql_value($conn, q{SELECT string_agg(stream_id || '/' || version, ' ')
 						  FROM es_read_all($1, NULL)}, $last),
@@ -235,7 +236,7 @@ sub sequences_set_back
 		qw(event_global_position_seq stream_stream_no_seq event_type_type_no_seq))
 	{
 		$old->do("SELECT setval('event_store.$sequence', 1, false)");
-		sqlstate($old, q{SELECT es_append('Old-1', -1, 'T1', '{}')});
+		sqlstate($old, q{SELECT es_append('Old-1', es_any(), 'T1', '{}')});
 		is( sql_value($old,
 				'SELECT count(*) - count(DISTINCT global_position) FROM event_store.event'),
 			0, "$sequence set back: an old session gives no position twice");
@@ -245,7 +246,7 @@ sub sequences_set_back
 		$number++;
 		is(sqlstate($new, "SELECT es_append('New$number-1', 0, 'N$number', '{}')"),
 			'00000', "$sequence set back: a new session appends to a new stream");
-		is(sqlstate($new, "SELECT es_append('Old-1', -1, 'N$number', '{}')"),
+		is(sqlstate($new, "SELECT es_append('Old-1', es_any(), 'N$number', '{}')"),
 			'00000', "$sequence set back: and to an old one");
 		is( sql_value($new,
 				'SELECT count(*) - count(DISTINCT global_position) FROM event_store.event'),
@@ -256,5 +257,34 @@ sub sequences_set_back
 		'SELECT global_position, stream_id, version, event_id FROM es_read_all(NULL, NULL)');
 	faultless_delivery('sequences set back: read in order', store_rows($old), $delivered);
 	$old->disconnect;
+	return;
+}
+
+# The new library on a store whose script is still that of 0.1, as between the
+# installation of a package and ALTER EXTENSION: es_any() and es_exists() work.
+sub library_before_script
+{
+	$node->safe_psql('postgres', 'CREATE DATABASE old_script');
+	my $conn = connect_store($node, db => 'old_script');
+	$conn->do(q{CREATE EXTENSION event_store VERSION '0.1'});
+	foreach my $form (q{es_append('Old-1', %s, 'T', '{}')},
+		q{es_append_batch('Old-2', %s, '{T}', '{1}')},
+		q{es_append('Old-3', %s, '{"event_type": "T", "data": 1}')})
+	{
+		my $try = sub { sqlstate($conn, sprintf("SELECT $form", $_[0])) };
+		$conn->do('BEGIN');
+		is($try->('es_exists()'), 'VE001', 'script of 0.1: es_exists() is a check');
+		$conn->do('ROLLBACK');
+		is($try->('es_any()'), '00000', 'es_any() is none');
+		is($try->('es_exists()'), '00000', 'es_exists() finds the stream');
+		is($try->('-3'), '22023', 'other numbers are refused');
+		$conn->do('BEGIN');
+		$conn->do('ALTER EXTENSION event_store UPDATE');
+		is($try->('es_any()'), '00000', 'after the update: es_any()');
+		is($try->('es_exists()'), '00000', 'es_exists()');
+		is($try->(-1), '22023', '-1 is refused');
+		$conn->do('ROLLBACK');
+	}
+	$conn->disconnect;
 	return;
 }

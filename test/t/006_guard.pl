@@ -247,7 +247,7 @@ sub replication_is_refused
 		$target->do("CREATE SUBSCRIPTION facts CONNECTION '$dsn' PUBLICATION facts "
 			  . "WITH (create_slot = false, slot_name = $slot, copy_data = $copy)");
 		$what eq 'INSERT'
-		  ? append($source, 'Replicated-1', -1, 'T', undef)
+		  ? append($source, 'Replicated-1', ANY, 'T', undef)
 		  : unguarded($source, $what);
 		poll_until(sub { $refused->() || $arrived->() }, 30);
 		if ($what =~ /copy|INSERT/ && $arrived->())
@@ -327,9 +327,9 @@ sub calls
 			events => q{SELECT * FROM event_store.events}
 		},
 		write => {
-			es_append => q{SELECT public.es_append('Order-1', -1, 'T', '{}')},
-			es_append_json => q{SELECT public.es_append('Order-1', -1, '[{"event_type": "T", "data": 1}]'::jsonb)},
-			es_append_batch => q{SELECT public.es_append_batch('Order-1', -1, '{T}', '{"1"}')},
+			es_append => q{SELECT public.es_append('Order-1', es_any(), 'T', '{}')},
+			es_append_json => q{SELECT public.es_append('Order-1', es_any(), '[{"event_type": "T", "data": 1}]'::jsonb)},
+			es_append_batch => q{SELECT public.es_append_batch('Order-1', es_any(), '{T}', '{"1"}')},
 			es_snapshot => q{SELECT public.es_snapshot('Order-1', 1, '{}')}
 		},
 		grant => {
@@ -411,7 +411,7 @@ sub row_level_security
 	create_store($node, 'rls');
 	my $super = connect_store($node, db => 'rls');
 	my @ids = map { random_uuid() } 1 .. 12;
-	append($super, 'Mixed-' . (1 + $_ % 2), -1, 'T' . $_ % 3, $ids[ $_ - 1 ],
+	append($super, 'Mixed-' . (1 + $_ % 2), ANY, 'T' . $_ % 3, $ids[ $_ - 1 ],
 		sprintf '{"tenant": %d}', 1 + int($_ / 2) % 2)
 	  for 1 .. 12;
 	$super->do("SELECT es_grant('es_$_', 'reader')") for 'reader', 'tenant';

@@ -59,7 +59,7 @@ sub bounded_memory
 	{
 		foreach (1 .. $size / 1000)
 		{
-			append_batch($dbh, "Size$size-1", -1, 'Filled', [ (undef) x 1000 ], $payload);
+			append_batch($dbh, "Size$size-1", ANY, 'Filled', [ (undef) x 1000 ], $payload);
 		}
 		is(sql_value($dbh, 'SELECT es_stream_version($1)', "Size$size-1"),
 			$size, "$size events are stored");

@@ -137,7 +137,7 @@ sub follow_under_load
 	}
 	my $written = wait_clients(names => \@writers, test => 'no writer failed');
 	# Marks come about every thousand events; a short load may have had few.
-	append_batch($dbh, 'Filler-1', -1, 'T', [ (undef) x 1100 ]) for 1 .. 3;
+	append_batch($dbh, 'Filler-1', ANY, 'T', [ (undef) x 1100 ]) for 1 .. 3;
 	my $count = sql_value($dbh, 'SELECT count(*) FROM event_store.event');
 	ok( poll_until(
 			sub { sql_value($copy, 'SELECT count(*) FROM event_store.event') == $count }),

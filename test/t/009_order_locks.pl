@@ -240,7 +240,7 @@ sub index_replaced_under_append
 			$type, $query) }, 20);
 	};
 
-	append($_, 'Order-1', -1, 'T') for $dbh, $first;
+	append($_, 'Order-1', ANY, 'T') for $dbh, $first;
 	$old->do('BEGIN ISOLATION LEVEL REPEATABLE READ');
 	$old->do('SELECT 1');
 	start_client('reindex', sub {
@@ -250,13 +250,13 @@ sub index_replaced_under_append
 	});
 	ok($waiting->('virtualxid', 'REINDEX%'), 'REINDEX waits for an old snapshot');
 
-	append($first, 'Order-2', -1, 'T');		# knows the type again
+	append($first, 'Order-2', ANY, 'T');		# knows the type again
 	$first->begin_work;
-	append($first, 'Order-1', -1, 'T');
+	append($first, 'Order-1', ANY, 'T');
 	start_client('second', sub {
 		my $second = connect_store($node, db => 'replaced');
-		append($second, 'Order-3', -1, 'T');
-		return append($second, 'Order-1', -1, 'T');
+		append($second, 'Order-3', ANY, 'T');
+		return append($second, 'Order-1', ANY, 'T');
 	});
 	ok($waiting->('advisory', '%FROM es_append(%'), 'an append waits for its stream');
 	$old->do('COMMIT');

@@ -164,7 +164,7 @@ sub starts_on_demand
 	is(sqlstate($dbh, q{SELECT es_append('Order-1', es_any(), 'Placed', '1')}), '00000',
 		'an append without a worker');
 	ok(poll_until(sub {
-		append($dbh, 'Order-1', -1, 'Placed');
+		append($dbh, 'Order-1', ANY, 'Placed');
 		worker_pid($dbh);
 	}, 20), 'appends bring the worker back');
 
@@ -399,11 +399,11 @@ sub worker_waits_for_lock
 		$notifier->do('COMMIT', { pg_async => PG_ASYNC });
 		poll_until(sub { (sql_value($dbh, $activity, $notifier->{pg_pid}) || '') eq 'SyncRep' })
 		  or die 'the NOTIFY does not commit';
-		append($dbh, 'Order-1', -1, 'Placed');
+		append($dbh, 'Order-1', ANY, 'Placed');
 		poll_until(sub {
 			(sql_value($dbh, $activity, worker_pid($dbh)) || '') eq 'object';
 		}) or die 'the worker does not wait';
-		my $position = append($dbh, 'Order-1', -1, 'Placed')->{position};
+		my $position = append($dbh, 'Order-1', ANY, 'Placed')->{position};
 
 		my $start = time();
 		$dbh->do("SELECT pg_cancel_backend($notifier->{pg_pid})");

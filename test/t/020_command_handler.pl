@@ -116,7 +116,7 @@ sub sell_seat
 			q{SELECT version, state->>'free' FROM es_state($1)}, undef, $flight);
 		return 0 if $free <= 0;
 		my $sale = eval {
-			append($conn, $flight, $check ? $version : -1, 'Sold', random_uuid(),
+			append($conn, $flight, $check ? $version : ANY, 'Sold', random_uuid(),
 				qq({"free": $free}));
 		};
 		return $sale->{version} if $sale;

@@ -170,7 +170,7 @@ sub several_at_once
 	# the row is locked: a session that waits for it does not apply twice
 	my $other = connect_store($node);
 	run_sql($dbh, q{SELECT es_pause_projection('shared')});
-	append_batch($dbh, 'Acc-1', -1, 'Added', [ undef, undef ]);
+	append_batch($dbh, 'Acc-1', ANY, 'Added', [ undef, undef ]);
 	$dbh->begin_work;
 	is(sql_value($dbh, q{SELECT es_run_projection('shared')}), 2, 'one applies');
 	$other->do('SET lock_timeout = 300');
@@ -196,14 +196,14 @@ sub restarts
 
 	foreach my $mode (qw(fast immediate))
 	{
-		append_batch($dbh, 'Acc-2', -1, 'Added', [ map { undef } 1 .. 500 ]);
+		append_batch($dbh, 'Acc-2', ANY, 'Added', [ map { undef } 1 .. 500 ]);
 		$dbh->disconnect;
 		$node->stop($mode);
 		$node->start;
 		$dbh = connect_store($node, plain => 1);
 
 		# without the library in the server the first append starts the worker
-		append($dbh, 'Acc-3', -1, 'Added') unless $preload;
+		append($dbh, 'Acc-3', ANY, 'Added') unless $preload;
 		ok(poll_until(sub { differences($dbh, 'model') eq '' }, 30),
 			"$title, $mode: the worker is back and catches up");
 	}
@@ -224,7 +224,7 @@ sub makes_way
 		my $dbh = connect_store($node, db => 'busy');
 		$dbh->do('SELECT es_create_projection(?, ?::regprocedure, batch_size => 1)',
 			undef, 'p', create_model($dbh, 'model'));
-		append_batch($dbh, "Acc-$_", -1, 'Added', [ map { undef } 1 .. 1000 ]) for 1 .. 10;
+		append_batch($dbh, "Acc-$_", ANY, 'Added', [ map { undef } 1 .. 1000 ]) for 1 .. 10;
 		ok(wait_for_worker($dbh), "$way: a worker is busy");
 		my $begin = time();
 		if ($way =~ /EXTENSION/)
@@ -262,7 +262,7 @@ sub both_end
 	my $dbh = connect_store($node);
 	$dbh->do(q{CREATE FUNCTION slow(e es_event) RETURNS void LANGUAGE plpgsql AS $$
 		BEGIN PERFORM pg_sleep(0.01); END $$});
-	append_batch($dbh, "Acc-$_", -1, 'Added', [ map { undef } 1 .. 100 ]) for 1 .. 10;
+	append_batch($dbh, "Acc-$_", ANY, 'Added', [ map { undef } 1 .. 100 ]) for 1 .. 10;
 	$dbh->do(q{SELECT es_create_projection('p', 'slow(es_event)', batch_size => 10)});
 	my $end = sub {
 		my $pid = sql_value($dbh, 'SELECT pid FROM pg_catalog.pg_stat_activity WHERE backend_type = ?', $_[0]);
@@ -301,7 +301,7 @@ sub no_slot
 	append($dbh, 'Acc-1', 0, 'Added');
 	ok( poll_until(
 			sub {
-				append($_, 'Acc-1', -1, 'Added') for $other, $dbh;
+				append($_, 'Acc-1', ANY, 'Added') for $other, $dbh;
 				return sql_value($dbh,
 					q{SELECT count(*) = 2 FROM pg_catalog.pg_stat_activity
 					  WHERE backend_type = 'event_store worker'});
@@ -311,13 +311,13 @@ sub no_slot
 		undef, 'p', create_model($dbh, 'model'));
 	ok( poll_until(
 			sub {
-				append($other, 'Acc-1', -1, 'Added');
-				append($dbh, 'Acc-2', -1, 'Added');
+				append($other, 'Acc-1', ANY, 'Added');
+				append($dbh, 'Acc-2', ANY, 'Added');
 				return (projection($dbh, 'p')->{error_sqlstate} || '') eq '53400';
 			}),
 		'that no worker can be had is visible');
 	is(projection($dbh, 'p')->{state}, 'running', 'it is not stopped by that');
-	is(sqlstate($dbh, 'SELECT es_append(?, -1, ?, ?)', 'Acc-3', 'Added', '{"n": 1}'),
+	is(sqlstate($dbh, 'SELECT es_append(?, es_any(), ?, ?)', 'Acc-3', 'Added', '{"n": 1}'),
 		'00000', 'appends go on');
 
 	$other->disconnect;

@@ -168,7 +168,7 @@ sub park_poison
 
 	# a new event of a parked stream queues up, too
 	my ($stream) = sort keys %first_poison;
-	append($dbh, "Acc-$stream", -1, 'Added', undef, '{"n": 1}');
+	append($dbh, "Acc-$stream", ANY, 'Added', undef, '{"n": 1}');
 	caught_up($dbh, $name);
 	is(projection($dbh, $name)->{events_parked}, $behind + 1 + keys %first_poison,
 		"$name: a later event queues up");
@@ -183,7 +183,7 @@ sub park_poison
 	cmp_ok(sql_value($dbh, 'SELECT es_retry_projection_parked(?)', $name),
 		'>', 0, "$name: then the others");
 	is(differences($dbh, $name), '', "$name: repaired, nothing lost, in order");
-	append($dbh, "Acc-$stream", -1, 'Added', undef, '{"n": 1}');
+	append($dbh, "Acc-$stream", ANY, 'Added', undef, '{"n": 1}');
 	caught_up($dbh, $name);
 	is(differences($dbh, $name), '', "$name: the stream goes on");
 	$dbh->do('TRUNCATE cured');
@@ -256,7 +256,7 @@ sub others_go_on
 	my $slowest = 0;
 	foreach my $n (1 .. 50)
 	{
-		my $event = append($dbh, 'Acc-1', -1, 'Added');
+		my $event = append($dbh, 'Acc-1', ANY, 'Added');
 		my $begin = time();
 		ok(0, 'the other is late')
 		  unless sql_value($dbh, q{SELECT es_wait_projection('works', ?, '20 s')::int},
@@ -276,10 +276,10 @@ sub deferred_check
 	$dbh->do('CREATE TABLE deferred_model (n bigint, UNIQUE (n) DEFERRABLE INITIALLY DEFERRED)');
 	$dbh->do(q{CREATE FUNCTION on_deferred(e es_event) RETURNS void LANGUAGE sql AS
 		$$ INSERT INTO deferred_model VALUES (CASE WHEN jsonb_exists((e).data, 'twice') THEN 1 ELSE (e).global_position END) $$});
-	append($dbh, 'Deferred-1', -1, 'Added', undef, '{"n": 1}') for 1 .. 5;
-	my $bad = append($dbh, 'Deferred-1', -1, 'Added', undef, '{"twice": 1}');
-	$bad = append($dbh, 'Deferred-1', -1, 'Added', undef, '{"twice": 1}');
-	append($dbh, 'Deferred-1', -1, 'Added', undef, '{"n": 1}') for 1 .. 5;
+	append($dbh, 'Deferred-1', ANY, 'Added', undef, '{"n": 1}') for 1 .. 5;
+	my $bad = append($dbh, 'Deferred-1', ANY, 'Added', undef, '{"twice": 1}');
+	$bad = append($dbh, 'Deferred-1', ANY, 'Added', undef, '{"twice": 1}');
+	append($dbh, 'Deferred-1', ANY, 'Added', undef, '{"n": 1}') for 1 .. 5;
 	create_projection('deferred', 'on_deferred(es_event)',
 		categories => "'{Deferred}'", max_attempts => 2, policy => "'skip'");
 	caught_up($dbh, 'deferred');

@@ -172,7 +172,7 @@ sub names
 sub in_the_worker
 {
 	my @names = names();
-	append($super, 'Evil-1', -1, 'Happened') for 1 .. 3;
+	append($super, 'Evil-1', ANY, 'Happened') for 1 .. 3;
 	$super->do(q{ALTER DATABASE postgres SET search_path = evil, public, pg_catalog});
 	$super->do('SELECT es_resume_projection(?)', undef, $_) for @names;
 	foreach my $name (@names)
@@ -200,7 +200,7 @@ sub run_by_a_superuser
 	foreach my $name (names())
 	{
 		$session->do('SELECT public.es_pause_projection(?)', undef, $name);
-		append($super, 'Evil-1', -1, 'Happened');
+		append($super, 'Evil-1', ANY, 'Happened');
 		my $state = sqlstate($session, 'SELECT public.es_run_projection(?)', $name);
 		note "$name: $state";
 		is(sql_value($session, 'SELECT current_user'), $superuser, "$name: the user is back");

@@ -25,7 +25,7 @@ $standby->start;
 
 # the primary leaves something to do behind
 $dbh->do(q{SELECT es_pause_projection('p')});
-append_batch($dbh, 'Acc-1', -1, 'Added', [ map { undef } 1 .. 500 ]);
+append_batch($dbh, 'Acc-1', ANY, 'Added', [ map { undef } 1 .. 500 ]);
 $dbh->do(q{SELECT es_resume_projection('p')});
 append_batch($dbh, "Acc-$_", 0, 'Added', [ map { undef } 1 .. 200 ]) for 2 .. 20;
 my $reader = connect_store($standby);

@@ -93,8 +93,8 @@ sub dump_and_restore
 			END \$\$");
 	}
 	append_batch($dbh, "Acc-$_", 0, 'Added', [ map { undef } 1 .. 20 ]) for 1 .. 10;
-	append($dbh, 'Acc-3', -1, 'Added', undef, '{"n": 5, "poison": 1}');
-	append_batch($dbh, "Acc-$_", -1, 'Added', [ map { undef } 1 .. 5 ]) for 1 .. 10;
+	append($dbh, 'Acc-3', ANY, 'Added', undef, '{"n": 5, "poison": 1}');
+	append_batch($dbh, "Acc-$_", ANY, 'Added', [ map { undef } 1 .. 5 ]) for 1 .. 10;
 	create_projection('running', $handler{running});
 	create_projection('stopped', 'check_stopped(es_event)', max_attempts => 1);
 	create_projection('parks', 'check_parks(es_event)', max_attempts => 1, policy => "'park'");
@@ -104,7 +104,7 @@ sub dump_and_restore
 	$dbh->do(q{SELECT es_pause_projection('next')});
 	$dbh->do(q{SELECT es_prepare_projection('next', 'on_next_new(es_event[])')});
 	$dbh->do(q{SELECT es_pause_projection('running')});
-	append_batch($dbh, 'Acc-1', -1, 'Added', [ undef, undef ]);
+	append_batch($dbh, 'Acc-1', ANY, 'Added', [ undef, undef ]);
 	$dbh->do(q{UPDATE event_store.projection SET state = 'running' WHERE name = 'running'});
 
 	my $rows = 'SELECT p::text FROM event_store.projection p ORDER BY 1';
@@ -112,7 +112,7 @@ sub dump_and_restore
 	my @server = ('-h', $node->host, '-p', $node->port);
 	allow_workers(0);
 	ok(poll_until(sub { !worker_pid($dbh) }), 'no workers allowed: they end');
-	append($dbh, 'Acc-2', -1, 'Added');
+	append($dbh, 'Acc-2', ANY, 'Added');
 	my @state = map { $dbh->selectcol_arrayref($_) } $rows, $parked;
 	foreach my $format (qw(plain custom))
 	{
@@ -136,7 +136,7 @@ sub dump_and_restore
 	foreach my $db (qw(original restored_plain restored_custom))
 	{
 		$dbh = connect_store($node, db => $db);
-		append($dbh, 'Acc-2', -1, 'Added');
+		append($dbh, 'Acc-2', ANY, 'Added');
 		caught_up($dbh, 'running');
 		is(differences($dbh, 'running'), '', "$db: the running one has gone on");
 		is(projection($dbh, 'stopped')->{state}, 'stopped', "$db: the stopped one has not");
@@ -172,7 +172,7 @@ sub row_security
 		q{CREATE TABLE public.seen (position bigint)},
 		'GRANT ALL ON seen TO tenant');
 	my $append = sub {
-		$dbh->do('SELECT es_append(?, -1, ?, ?, ?)', undef, 'T-' . random_int(1, 3), 'Added',
+		$dbh->do('SELECT es_append(?, es_any(), ?, ?, ?)', undef, 'T-' . random_int(1, 3), 'Added',
 			$_[0] || '{}', qq({"tenant": "$_"}))
 		  for ('a', 'b', 'b', 'a', 'b');
 	};
@@ -223,7 +223,7 @@ sub row_security
 	run_sql($dbh, 'DROP POLICY own ON event_store.event',
 		q{CREATE POLICY own ON event_store.event FOR SELECT TO tenant
 		  USING ((metadata->>'number')::int = 1)});
-	$dbh->do(q{SELECT es_append('T-4', -1, 'Added', '{}', jsonb_build_object('number', n))
+	$dbh->do(q{SELECT es_append('T-4', es_any(), 'Added', '{}', jsonb_build_object('number', n))
 		FROM unnest(ARRAY['1', 'abc', '1']) AS n});
 	$tenant->do(q{SELECT es_create_projection('fails', 'on_event(es_event)', policy => 'park',
 		after_position => es_head() - 3, max_attempts => 2)});
@@ -250,7 +250,7 @@ sub hidden_run
 		'GRANT CREATE ON SCHEMA public TO tenant',
 		'ALTER TABLE event_store.event ENABLE ROW LEVEL SECURITY',
 		q{CREATE POLICY own ON event_store.event FOR SELECT TO tenant USING (false)});
-	append_batch($dbh, 'T-1', -1, 'Added', [ map { undef } 1 .. 6000 ]) for 1 .. 2;
+	append_batch($dbh, 'T-1', ANY, 'Added', [ map { undef } 1 .. 6000 ]) for 1 .. 2;
 	my $tenant = connect_store($node, db => 'hidden_run', user => 'tenant');
 	$tenant->do(q{CREATE FUNCTION on_event(e es_event) RETURNS void LANGUAGE sql AS ''});
 	$tenant->do(q{SELECT es_create_projection('p', 'on_event(es_event)', batch_size => 10, paused => true)});
@@ -287,7 +287,7 @@ sub update_extension
 		my $pid = poll_until(
 			sub {
 				my $now = worker_pid($dbh) or return 0;
-				my $position = append($dbh, 'Acc-1', -1, 'Added')->{position};
+				my $position = append($dbh, 'Acc-1', ANY, 'Added')->{position};
 				$dbh->do(q{SELECT es_wait_projection('p', ?)}, undef, $position);
 				return $now == (worker_pid($dbh) || 0) && $now;
 			});
@@ -325,10 +325,10 @@ sub names_change
 		'GRANT CREATE ON SCHEMA public TO old_name', 'SET SESSION AUTHORIZATION old_name');
 	create_projection('p', create_model($dbh, 'model'));
 	$dbh->do('RESET SESSION AUTHORIZATION');
-	append($dbh, 'Acc-1', -1, 'Added');
+	append($dbh, 'Acc-1', ANY, 'Added');
 	caught_up($dbh, 'p');
 	$dbh->do('ALTER ROLE old_name RENAME TO new_name');
-	append($dbh, 'Acc-1', -1, 'Added');
+	append($dbh, 'Acc-1', ANY, 'Added');
 	is(sqlstate($dbh, q{SELECT es_run_projection('p')}), '42704', 'owner renamed: it says so');
 	is(sql_value($dbh, q{SELECT es_wait_projection('p', es_head(), '300 ms')::int}), 0,
 		'owner renamed: no worker runs it');
@@ -337,7 +337,7 @@ sub names_change
 	is(differences($dbh, 'model'), '', 'owner renamed back: it goes on');
 
 	$dbh->do('ALTER FUNCTION on_model(es_event) RENAME TO on_other');
-	append($dbh, 'Acc-1', -1, 'Added');
+	append($dbh, 'Acc-1', ANY, 'Added');
 	ok(reaches_state('p', 'stopped'), 'handler renamed: it stops');
 	is(projection($dbh, 'p')->{error_sqlstate}, '42883', 'handler renamed: its SQLSTATE');
 	$dbh->do('ALTER FUNCTION on_other(es_event) RENAME TO on_model');
@@ -364,7 +364,7 @@ sub role_settings
 			INSERT INTO who VALUES (current_user, current_setting('work_mem'), e.global_position) $$});
 	create_projection('p', 'on_event(es_event)', batch_size => 3);
 	$dbh->do('RESET SESSION AUTHORIZATION');
-	append_batch($dbh, 'Acc-1', -1, 'Added', [ undef, undef ]) for 1 .. 20;
+	append_batch($dbh, 'Acc-1', ANY, 'Added', [ undef, undef ]) for 1 .. 20;
 	caught_up($dbh, 'p');
 	is_deeply(
 		$dbh->selectall_arrayref('SELECT name, work_mem, count(*) FROM who GROUP BY 1, 2'),
@@ -380,16 +380,16 @@ sub role_settings
 sub turned_off
 {
 	create_projection('p', create_model($dbh, 'model'));
-	append($dbh, 'Acc-1', -1, 'Added');
+	append($dbh, 'Acc-1', ANY, 'Added');
 	caught_up($dbh, 'p');
 	ok(wait_for_worker($dbh), 'turned off: a worker is there');
 	allow_workers(0);
 	ok(poll_until(sub { !worker_pid($dbh) }), 'turned off: it ends');
-	append($dbh, 'Acc-1', -1, 'Added');
+	append($dbh, 'Acc-1', ANY, 'Added');
 	is(sql_value($dbh, q{SELECT es_wait_projection('p', es_head(), '300 ms')::int}), 0,
 		'turned off: none starts');
 	is(sql_value($dbh, q{SELECT es_run_projection('p')}), 1, 'turned off: it can be run');
-	append($dbh, 'Acc-1', -1, 'Added');
+	append($dbh, 'Acc-1', ANY, 'Added');
 	allow_workers(4);
 	caught_up($dbh, 'p');
 	is(differences($dbh, 'model'), '', 'turned on: it goes on');
@@ -509,7 +509,7 @@ sub statistics
 				PERFORM pg_sleep(0.02);
 				INSERT INTO model VALUES (e.global_position);
 			END $$});
-	append_batch($dbh, 'Acc-1', -1, 'Added', [ map { undef } 1 .. 6000 ]);
+	append_batch($dbh, 'Acc-1', ANY, 'Added', [ map { undef } 1 .. 6000 ]);
 	create_projection('p', 'on_event(es_event)', batch_size => 5);
 	ok( poll_until(
 			sub {
@@ -531,7 +531,7 @@ sub time_limits
 				PERFORM nextval('calls');
 				PERFORM pg_sleep(0.15);
 			END $$});
-	append_batch($dbh, 'Acc-1', -1, 'Added', [ map { undef } 1 .. 12 ]);
+	append_batch($dbh, 'Acc-1', ANY, 'Added', [ map { undef } 1 .. 12 ]);
 	create_projection('p', 'on_event(es_event)', paused => 'true');
 	$dbh->do(q{SET statement_timeout = '500 ms'});
 	is(sqlstate($dbh, q{SELECT es_run_projection('p')}), '57014',
@@ -559,10 +559,10 @@ sub odd_handlers
 		q{CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'too late'; END $$},
 		'CREATE CONSTRAINT TRIGGER late AFTER INSERT ON late DEFERRABLE INITIALLY DEFERRED
 			FOR EACH ROW EXECUTE FUNCTION fail()');
-	append($dbh, 'Odd-1', -1, 'Added') for 1 .. 5;
+	append($dbh, 'Odd-1', ANY, 'Added') for 1 .. 5;
 	my $refused = '55000';
 	my %way = (
-		appends => [ q{PERFORM es_append('Made-' || e.version, -1, 'Made', '{}');}, undef ],
+		appends => [ q{PERFORM es_append('Made-' || e.version, es_any(), 'Made', '{}');}, undef ],
 		runs => [ q{PERFORM es_run_projection('runs');}, $refused ],
 		drops => [ q{PERFORM es_drop_projection('drops');}, $refused ],
 		pauses => [ q{PERFORM es_pause_projection('pauses');}, $refused ],
@@ -603,8 +603,8 @@ sub odd_handlers
 
 	# one that answers its own events goes on for ever, a bit at a time
 	$dbh->do(q{CREATE FUNCTION on_echo(e es_event) RETURNS void LANGUAGE sql AS
-		$$ SELECT es_append('Echo-1', -1, 'Said', '{}') $$});
-	append($dbh, 'Echo-1', -1, 'Said');
+		$$ SELECT es_append('Echo-1', es_any(), 'Said', '{}') $$});
+	append($dbh, 'Echo-1', ANY, 'Said');
 	create_projection('echo', 'on_echo(es_event)', categories => "'{Echo}'");
 	ok(poll_until(sub { projection($dbh, 'echo')->{position} > sql_value($dbh, 'SELECT max(position) FROM done') + 50 }),
 		'echo: goes on');
@@ -625,7 +625,7 @@ sub dropped_handler
 				PERFORM pg_sleep(0.01);
 				INSERT INTO model VALUES (e.global_position);
 			END $$});
-	append_batch($dbh, 'Acc-1', -1, 'Added', [ map { undef } 1 .. 500 ]);
+	append_batch($dbh, 'Acc-1', ANY, 'Added', [ map { undef } 1 .. 500 ]);
 	create_projection('p', 'on_event(es_event)', policy => "'skip'", max_attempts => 1);
 	ok(poll_until(sub { projection($dbh, 'p')->{position} > 0 }), 'handler dropped: it has begun');
 	$dbh->do('DROP FUNCTION on_event(es_event)');
@@ -656,7 +656,7 @@ sub no_connect
 			BEGIN RAISE division_by_zero; END $$},
 		q{SELECT es_create_projection('bad', 'on_bad(es_event)', max_attempts => 1)},
 		'RESET SESSION AUTHORIZATION');
-	append($dbh, 'Acc-1', -1, 'Added');
+	append($dbh, 'Acc-1', ANY, 'Added');
 	ok(reaches_state('bad', 'stopped'), 'no connection: one is stopped before');
 	my $error = sql_value($dbh, $stopped);
 	run_sql($dbh, 'REVOKE CONNECT ON DATABASE no_connect FROM PUBLIC',
@@ -664,7 +664,7 @@ sub no_connect
 		  WHERE backend_type = 'event_store projections' AND datname = current_database()},
 		'SET SESSION AUTHORIZATION app', q{SELECT es_create_projection('p', 'on_event(es_event)')},
 		'RESET SESSION AUTHORIZATION');
-	append($dbh, 'Acc-1', -1, 'Added');
+	append($dbh, 'Acc-1', ANY, 'Added');
 	ok(poll_until(sub { (projection($dbh, 'p')->{error_sqlstate} || '') eq '08004' }),
 		'no connection: the view says so');
 	$dbh->do('GRANT CONNECT ON DATABASE no_connect TO app');

@@ -56,7 +56,7 @@ sub add
 {
 	my ($stream, $count) = @_;
 	my $last;
-	$last = append($dbh, $stream, -1, 'Happened')->{position} for 1 .. $count;
+	$last = append($dbh, $stream, ANY, 'Happened')->{position} for 1 .. $count;
 	return $last;
 }
 
@@ -149,7 +149,7 @@ sub moving
 	$dbh->do(q{SELECT es_create_subscription('wanted', ARRAY['Wanted'])});
 	add('Unwanted-1', 1);
 	my $unwanted = q{SELECT count(*) FROM generate_series(1, 300) g,
-		es_append_batch('Unwanted-1', -1, array_fill('T'::text, ARRAY[10]),
+		es_append_batch('Unwanted-1', es_any(), array_fill('T'::text, ARRAY[10]),
 			array_fill(to_jsonb(g), ARRAY[10]))};
 	my $before = checkpoint('wanted');
 	$dbh->do($unwanted);
@@ -157,9 +157,9 @@ sub moving
 	cmp_ok(checkpoint('wanted'), '>=', $before + 3000, 'the checkpoint has moved over it');
 
 	$other->begin_work;
-	my $open = append($other, 'Wanted-1', -1, 'Happened')->{position};
+	my $open = append($other, 'Wanted-1', ANY, 'Happened')->{position};
 	$dbh->do($unwanted);
-	my $later = append($dbh, 'Wanted-2', -1, 'Happened')->{position};
+	my $later = append($dbh, 'Wanted-2', ANY, 'Happened')->{position};
 	is(positions($dbh, 'wanted'), '', 'behind an unsettled event nothing is delivered');
 	cmp_ok(checkpoint('wanted'), '<', $open, 'and the checkpoint stays before it');
 	is(sqlstate($dbh, "SELECT es_ack('wanted', $later)"), 'VE004',
@@ -178,8 +178,8 @@ sub held_up
 	my $other = connect_store($node);
 	$dbh->do(q{SELECT es_create_subscription('trap', after_position => es_head())});
 	$other->begin_work;
-	append($other, 'Trap-1', -1, 'Happened');
-	my $later = append($dbh, 'Trap-2', -1, 'Happened')->{position};
+	append($other, 'Trap-1', ANY, 'Happened');
+	my $later = append($dbh, 'Trap-2', ANY, 'Happened')->{position};
 	start_client('trapped', sub {
 		my $conn = connect_store($node);
 		my $got = positions($conn, 'trap', 10, '60 s');
@@ -210,10 +210,10 @@ sub held_up
 sub changed
 {
 	my $other = connect_store($node);
-	append($dbh, 'Change-1', -1, 'Odd');
-	my $base = append($dbh, 'Change-1', -1, 'Even')->{position};
+	append($dbh, 'Change-1', ANY, 'Odd');
+	my $base = append($dbh, 'Change-1', ANY, 'Even')->{position};
 	my ($first, $second, $third) =
-	  map { append($dbh, 'Change-1', -1, 'Odd')->{position} } 1 .. 3;
+	  map { append($dbh, 'Change-1', ANY, 'Odd')->{position} } 1 .. 3;
 	my $wait = q{es_fetch('change', 100, '1 h')};
 	my $create = q{SELECT es_create_subscription('change', ARRAY['Change'], ARRAY['%s'],
 		%d, max_retries => 0)};
@@ -242,9 +242,9 @@ sub changed
 	$dbh->do("SELECT es_ack('change', $third)");
 	is(positions($dbh, 'change'), '', 'the stream is held up no longer');
 	$other->begin_work;
-	append($other, 'Change-2', -1, 'Even');
+	append($other, 'Change-2', ANY, 'Even');
 	my $behind;
-	is(meanwhile($node, $wait, sub { $behind = append($dbh, 'Change-1', -1, 'Odd')->{position} }),
+	is(meanwhile($node, $wait, sub { $behind = append($dbh, 'Change-1', ANY, 'Odd')->{position} }),
 		$behind, 'an event behind an unsettled one that is not wanted is delivered');
 	$other->rollback;
 	$dbh->do(q{SELECT es_drop_subscription('change')});

@@ -57,7 +57,7 @@ sub slots
 sub add
 {
 	my ($streams) = @_;
-	append($dbh, "Thing-$_", -1, 'Happened') for 1 .. $streams;
+	append($dbh, "Thing-$_", ANY, 'Happened') for 1 .. $streams;
 	return;
 }
 
@@ -118,7 +118,7 @@ sub waiting
 		fetch($dbh, 'turn', $_) for qw(a b);
 	}
 	is(slots('turn'), 'a=1 b=1', 'two members');
-	my @events = map { append($dbh, 'Turn-1', -1, 'Happened')->{position} } 1 .. 4;
+	my @events = map { append($dbh, 'Turn-1', ANY, 'Happened')->{position} } 1 .. 4;
 	my ($owner) = grep { @{ fetch($dbh, 'turn', $_, 2) } } qw(a b);
 	my ($idle) = grep { $_ ne $owner } qw(a b);
 	$dbh->do("SELECT es_ack('turn', $events[1], '$owner')");

@@ -124,7 +124,7 @@ sub waiting
 		sql_value($direct, q{SELECT count(*) FROM pg_catalog.pg_stat_activity
 			WHERE query LIKE 'SELECT es_wait%' AND wait_event_type = 'Extension'});
 	});
-	my $position = append($direct, 'Bounced-1', -1, 'Happened')->{position};
+	my $position = append($direct, 'Bounced-1', ANY, 'Happened')->{position};
 	my $at = time();
 	my $result = wait_clients(names => ['waiter'])->{waiter};
 	is($result->{got}, $position, 'es_wait through the pooler sees the event');
@@ -138,7 +138,7 @@ sub consuming
 	my $dbh = bounced();
 	my $rival = bounced();
 	my $count = q{SELECT count(*) FROM es_fetch('bounced', 2, member => 'me')};
-	append($direct, 'Bounced-1', -1, 'Happened') for 1 .. 9;
+	append($direct, 'Bounced-1', ANY, 'Happened') for 1 .. 9;
 	$dbh->do(q{SELECT es_create_subscription('bounced')});
 	my $first = backend($dbh);
 	is(sql_value($dbh, $count), 2, 'a consumer with a name fetches');
@@ -171,7 +171,7 @@ sub many
 {
 	$direct->do(q{CREATE TABLE done (global_position bigint)});
 	$direct->do(q{SELECT es_create_subscription('many', slots => 8)});
-	append($direct, "Many-$_", -1, 'Happened') for 1 .. 200;
+	append($direct, "Many-$_", ANY, 'Happened') for 1 .. 200;
 	new_flags();
 	foreach my $number (1 .. 4)
 	{

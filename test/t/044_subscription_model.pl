@@ -35,7 +35,7 @@ create_store($node);
 my $admin = connect_store($node);
 foreach my $category (@categories)
 {
-	append($admin, "$category-0", -1, $_) for @types;
+	append($admin, "$category-0", ANY, $_) for @types;
 }
 push @writers, { dbh => connect_store($node), open => [] } for 1 .. 3;
 
@@ -184,7 +184,7 @@ sub write_step
 	foreach (1 .. random_int(1, 3))
 	{
 		my ($stream, $type) = (any(@free), any(@types));
-		my $event = append($writer->{dbh}, $stream, -1, $type);
+		my $event = append($writer->{dbh}, $stream, ANY, $type);
 		push @new,
 		  {
 			position => $event->{position},

@@ -182,7 +182,7 @@ sub write_load
 			{
 				my $category = rand() < 0.5 ? 'Order' : 'Item';
 				append($dbh, sprintf('%s-%d', $category, random_int(1, $streams)),
-					-1, 'Happened' . random_int(1, 3));
+					ANY, 'Happened' . random_int(1, 3));
 			}
 			random_pause(40) if rand() < 0.2;
 			$commit ? $dbh->commit : $dbh->rollback;

@@ -113,7 +113,7 @@ sub append_somewhere
 	my ($dbh, $count) = @_;
 	my $category = $categories[ random_int(0, $#categories) ];
 	my $stream = sprintf '%s-%d', $category, random_int(1, 120);
-	my $expected = -1;
+	my $expected = ANY;
 	my $type = 'Happened' . random_int(1, rand() < 0.1 ? 500 : 5);
 
 	$expected = sql_value($dbh, 'SELECT es_stream_version($1)', $stream)
@@ -155,7 +155,7 @@ sub many_savepoints
 		   BEGIN
 			 FOR i IN 1 .. 90 LOOP
 			   BEGIN
-				 PERFORM es_append('$stream', -1, 'Many', '1', event_id => ids[i]);
+				 PERFORM es_append('$stream', es_any(), 'Many', '1', event_id => ids[i]);
 				 IF i % 3 = 0 THEN
 				   RAISE division_by_zero;
 				 END IF;
@@ -190,7 +190,7 @@ sub two_phase
 	}
 	foreach (1 .. random_int(0, 3))
 	{
-		my @events = append_to($dbh, "$categories[0]-own-$name", -1, 'Private', $count);
+		my @events = append_to($dbh, "$categories[0]-own-$name", ANY, 'Private', $count);
 		$acknowledged->{ $_->[0] } = $_->[1] for @events;
 		random_pause(15);
 	}

@@ -110,7 +110,7 @@ sub write_amounts
 		next unless $dbh;
 		my $done = eval {
 			my @ids = map { undef } 1 .. random_int(1, 5);
-			append_batch($dbh, 'Acc-' . random_int(1, $streams), -1, 'Added', \@ids);
+			append_batch($dbh, 'Acc-' . random_int(1, $streams), ANY, 'Added', \@ids);
 			$count += @ids;
 			1;
 		};

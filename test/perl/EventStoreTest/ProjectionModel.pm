@@ -105,7 +105,7 @@ sub model_write
 				$dbh->do('SAVEPOINT s');
 				my $stream = (qw(A B))[ random_int(0, 1) ] . '-' . random_int(1, $streams);
 				my $kind = random_int(1, 60) == 1 ? $kinds[ random_int(0, $#kinds) ] : undef;
-				append_batch($dbh, $stream, -1, (qw(One Two))[ random_int(0, 1) ],
+				append_batch($dbh, $stream, ANY, (qw(One Two))[ random_int(0, 1) ],
 					[ map { undef } 1 .. random_int(1, 4) ],
 					$kind ? qq({"bad": "$kind"}) : '{"n": 1}');
 				$dbh->do('ROLLBACK TO s') if $way == 1;
