@@ -18,7 +18,7 @@ PG_CPPFLAGS  = -I$(top)/src -DES_VERSION='"$(EXTVERSION)"'
 # The install script of the current version is put together of one part for
 # each wing of src/, in the order in which the parts need each other.
 SQL_PARTS    = base log append evolution read wakeup state projection subscription permissions
-DOCS         = README.md $(patsubst $(top)/%,%,$(wildcard $(top)/doc/*.md))
+DOCS         = $(patsubst $(top)/%,%,$(wildcard $(top)/doc/*.md))
 script      := sql/$(EXTENSION)--$(EXTVERSION).sql
 DATA         = $(filter-out $(script),$(patsubst $(top)/%,%,$(sort $(wildcard $(top)/sql/$(EXTENSION)--*.sql))))
 DATA_built   = $(script)
@@ -62,6 +62,9 @@ ISOLATION_OPTS = --inputdir=$(top)/test/isolation --load-extension=$(EXTENSION)
 endif
 
 include $(PGXS)
+
+# a folder of our own for doc/, not the one of all extensions
+docmoduledir := $(EXTENSION)
 
 $(OBJS): $(headers)
 
