@@ -298,6 +298,29 @@ SELECT data FROM public.es_read_stream('Up-1', 4, 1);
 SELECT public.es_drop_upcaster('Kept', 1);
 RESET search_path;
 
+-- a check that is cancelled ends with the statement, and leaves nothing behind
+CREATE FUNCTION upcast_slow(data jsonb) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE
+    AS $$ BEGIN PERFORM pg_sleep(100); RETURN data; END $$;
+SELECT es_define_upcaster('Kept', 1, 'upcast_slow(jsonb)');
+SET statement_timeout = '50ms';
+SELECT count(*) FROM es_check_upcasters('Kept');
+RESET statement_timeout;
+SELECT 'still there';
+SET statement_timeout = '50ms';
+DO $$
+BEGIN
+    PERFORM * FROM es_check_upcasters('Kept');
+EXCEPTION WHEN query_canceled THEN
+    CREATE TABLE upcast_kept (n int);
+END
+$$;
+RESET statement_timeout;
+INSERT INTO upcast_kept VALUES (1);
+-- no transaction has been left open
+SELECT pg_current_xact_id_if_assigned() IS NULL AS closed;
+SELECT es_drop_upcaster('Kept', 1);
+DROP TABLE upcast_kept;
+
 --
 -- Clean up
 --

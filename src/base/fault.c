@@ -4,7 +4,8 @@
  *
  * event_store.fault = 'point:action[,point:action ...]', where action is
  *	  pause=MS[@PERCENT]	sleep that long, at that share of the visits
- *	  error					raise an error
+ *	  error[=SQLSTATE]		raise an error
+ *	  fatal					end the session as pg_terminate_backend would
  *	  crash					end the process as kill -9 would
  * Points may lie inside an LWLock, so a pause must not look at interrupts.
  *-------------------------------------------------------------------------
@@ -66,9 +67,18 @@ es_fault_point(const char *name)
 				if (random() % 100 < percent)
 					pg_usleep(ms * 1000L);
 			}
+			else if (strncmp(action, "error=", 6) == 0 && strlen(action) >= 11)
+				ereport(ERROR,
+						errcode(MAKE_SQLSTATE(action[6], action[7], action[8], action[9],
+											  action[10])),
+						errmsg("fault point \"%s\"", name));
 			else if (strncmp(action, "error", 5) == 0)
 				ereport(ERROR,
 						errcode(ERRCODE_INTERNAL_ERROR),
+						errmsg("fault point \"%s\"", name));
+			else if (strncmp(action, "fatal", 5) == 0)
+				ereport(FATAL,
+						errcode(ERRCODE_ADMIN_SHUTDOWN),
 						errmsg("fault point \"%s\"", name));
 			else if (strncmp(action, "crash", 5) == 0)
 				kill(getpid(), SIGKILL);

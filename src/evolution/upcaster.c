@@ -24,7 +24,6 @@
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 
 #include "base/args.h"
@@ -34,6 +33,7 @@
 #include "evolution/function.h"
 #include "log/head.h"
 #include "base/result.h"
+#include "base/subxact.h"
 #include "log/sql.h"
 #include "evolution/upcast.h"
 
@@ -225,6 +225,21 @@ es_definition_changed(PG_FUNCTION_ARGS)
 	PG_RETURN_POINTER(NULL);
 }
 
+typedef struct EsUpcasterTry
+{
+	const EsUpcaster *upcaster;
+	Datum	   *values;
+} EsUpcasterTry;
+
+static bool
+es_upcaster_try_body(void *arg)
+{
+	EsUpcasterTry *try = arg;
+
+	es_upcaster_apply(try->upcaster, try->values);
+	return true;
+}
+
 /*
  * Try the chain on one event, in a subtransaction of its own.
  *
@@ -233,31 +248,14 @@ es_definition_changed(PG_FUNCTION_ARGS)
 static ErrorData *
 es_upcaster_try(const EsUpcaster *upcaster, Datum *values)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData  *volatile error = NULL;
+	EsUpcasterTry try = {upcaster, values};
+	ErrorData  *error;
 
 	es_function_cause = 0;
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		es_upcaster_apply(upcaster, values);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		if (error->sqlerrcode != ERRCODE_ES_USER_FUNCTION &&
-			error->sqlerrcode != ERRCODE_INSUFFICIENT_PRIVILEGE)
-			PG_RE_THROW();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
+	(void) es_subxact_run(es_upcaster_try_body, &try, &error);
+	if (error != NULL && error->sqlerrcode != ERRCODE_ES_USER_FUNCTION &&
+		error->sqlerrcode != ERRCODE_INSUFFICIENT_PRIVILEGE)
+		ReThrowError(error);
 	return error;
 }
 

@@ -110,6 +110,7 @@ es_table_is_subscribed(Oid relid, bool *ready)
 
 /* whether a subscription writes the store, and whether its copy is over */
 static Oid	es_subscribed_event = InvalidOid;	/* store that was looked at */
+static bool es_subscribed_looking = false;	/* and nothing has changed since */
 static bool es_subscribed = false;
 static bool es_subscribed_ready = false;
 
@@ -117,6 +118,7 @@ static void
 es_subscription_callback(Datum arg, int cacheid, uint32 hashvalue)
 {
 	es_subscribed_event = InvalidOid;
+	es_subscribed_looking = false;
 }
 
 /*
@@ -138,7 +140,8 @@ es_head_is_subscriber(const EsStore *store)
 	if (likely(es_subscribed_event == store->event))
 		return es_subscribed;
 
-	es_subscribed_event = store->event;
+	es_subscribed_event = InvalidOid;
+	es_subscribed_looking = true;
 	es_subscribed_ready = true;
 	es_subscribed = es_table_is_subscribed(store->event, &es_subscribed_ready);
 	if (es_subscribed)
@@ -147,6 +150,10 @@ es_head_is_subscriber(const EsStore *store)
 			es_table_is_subscribed(store->stream, &es_subscribed_ready) &&
 			es_table_is_subscribed(store->event_type, &es_subscribed_ready) &&
 			es_subscribed_ready;
+
+	/* last: the look may fail, or what it saw may change meanwhile */
+	if (es_subscribed_looking)
+		es_subscribed_event = store->event;
 	return es_subscribed;
 }
 

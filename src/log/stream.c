@@ -111,11 +111,27 @@ es_stream_subxact_callback(SubXactEvent event, SubTransactionId subid,
 	{
 		if (level >= size)
 		{
+			int			new_size = Max(2 * level, 16);
+			int		   *grown;
+
+			/*
+			 * An error here would be one of somebody's subtransaction that has
+			 * begun and cannot be rolled back.  A level that is not known
+			 * leaves the count too high, which only means a row lock earlier.
+			 */
+			grown = MemoryContextAllocExtended(TopMemoryContext, new_size * sizeof(int),
+											   MCXT_ALLOC_NO_OOM | MCXT_ALLOC_ZERO);
+			if (grown == NULL)
+				return;
+
 			/* 0 for the levels that began before the module was loaded */
-			size = Max(2 * level, 16);
-			nlocks_at = nlocks_at == NULL ?
-				MemoryContextAllocZero(TopMemoryContext, size * sizeof(int)) :
-				repalloc(nlocks_at, size * sizeof(int));
+			if (nlocks_at != NULL)
+			{
+				memcpy(grown, nlocks_at, size * sizeof(int));
+				pfree(nlocks_at);
+			}
+			nlocks_at = grown;
+			size = new_size;
 		}
 		nlocks_at[level] = es_stream_nlocks;
 	}
@@ -160,6 +176,8 @@ es_stream_cache_begin(void)
 		hash_get_num_entries(es_stream_by_no) < ES_MAX_CACHED_STREAMS)
 		return;
 
+	/* until all of it is made, which may fail half-way */
+	es_stream_stale = true;
 	es_stream_by_no = NULL;
 	es_stream_by_name = NULL;
 	if (es_stream_context == NULL)

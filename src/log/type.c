@@ -82,6 +82,8 @@ es_type_cache_begin(void)
 		hash_get_num_entries(es_type_by_no) < ES_MAX_CACHED_TYPES)
 		return;
 
+	/* until all of it is made, which may fail half-way */
+	es_type_stale = true;
 	es_type_by_no = NULL;
 	es_type_by_name = NULL;
 	if (es_type_context == NULL)

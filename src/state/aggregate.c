@@ -39,7 +39,6 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
@@ -51,6 +50,7 @@
 #include "evolution/function.h"
 #include "read/read.h"
 #include "base/result.h"
+#include "base/subxact.h"
 #include "state/snapshot.h"
 #include "log/sql.h"
 #include "log/stream.h"
@@ -510,6 +510,23 @@ es_state_write(int64 stream_no, int32 schema_version, int64 version, Jsonb *stat
 	AtEOXact_GUC(true, nest_level);
 }
 
+typedef struct EsStateSave
+{
+	int64		stream_no;
+	int32		schema_version;
+	int64		version;
+	Jsonb	   *state;
+} EsStateSave;
+
+static bool
+es_state_save_body(void *arg)
+{
+	EsStateSave *save = arg;
+
+	es_state_write(save->stream_no, save->schema_version, save->version, save->state);
+	return true;
+}
+
 /*
  * Save a state as a snapshot, if that harms nobody.
  *
@@ -522,8 +539,8 @@ es_state_save(const EsStore *store, int64 stream_no, int32 schema_version,
 {
 	static TransactionId saving_xid = InvalidTransactionId;
 	static int	saves = 0;
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
+	EsStateSave save = {stream_no, schema_version, version, state};
+	ErrorData  *error;
 
 	/* in SERIALIZABLE a write could make the reader fail at its commit */
 	if (RecoveryInProgress() || XactReadOnly || IsInParallelMode() ||
@@ -542,29 +559,14 @@ es_state_save(const EsStore *store, int64 stream_no, int32 schema_version,
 	if (es_snapshot_contended(es_store_get(), stream_no, schema_version))
 		return;
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
+	(void) es_subxact_run(es_state_save_body, &save, &error);
+	if (error != NULL)
 	{
-		es_state_write(stream_no, schema_version, version, state);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
 		/* the reader is to stop, whatever he is doing */
 		if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
-			PG_RE_THROW();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
+			ReThrowError(error);
 		FreeErrorData(error);
 	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
 	saving_xid = GetTopTransactionIdIfAny();
 	saves++;
 }

@@ -29,10 +29,10 @@
 #include "storage/lock.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
-#include "utils/resowner.h"
 
 #include "base/args.h"
 #include "base/compat.h"
+#include "base/subxact.h"
 #include "subscription/subscription.h"
 
 PG_FUNCTION_INFO_V1(es_join);
@@ -163,6 +163,35 @@ es_group_join(const EsSubscription *sub, Datum member, int64 lease, bool wait)
 	return true;
 }
 
+typedef struct EsGroupTake
+{
+	const EsSubscription *sub;
+	Datum		member;
+	const EsCursor *cursor;
+	int64		count;
+} EsGroupTake;
+
+static bool
+es_group_take_body(void *arg)
+{
+	EsGroupTake *take = arg;
+	EsCursor	taken = *take->cursor;
+	Datum		args[3];
+
+	if (!es_cursor_claim(take->sub, take->member, take->cursor))
+		return false;
+	args[0] = take->sub->name;
+	args[1] = take->member;
+	args[2] = Int64GetDatum(take->cursor->position);
+	es_sql_run(&es_sql_bring_up, args, NULL);
+	args[2] = Int64GetDatum(take->count);
+	if (es_sql_run(&es_sql_take, args, NULL) == 0)
+		return false;
+	taken.position = taken.scanned = 0;
+	es_cursor_store(take->sub, take->member, &taken);
+	return true;
+}
+
 /*
  * Take free slots.
  *
@@ -172,35 +201,9 @@ es_group_join(const EsSubscription *sub, Datum member, int64 lease, bool wait)
 static bool
 es_group_take(const EsSubscription *sub, Datum member, const EsCursor *cursor, int64 count)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	EsCursor	taken = *cursor;
-	Datum		args[3];
-	bool		done;
+	EsGroupTake take = {sub, member, cursor, count};
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	done = es_cursor_claim(sub, member, cursor);
-	if (done)
-	{
-		args[0] = sub->name;
-		args[1] = member;
-		args[2] = Int64GetDatum(cursor->position);
-		es_sql_run(&es_sql_bring_up, args, NULL);
-		args[2] = Int64GetDatum(count);
-		done = es_sql_run(&es_sql_take, args, NULL) > 0;
-	}
-	if (done)
-	{
-		taken.position = taken.scanned = 0;
-		es_cursor_store(sub, member, &taken);
-		ReleaseCurrentSubTransaction();
-	}
-	else
-		RollbackAndReleaseCurrentSubTransaction();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	return done;
+	return es_subxact_run(es_group_take_body, &take, NULL);
 }
 
 /*

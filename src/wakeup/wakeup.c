@@ -231,7 +231,6 @@ es_wakeup_get(void)
 	if (likely(es_wakeup_entry != NULL) || es_wakeup_tried)
 		return es_wakeup_entry;
 
-	es_wakeup_tried = true;
 	if (es_wakeup_shared == NULL)
 	{
 		MemoryContext context = CurrentMemoryContext;
@@ -255,16 +254,17 @@ es_wakeup_get(void)
 		}
 		PG_END_TRY();
 		if (es_wakeup_shared == NULL)
+		{
+			es_wakeup_tried = true;
 			return NULL;
+		}
 	}
 
 	es_wakeup_entry = es_wakeup_take(InvalidOid);
-	if (es_wakeup_entry == NULL)
+	if (es_wakeup_entry == NULL && IsTransactionState())
 	{
-		if (IsTransactionState())
-			es_wakeup_entry = es_wakeup_take_over();
-		else
-			es_wakeup_tried = false;	/* a later call can look */
+		es_wakeup_entry = es_wakeup_take_over();
+		es_wakeup_tried = true; /* not before: an error says nothing */
 	}
 	return es_wakeup_entry;
 }
