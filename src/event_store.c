@@ -19,13 +19,16 @@
 
 #include "base/compat.h"
 #include "evolution/function.h"
-#include "settings.h"
+#include "evolution/upcast.h"
 #include "log/head.h"
 #include "log/order.h"
-#include "projection/projection.h"
+#include "log/scan.h"
+#include "log/sequence.h"
 #include "log/store.h"
 #include "log/stream.h"
-#include "evolution/upcast.h"
+#include "log/type.h"
+#include "projection/projection.h"
+#include "settings.h"
 #include "wakeup/wakeup.h"
 #include "wakeup/worker.h"
 
@@ -36,14 +39,17 @@ PGDLLEXPORT void _PG_init(void);
 void
 _PG_init(void)
 {
-	es_projection_init();
 	es_guc_init();
-	es_order_init();
 	es_store_init();
+	es_order_init();
+	es_scan_init();
+	es_sequence_init();
 	es_head_init();
 	es_stream_init();
+	es_type_init();
 	es_function_init();
 	es_upcast_init();
 	es_wakeup_init();
-	es_worker_init();
+	es_launcher_init();
+	es_projection_init();
 }

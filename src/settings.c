@@ -8,14 +8,16 @@
 #include "base/compat.h"
 #include "base/fault.h"
 #include "settings.h"
-#include "evolution/upcast.h"
-#include "wakeup/wakeup.h"
 
 int			es_max_event_size_kb = 1024;
 int			es_max_batch_size = 10000;
 bool		es_force_sync_commit = true;
 int			es_notify_mode = ES_NOTIFY_WORKER;
 int			es_worker_idle_timeout_ms = 60 * 1000;
+bool		es_upcast_enabled = true;
+int			es_max_projection_workers = 4;
+int			es_projection_timeout_ms = 60 * 1000;
+int			es_projection_retry_delay_ms = 500;
 
 static const struct config_enum_entry es_notify_modes[] = {
 	{"off", ES_NOTIFY_OFF, false},
@@ -83,6 +85,33 @@ es_guc_init(void)
 							 true,
 							 PGC_USERSET, 0,
 							 NULL, NULL, NULL);
+
+	DefineCustomIntVariable("event_store.max_projection_workers",
+							"Most background workers for projections in one database.",
+							"There is one for each role that owns projections. 0 turns them off.",
+							&es_max_projection_workers,
+							4,
+							0, 1000,
+							PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("event_store.projection_timeout",
+							"Longest time that a worker spends on one slice of a projection.",
+							"0 turns the limit off.",
+							&es_projection_timeout_ms,
+							60 * 1000,
+							0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("event_store.projection_retry_delay",
+							"Pause before a failed event is tried again.",
+							"It doubles with every attempt, up to a minute.",
+							&es_projection_retry_delay_ms,
+							500,
+							1, 60 * 1000,
+							PGC_SIGHUP, GUC_UNIT_MS,
+							NULL, NULL, NULL);
 
 	es_fault_init();
 	es_reserve_guc_prefix("event_store");

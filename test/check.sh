@@ -122,6 +122,21 @@ check_versions() {
 	fi
 }
 
+# Which way the arrows of src/ point; the judgement is tried out first.
+check_wings() {
+	local status=0
+
+	say "wings"
+	suite_started=$SECONDS
+	perl "$here/wings.pl" --self-test && perl "$here/wings.pl" "$work/normal" "$work/normal" &&
+		perl "$here/wings.pl" "$work/faults" "$work/faults" || status=$?
+	if [ $status -eq 0 ]; then
+		count "wings" 3 0 0
+	else
+		count "wings" 0 1 $status
+	fi
+}
+
 # --- pg_regress and isolation -----------------------------------------------
 
 # pg_regress's lines, in the shape before and from PostgreSQL 16 on.
@@ -199,6 +214,7 @@ shopt -s nullglob
 
 build
 check_versions
+check_wings
 
 # nothing here has to survive a power failure
 cluster_start "$pg_config" 'fsync = off'

@@ -32,19 +32,20 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+#include "append/append.h"
 #include "base/args.h"
 #include "base/compat.h"
 #include "base/errors.h"
-#include "log/event.h"
 #include "base/fault.h"
-#include "settings.h"
-#include "log/head.h"
 #include "base/result.h"
+#include "log/event.h"
+#include "log/head.h"
 #include "log/store.h"
 #include "log/stream.h"
 #include "log/type.h"
-#include "wakeup/wakeup.h"
 #include "log/write.h"
+#include "settings.h"
+#include "wakeup/wakeup.h"
 
 /* an append on its way */
 typedef struct EsAppend

@@ -14,10 +14,11 @@
 #include "utils/builtins.h"
 #include "utils/numeric.h"
 
+#include "append/append.h"
 #include "base/args.h"
 #include "base/compat.h"
-#include "settings.h"
 #include "base/uuid.h"
+#include "settings.h"
 
 static Datum
 es_empty_object(void)

@@ -3,14 +3,12 @@
  *	  Check and unpack SQL arguments.
  *-------------------------------------------------------------------------
  */
-#ifndef ES_ARGS_H
-#define ES_ARGS_H
+#ifndef ES_BASE_ARGS_H
+#define ES_BASE_ARGS_H
 
 #include "fmgr.h"
 #include "utils/jsonb.h"
 #include "utils/timestamp.h"
-
-#include "log/write.h"
 
 /* bytes in the name of a stream, event type, subscription or projection */
 #define ES_NAME_MAX			255
@@ -51,8 +49,4 @@ extern void es_check_category(const char *argument, int element,
 extern void es_arg_error(int sqlstate, const char *argument, int element,
 						 const char *fmt,...) pg_attribute_printf(4, 5);
 
-extern void es_events_from_scalars(FunctionCallInfo fcinfo, EsNewEvent *event);
-extern EsNewEvent *es_events_from_arrays(FunctionCallInfo fcinfo, int *nevents);
-extern EsNewEvent *es_events_from_json(Jsonb *events, int *nevents);
-
-#endif							/* ES_ARGS_H */
+#endif							/* ES_BASE_ARGS_H */

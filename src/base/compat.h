@@ -6,8 +6,8 @@
  * can go.  Supported: 13, 15, 17, 18; 14 and 16 build from the same entries.
  *-------------------------------------------------------------------------
  */
-#ifndef ES_COMPAT_H
-#define ES_COMPAT_H
+#ifndef ES_BASE_COMPAT_H
+#define ES_BASE_COMPAT_H
 
 #include "access/genam.h"
 #include "access/toast_internals.h"
@@ -193,4 +193,4 @@ es_no_transaction_timeout(void)
 #define DATCONNLIMIT_INVALID_DB	(-2)
 #endif
 
-#endif							/* ES_COMPAT_H */
+#endif							/* ES_BASE_COMPAT_H */

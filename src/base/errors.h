@@ -7,8 +7,8 @@
  * generic retry layers would repeat a decision made on stale data.
  *-------------------------------------------------------------------------
  */
-#ifndef ES_ERRORS_H
-#define ES_ERRORS_H
+#ifndef ES_BASE_ERRORS_H
+#define ES_BASE_ERRORS_H
 
 #include "utils/elog.h"
 
@@ -25,4 +25,4 @@
 /* an upcaster, reducer or handler failed or returned what it must not */
 #define ERRCODE_ES_USER_FUNCTION		MAKE_SQLSTATE('V', 'E', '0', '0', '6')
 
-#endif							/* ES_ERRORS_H */
+#endif							/* ES_BASE_ERRORS_H */

@@ -5,8 +5,8 @@
  * In an ordinary build every point compiles to nothing.
  *-------------------------------------------------------------------------
  */
-#ifndef ES_FAULT_H
-#define ES_FAULT_H
+#ifndef ES_BASE_FAULT_H
+#define ES_BASE_FAULT_H
 
 #ifdef ES_FAULTS
 
@@ -27,4 +27,4 @@ extern void es_fault_point(const char *name);
 
 #endif							/* ES_FAULTS */
 
-#endif							/* ES_FAULT_H */
+#endif							/* ES_BASE_FAULT_H */

@@ -3,12 +3,12 @@
  *	  Run something in a subtransaction of its own.
  *-------------------------------------------------------------------------
  */
-#ifndef ES_SUBXACT_H
-#define ES_SUBXACT_H
+#ifndef ES_BASE_SUBXACT_H
+#define ES_BASE_SUBXACT_H
 
 /* what runs in the subtransaction; false = undo it */
 typedef bool (*EsSubxactBody) (void *arg);
 
 extern bool es_subxact_run(EsSubxactBody body, void *arg, ErrorData **error);
 
-#endif							/* ES_SUBXACT_H */
+#endif							/* ES_BASE_SUBXACT_H */

@@ -3,11 +3,11 @@
  *	  Time-ordered event ids (UUID version 7).
  *-------------------------------------------------------------------------
  */
-#ifndef ES_UUID_H
-#define ES_UUID_H
+#ifndef ES_BASE_UUID_H
+#define ES_BASE_UUID_H
 
 #include "utils/uuid.h"
 
 extern void es_uuid_generate(pg_uuid_t *uuid);
 
-#endif							/* ES_UUID_H */
+#endif							/* ES_BASE_UUID_H */

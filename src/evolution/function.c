@@ -38,8 +38,8 @@
 
 #include "base/compat.h"
 #include "base/errors.h"
-#include "log/event.h"
 #include "evolution/function.h"
+#include "log/event.h"
 
 struct EsFunction
 {

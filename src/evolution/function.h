@@ -3,8 +3,8 @@
  *	  Users' functions over events: upcasters and reducers.
  *-------------------------------------------------------------------------
  */
-#ifndef ES_FUNCTION_H
-#define ES_FUNCTION_H
+#ifndef ES_EVOLUTION_FUNCTION_H
+#define ES_EVOLUTION_FUNCTION_H
 
 #include "fmgr.h"
 #include "lib/stringinfo.h"
@@ -27,4 +27,4 @@ extern Datum es_function_call(EsFunction *function, const Datum *args,
 							  const Datum *event);
 extern void es_function_detail(StringInfo detail, const Datum *event);
 
-#endif							/* ES_FUNCTION_H */
+#endif							/* ES_EVOLUTION_FUNCTION_H */

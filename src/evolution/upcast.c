@@ -34,9 +34,9 @@
 
 #include "base/compat.h"
 #include "base/errors.h"
-#include "log/event.h"
 #include "evolution/function.h"
 #include "evolution/upcast.h"
+#include "log/event.h"
 
 /* columns of event_store.upcaster */
 #define Anum_es_upcaster_event_type			1
@@ -62,7 +62,6 @@ struct EsTypeFilter
 	int			nnames;
 };
 
-bool		es_upcast_enabled = true;
 bool		es_upcast_possible = true;
 uint64		es_upcast_current = 1;
 
@@ -400,14 +399,20 @@ es_upcaster_apply(const EsUpcaster *upcaster, Datum *values)
 }
 
 /*
- * Bring an event into today's shape.
+ * The columns of es_event for a row of the event table, in today's shape: the
+ * event as a reader sees it.  This runs users' functions.
+ *
+ * values		as from es_event_stored_values
  */
 void
-es_upcast_event(EsType *type, Datum *values)
+es_event_values(const EsStore *store, TupleTableSlot *slot, Datum *values)
 {
-	EsUpcaster *upcaster =
-		es_upcaster_for_type(type, DatumGetInt32(values[Anum_es_out_schema_version - 1]));
+	EsType	   *type = es_event_stored_values(store, slot, values);
+	EsUpcaster *upcaster;
 
+	if (!es_upcast_needed(type))
+		return;
+	upcaster = es_upcaster_for_type(type, DatumGetInt32(values[Anum_es_out_schema_version - 1]));
 	if (upcaster != NULL)
 		es_upcaster_apply(upcaster, values);
 }

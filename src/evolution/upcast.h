@@ -3,21 +3,19 @@
  *	  Old events in today's shape.
  *-------------------------------------------------------------------------
  */
-#ifndef ES_UPCAST_H
-#define ES_UPCAST_H
+#ifndef ES_EVOLUTION_UPCAST_H
+#define ES_EVOLUTION_UPCAST_H
 
 #include "executor/tuptable.h"
 
 #include "log/type.h"
+#include "settings.h"
 
 /* one step: the events of one type and schema version */
 typedef struct EsUpcaster EsUpcaster;
 
 /* event types that a reader wants, as he will see them */
 typedef struct EsTypeFilter EsTypeFilter;
-
-/* event_store.upcast */
-extern bool es_upcast_enabled;
 
 /* false: surely no upcaster is defined */
 extern bool es_upcast_possible;
@@ -26,7 +24,7 @@ extern bool es_upcast_possible;
 extern uint64 es_upcast_current;
 
 extern void es_upcast_init(void);
-extern void es_upcast_event(EsType *type, Datum *values);
+extern void es_event_values(const EsStore *store, TupleTableSlot *slot, Datum *values);
 extern uint64 es_upcast_generation(void);
 
 extern EsUpcaster *es_upcaster_find(const char *name, int name_len, int32 schema_version);
@@ -63,4 +61,4 @@ es_upcast_wanted(const EsStore *store, const EsTypeFilter *filter, TupleTableSlo
 	return likely(filter == NULL) || es_upcast_passes(store, filter, slot);
 }
 
-#endif							/* ES_UPCAST_H */
+#endif							/* ES_EVOLUTION_UPCAST_H */

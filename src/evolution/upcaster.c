@@ -29,13 +29,13 @@
 #include "base/args.h"
 #include "base/compat.h"
 #include "base/errors.h"
-#include "log/event.h"
-#include "evolution/function.h"
-#include "log/head.h"
 #include "base/result.h"
 #include "base/subxact.h"
-#include "log/sql.h"
+#include "evolution/function.h"
 #include "evolution/upcast.h"
+#include "log/event.h"
+#include "log/head.h"
+#include "log/sql.h"
 
 PG_FUNCTION_INFO_V1(es_define_upcaster);
 PG_FUNCTION_INFO_V1(es_drop_upcaster);

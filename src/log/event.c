@@ -26,7 +26,6 @@
 #include "log/event.h"
 #include "log/stream.h"
 #include "log/type.h"
-#include "evolution/upcast.h"
 
 /* made at first use, kept; it adapts to role and policies by itself */
 static SPIPlanPtr es_row_filter_plan = NULL;
@@ -132,18 +131,6 @@ es_event_stored_values(const EsStore *store, TupleTableSlot *slot, Datum *values
 	values[Anum_es_out_metadata - 1] = slot->tts_values[Anum_es_event_metadata - 1];
 	values[Anum_es_out_created_at - 1] = slot->tts_values[Anum_es_event_created_at - 1];
 	return type;
-}
-
-/*
- * The same in today's shape.  This runs users' functions.
- */
-void
-es_event_values(const EsStore *store, TupleTableSlot *slot, Datum *values)
-{
-	EsType	   *type = es_event_stored_values(store, slot, values);
-
-	if (es_upcast_needed(type))
-		es_upcast_event(type, values);
 }
 
 /*

@@ -3,8 +3,8 @@
  *	  From a stored row to an es_event.
  *-------------------------------------------------------------------------
  */
-#ifndef ES_EVENT_H
-#define ES_EVENT_H
+#ifndef ES_LOG_EVENT_H
+#define ES_LOG_EVENT_H
 
 #include "executor/tuptable.h"
 
@@ -31,8 +31,7 @@ extern void es_row_filter_end(EsRowFilter *filter);
 
 extern EsType *es_event_stored_values(const EsStore *store, TupleTableSlot *slot,
 									  Datum *values);
-extern void es_event_values(const EsStore *store, TupleTableSlot *slot, Datum *values);
 extern int64 es_event_version(Relation event, const EsStore *store, Snapshot snapshot,
 							  int64 stream_no, TransactionId *xmin);
 
-#endif							/* ES_EVENT_H */
+#endif							/* ES_LOG_EVENT_H */

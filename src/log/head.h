@@ -3,8 +3,8 @@
  *	  The settled head of the global order, and the marks that make it cheap.
  *-------------------------------------------------------------------------
  */
-#ifndef ES_HEAD_H
-#define ES_HEAD_H
+#ifndef ES_LOG_HEAD_H
+#define ES_LOG_HEAD_H
 
 #include "log/scan.h"
 
@@ -22,4 +22,4 @@ extern bool es_head_pending(Relation event, const EsStore *store, Snapshot snaps
 extern void es_head_check_cursor(Relation event, const EsStore *store, int64 cursor);
 extern void es_head_mark(Relation event, const EsStore *store);
 
-#endif							/* ES_HEAD_H */
+#endif							/* ES_LOG_HEAD_H */

@@ -3,8 +3,8 @@
  *	  Insertion locks and the barrier before commit.
  *-------------------------------------------------------------------------
  */
-#ifndef ES_ORDER_H
-#define ES_ORDER_H
+#ifndef ES_LOG_ORDER_H
+#define ES_LOG_ORDER_H
 
 extern void es_order_init(void);
 extern void es_order_attach(void);
@@ -13,4 +13,4 @@ extern void es_order_publish(int64 lowest);
 extern void es_order_unlock(int64 highest);
 extern void es_order_barrier_own(void);
 
-#endif							/* ES_ORDER_H */
+#endif							/* ES_LOG_ORDER_H */

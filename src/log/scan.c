@@ -127,11 +127,20 @@ static EsTail es_tail;
 /*
  * Forget what has been learnt about positions.
  */
-void
+static void
 es_scan_forget(void)
 {
 	es_dead_event = InvalidOid;
 	es_tail.event = InvalidOid;
+}
+
+/*
+ * Called once per process, from _PG_init.
+ */
+void
+es_scan_init(void)
+{
+	es_store_on_change(offsetof(EsStore, event), es_scan_forget);
 }
 
 /* who inserted the row in the slot */

@@ -3,8 +3,8 @@
  *	  Walk the global order: a settled prefix for one snapshot.
  *-------------------------------------------------------------------------
  */
-#ifndef ES_SCAN_H
-#define ES_SCAN_H
+#ifndef ES_LOG_SCAN_H
+#define ES_LOG_SCAN_H
 
 #include "access/sdir.h"
 #include "executor/tuptable.h"
@@ -31,7 +31,7 @@ typedef struct EsBlocked
 	TransactionId xid;			/* inserter of that position */
 } EsBlocked;
 
-extern void es_scan_forget(void);
+extern void es_scan_init(void);
 extern int64 es_scan_highest(Relation event, const EsStore *store,
 							 Snapshot snapshot, int64 upto);
 extern int64 es_scan_highest_inserted(Relation event, const EsStore *store);
@@ -46,4 +46,4 @@ extern int64 es_scan_position(EsScan *scan);
 extern EsBlocked es_scan_blocked(EsScan *scan);
 extern void es_scan_end(EsScan *scan);
 
-#endif							/* ES_SCAN_H */
+#endif							/* ES_LOG_SCAN_H */

@@ -113,3 +113,12 @@ es_sequence_recheck(void)
 {
 	es_checked_event = InvalidOid;
 }
+
+/*
+ * Called once per process, from _PG_init.
+ */
+void
+es_sequence_init(void)
+{
+	es_store_on_change(offsetof(EsStore, event), es_sequence_recheck);
+}

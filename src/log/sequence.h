@@ -3,12 +3,13 @@
  *	  Keep the store's sequences ahead of its tables.
  *-------------------------------------------------------------------------
  */
-#ifndef ES_SEQUENCE_H
-#define ES_SEQUENCE_H
+#ifndef ES_LOG_SEQUENCE_H
+#define ES_LOG_SEQUENCE_H
 
 #include "log/store.h"
 
 extern bool es_sequence_check(Relation event, const EsStore *store);
+extern void es_sequence_init(void);
 extern void es_sequence_recheck(void);
 
-#endif							/* ES_SEQUENCE_H */
+#endif							/* ES_LOG_SEQUENCE_H */

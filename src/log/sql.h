@@ -3,8 +3,8 @@
  *	  Statements on the tables of the extension, with the rights of its owner.
  *-------------------------------------------------------------------------
  */
-#ifndef ES_SQL_H
-#define ES_SQL_H
+#ifndef ES_LOG_SQL_H
+#define ES_LOG_SQL_H
 
 #include "executor/spi.h"
 
@@ -42,4 +42,4 @@ extern int64 es_sql_int64(uint64 row, int column, int64 null_value);
 extern char *es_sql_string(uint64 row, int column);
 extern int	es_sql_names(uint64 row, int column, Datum **names);
 
-#endif							/* ES_SQL_H */
+#endif							/* ES_LOG_SQL_H */

@@ -8,6 +8,9 @@
  * names, because REINDEX CONCURRENTLY and administrators may rename them and
  * because during such a rebuild there are two of a kind.
  *
+ * This is the lowest file of the log.  Those above that remember something of
+ * a table's content register what forgets it (es_store_on_change).
+ *
  * Nothing here depends on search_path.
  *-------------------------------------------------------------------------
  */
@@ -30,33 +33,55 @@
 #include "utils/syscache.h"
 
 #include "base/compat.h"
-#include "log/scan.h"
-#include "log/sequence.h"
 #include "log/store.h"
-#include "log/stream.h"
-#include "log/type.h"
+
+/* es_store_on_change so often at the most */
+#define ES_MAX_FORGETS			16
 
 static EsStore es_store;
 static bool es_store_valid = false;
 static MemoryContext es_store_context = NULL;
 
+/* what is remembered of a table's content, and to be forgotten with it */
+typedef struct EsForget
+{
+	size_t		table;			/* offset in EsStore */
+	void		(*forget) (void);
+} EsForget;
+
+static EsForget es_forgets[ES_MAX_FORGETS];
+static int	es_nforgets = 0;
+
+/*
+ * Called by _PG_init of whoever remembers something of a table: have it
+ * forgotten when the table may have changed.
+ *
+ * That is when it was rewritten, which moves its rows, or emptied, from when
+ * on numbers begin anew; and at times for nothing.
+ *
+ * table		offset of the table in EsStore
+ */
+void
+es_store_on_change(size_t table, void (*forget) (void))
+{
+	if (es_nforgets == lengthof(es_forgets))
+		elog(ERROR, "too many callbacks of the event store");
+	es_forgets[es_nforgets].table = table;
+	es_forgets[es_nforgets].forget = forget;
+	es_nforgets++;
+}
+
 /*
  * Relation cache callback: forget what may have changed.
- *
- * The caches of names hold tuple ids, which a rewrite of the table moves.
  */
 static void
 es_store_relcache_callback(Datum arg, Oid relid)
 {
-	if (!OidIsValid(relid) || relid == es_store.stream)
-		es_stream_forget();
-	if (!OidIsValid(relid) || relid == es_store.event_type)
-		es_type_forget();
-	if (!OidIsValid(relid) || relid == es_store.event)
+	for (int i = 0; i < es_nforgets; i++)
 	{
-		/* the owner may have emptied it, and positions begin anew */
-		es_scan_forget();
-		es_sequence_recheck();
+		if (!OidIsValid(relid) ||
+			relid == *(Oid *) ((char *) &es_store + es_forgets[i].table))
+			es_forgets[i].forget();
 	}
 	if (!OidIsValid(relid) ||
 		relid == es_store.event ||

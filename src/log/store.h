@@ -3,8 +3,8 @@
  *	  Which tables, indexes and sequences make up the store.
  *-------------------------------------------------------------------------
  */
-#ifndef ES_STORE_H
-#define ES_STORE_H
+#ifndef ES_LOG_STORE_H
+#define ES_LOG_STORE_H
 
 #include "access/attnum.h"
 #include "storage/lockdefs.h"
@@ -92,10 +92,11 @@ typedef struct EsStore
 } EsStore;
 
 extern void es_store_init(void);
+extern void es_store_on_change(size_t table, void (*forget) (void));
 extern Oid	es_store_extension(void);
 extern bool es_store_is_new(void);
 extern const EsStore *es_store_get(void);
 extern Relation es_store_open_index(const Oid *index);
 extern Relation es_store_open_event(const EsStore **store, LOCKMODE mode);
 
-#endif							/* ES_STORE_H */
+#endif							/* ES_LOG_STORE_H */

@@ -140,22 +140,23 @@ es_stream_subxact_callback(SubXactEvent event, SubTransactionId subid,
 }
 
 /*
+ * Forget all names, and where their rows are.  They stay readable until the next look-up begins.
+ */
+static void
+es_stream_forget(void)
+{
+	es_stream_stale = true;
+}
+
+/*
  * Called once per process, from _PG_init.
  */
 void
 es_stream_init(void)
 {
+	es_store_on_change(offsetof(EsStore, stream), es_stream_forget);
 	RegisterXactCallback(es_stream_xact_callback, NULL);
 	RegisterSubXactCallback(es_stream_subxact_callback, NULL);
-}
-
-/*
- * Forget all names.  They stay readable until the next look-up begins.
- */
-void
-es_stream_forget(void)
-{
-	es_stream_stale = true;
 }
 
 static uint64

@@ -3,17 +3,16 @@
  *	  Streams: names, numbers, and the lock of a stream.
  *-------------------------------------------------------------------------
  */
-#ifndef ES_STREAM_H
-#define ES_STREAM_H
+#ifndef ES_LOG_STREAM_H
+#define ES_LOG_STREAM_H
 
 #include "log/store.h"
 
 extern void es_stream_init(void);
-extern void es_stream_forget(void);
 extern int64 es_stream_find(const EsStore *store, const char *name, int len);
 extern const char *es_stream_name(const EsStore *store, int64 stream_no, int *len);
 extern int64 es_stream_lock(const EsStore *store, const char *name, int len);
 extern int64 es_stream_create(const EsStore *store, const char *name, int len);
 extern int	es_category_length(const char *name, int len);
 
-#endif							/* ES_STREAM_H */
+#endif							/* ES_LOG_STREAM_H */

@@ -3,8 +3,8 @@
  *	  Insert rows and index entries without the executor.
  *-------------------------------------------------------------------------
  */
-#ifndef ES_TABLE_H
-#define ES_TABLE_H
+#ifndef ES_LOG_TABLE_H
+#define ES_LOG_TABLE_H
 
 #include "access/htup.h"
 #include "utils/relcache.h"
@@ -13,4 +13,4 @@ extern void es_table_insert(Relation rel, Datum *values, bool *isnull);
 extern void es_table_index_tuple(Relation rel, Relation index, HeapTuple tuple);
 extern int64 es_table_highest_key(Relation rel, const Oid *by);
 
-#endif							/* ES_TABLE_H */
+#endif							/* ES_LOG_TABLE_H */

@@ -58,10 +58,19 @@ static bool es_type_stale = false;
 /*
  * Forget all types.  They stay readable until the next look-up begins.
  */
-void
+static void
 es_type_forget(void)
 {
 	es_type_stale = true;
+}
+
+/*
+ * Called once per process, from _PG_init.
+ */
+void
+es_type_init(void)
+{
+	es_store_on_change(offsetof(EsStore, event_type), es_type_forget);
 }
 
 static uint64

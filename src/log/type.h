@@ -3,8 +3,8 @@
  *	  Event types: one number for each (category, event type).
  *-------------------------------------------------------------------------
  */
-#ifndef ES_TYPE_H
-#define ES_TYPE_H
+#ifndef ES_LOG_TYPE_H
+#define ES_LOG_TYPE_H
 
 #include "log/store.h"
 
@@ -21,11 +21,11 @@ typedef struct EsType
 	struct EsUpcaster *upcasters;	/* for events of this type */
 } EsType;
 
-extern void es_type_forget(void);
+extern void es_type_init(void);
 extern int32 es_type_get(const EsStore *store, const char *category, int category_len,
 						 const char *name, int name_len);
 extern EsType *es_type_lookup(const EsStore *store, int32 type_no);
 extern int	es_type_list(const EsStore *store, Datum *categories, int ncategories,
 						 Datum *names, int nnames, int32 **type_nos);
 
-#endif							/* ES_TYPE_H */
+#endif							/* ES_LOG_TYPE_H */

@@ -3,8 +3,8 @@
  *	  Physical insertion of events.
  *-------------------------------------------------------------------------
  */
-#ifndef ES_WRITE_H
-#define ES_WRITE_H
+#ifndef ES_LOG_WRITE_H
+#define ES_LOG_WRITE_H
 
 #include "executor/tuptable.h"
 #include "storage/itemptr.h"
@@ -36,4 +36,4 @@ extern bool es_find_event_id(Relation event, const EsStore *store,
 extern void es_event_id_conflict(Relation event, const EsStore *store,
 								 const pg_uuid_t *event_id, ItemPointer self);
 
-#endif							/* ES_WRITE_H */
+#endif							/* ES_LOG_WRITE_H */

@@ -28,13 +28,13 @@
 #include "utils/timestamp.h"
 
 #include "base/compat.h"
-#include "log/event.h"
 #include "base/fault.h"
+#include "evolution/upcast.h"
+#include "log/event.h"
 #include "log/head.h"
-#include "projection/projection.h"
 #include "log/scan.h"
 #include "log/sql.h"
-#include "evolution/upcast.h"
+#include "projection/projection.h"
 
 /* bytes of events in one slice, about */
 #define ES_SLICE_MAX_BYTES		(16 * 1024 * 1024)

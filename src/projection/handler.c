@@ -36,6 +36,7 @@
 #include "utils/typcache.h"
 
 #include "base/compat.h"
+#include "base/errors.h"
 #include "log/event.h"
 #include "projection/projection.h"
 
@@ -330,9 +331,45 @@ es_handler_end(EsHandler *handler)
 }
 
 /*
+ * Within PG_CATCH: report a handler's failure to the session as VE006.
+ *
+ * What a retry may cure, what the session itself was told to do, and what is
+ * not the handler's fault keeps its own code.
+ */
+void
+es_handler_rethrow(EsProjection *projection, EsApplied *result, MemoryContext context)
+{
+	ErrorData  *error;
+	int			category;
+
+	MemoryContextSwitchTo(context);
+	error = CopyErrorData();
+	category = ERRCODE_TO_CATEGORY(error->sqlerrcode);
+	if (result->phase == ES_APPLY_SETUP ||
+		category == ERRCODE_TO_CATEGORY(ERRCODE_T_R_SERIALIZATION_FAILURE) ||
+		category == ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES) ||
+		category == ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION) ||
+		error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
+		error->sqlerrcode == ERRCODE_ES_USER_FUNCTION)
+		PG_RE_THROW();
+
+	FlushErrorState();
+	ereport(ERROR,
+			errcode(ERRCODE_ES_USER_FUNCTION),
+			errmsg("handler of projection \"%s\" failed: %s", projection->name,
+				   error->message ? error->message : "unknown error"),
+			errdetail("sqlstate=%s%s%s%s", unpack_sql_state(error->sqlerrcode),
+					  result->fail_position == 0 ? "" :
+					  psprintf(" position=" INT64_FORMAT, result->fail_position),
+					  error->detail ? " detail: " : "", error->detail ? error->detail : ""),
+			error->context ? errcontext("%s", error->context) : 0);
+	pg_unreachable();
+}
+
+/*
  * Call a reset or switch handler, f(), as the projection's owner.
  *
- * Errors: VE006 when it fails, see es_projection_rethrow.
+ * Errors: VE006 when it fails, see es_handler_rethrow.
  */
 void
 es_handler_call_plain(EsProjection *projection, const char *signature)
@@ -353,7 +390,7 @@ es_handler_call_plain(EsProjection *projection, const char *signature)
 	}
 	PG_CATCH();
 	{
-		es_projection_rethrow(projection, &result, context);
+		es_handler_rethrow(projection, &result, context);
 	}
 	PG_END_TRY();
 	es_handler_leave(&before);

@@ -20,7 +20,6 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
-#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
@@ -29,11 +28,12 @@
 #include "base/args.h"
 #include "base/compat.h"
 #include "base/errors.h"
-#include "settings.h"
 #include "log/head.h"
-#include "projection/projection.h"
 #include "log/sql.h"
+#include "projection/projection.h"
+#include "settings.h"
 #include "wakeup/wakeup.h"
+#include "wakeup/worker.h"
 
 PG_FUNCTION_INFO_V1(es_create_projection);
 PG_FUNCTION_INFO_V1(es_drop_projection);
@@ -44,10 +44,6 @@ PG_FUNCTION_INFO_V1(es_wait_projection);
 
 /* waiters look for themselves so often, should nobody wake them */
 #define ES_WAIT_FALLBACK_MS		500
-
-int			es_max_projection_workers = 4;
-int			es_projection_timeout_ms = 60 * 1000;
-int			es_projection_retry_delay_ms = 500;
 
 /* this transaction has changed a projection */
 static bool es_projection_changed = false;
@@ -295,42 +291,6 @@ es_resume_projection(PG_FUNCTION_ARGS)
 }
 
 /*
- * Within PG_CATCH: report a handler's failure to the session as VE006.
- *
- * What a retry may cure, what the session itself was told to do, and what is
- * not the handler's fault keeps its own code.
- */
-void
-es_projection_rethrow(EsProjection *projection, EsApplied *result, MemoryContext context)
-{
-	ErrorData  *error;
-	int			category;
-
-	MemoryContextSwitchTo(context);
-	error = CopyErrorData();
-	category = ERRCODE_TO_CATEGORY(error->sqlerrcode);
-	if (result->phase == ES_APPLY_SETUP ||
-		category == ERRCODE_TO_CATEGORY(ERRCODE_T_R_SERIALIZATION_FAILURE) ||
-		category == ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES) ||
-		category == ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION) ||
-		error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
-		error->sqlerrcode == ERRCODE_ES_USER_FUNCTION)
-		PG_RE_THROW();
-
-	FlushErrorState();
-	ereport(ERROR,
-			errcode(ERRCODE_ES_USER_FUNCTION),
-			errmsg("handler of projection \"%s\" failed: %s", projection->name,
-				   error->message ? error->message : "unknown error"),
-			errdetail("sqlstate=%s%s%s%s", unpack_sql_state(error->sqlerrcode),
-					  result->fail_position == 0 ? "" :
-					  psprintf(" position=" INT64_FORMAT, result->fail_position),
-					  error->detail ? " detail: " : "", error->detail ? error->detail : ""),
-			error->context ? errcontext("%s", error->context) : 0);
-	pg_unreachable();
-}
-
-/*
  * Apply a slice; errors as the session shall see them.
  */
 static void
@@ -346,7 +306,7 @@ es_projection_apply_here(EsProjection *projection, int64 upto, EsApplied *result
 	}
 	PG_CATCH();
 	{
-		es_projection_rethrow(projection, result, context);
+		es_handler_rethrow(projection, result, context);
 	}
 	PG_END_TRY();
 }
@@ -500,38 +460,11 @@ es_wait_projection(PG_FUNCTION_ARGS)
 }
 
 /*
- * Called once per process, from _PG_init, before the prefix event_store is
- * reserved.
+ * Called once per process, from _PG_init.
  */
 void
 es_projection_init(void)
 {
-	DefineCustomIntVariable("event_store.max_projection_workers",
-							"Most background workers for projections in one database.",
-							"There is one for each role that owns projections. 0 turns them off.",
-							&es_max_projection_workers,
-							4,
-							0, 1000,
-							PGC_SIGHUP, 0,
-							NULL, NULL, NULL);
-
-	DefineCustomIntVariable("event_store.projection_timeout",
-							"Longest time that a worker spends on one slice of a projection.",
-							"0 turns the limit off.",
-							&es_projection_timeout_ms,
-							60 * 1000,
-							0, INT_MAX,
-							PGC_SIGHUP, GUC_UNIT_MS,
-							NULL, NULL, NULL);
-
-	DefineCustomIntVariable("event_store.projection_retry_delay",
-							"Pause before a failed event is tried again.",
-							"It doubles with every attempt, up to a minute.",
-							&es_projection_retry_delay_ms,
-							500,
-							1, 60 * 1000,
-							PGC_SIGHUP, GUC_UNIT_MS,
-							NULL, NULL, NULL);
-
 	RegisterXactCallback(es_projection_xact_callback, NULL);
+	es_worker_add_task(es_projection_reconcile);
 }

@@ -12,8 +12,8 @@
  *	  projection/seen.c		what they remember between looks
  *-------------------------------------------------------------------------
  */
-#ifndef ES_PROJECTION_H
-#define ES_PROJECTION_H
+#ifndef ES_PROJECTION_PROJECTION_H
+#define ES_PROJECTION_PROJECTION_H
 
 #include "datatype/timestamp.h"
 #include "executor/spi.h"
@@ -90,18 +90,11 @@ typedef struct EsApplied
 	bool		blocked;		/* something unsettled is in the way */
 } EsApplied;
 
-/* settings */
-extern int	es_max_projection_workers;
-extern int	es_projection_timeout_ms;
-extern int	es_projection_retry_delay_ms;
-
 /* projection/projection.c */
 extern void es_projection_init(void);
 extern EsProjection *es_projection_get_own(const char *name);
 extern void es_projection_wake(void);
 extern int64 es_projection_catch_up(EsProjection *projection, int64 upto);
-extern void es_projection_rethrow(EsProjection *projection, EsApplied *result,
-								  MemoryContext context);
 extern char *es_projection_arg_name(FunctionCallInfo fcinfo, int n);
 
 /* projection/table.c */
@@ -129,6 +122,8 @@ extern Datum es_handler_array(EsHandler *handler, Datum *events, int nevents);
 extern void es_handler_end(EsHandler *handler);
 extern void es_handler_call_plain(EsProjection *projection, const char *signature);
 extern bool es_handler_active(void);
+extern void es_handler_rethrow(EsProjection *projection, EsApplied *result,
+							   MemoryContext context);
 
 /* projection/apply.c */
 extern bool es_projection_has_work(EsProjection *projection, int64 after, int64 upto,
@@ -161,9 +156,6 @@ extern void es_seen_forget(void);
 
 /* projection/starter.c */
 
-/* longest pause before something is tried again */
-#define ES_RETRY_MAX_MS			(60 * 1000)
-
 /* fourth field of the advisory lock tag that a worker holds for its owner */
 #define ES_LOCK_CLASS_PROJECTION	5
 
@@ -184,4 +176,4 @@ extern bool es_projection_reconcile(void);
 extern bool es_projection_others_wait(void);
 extern void es_projection_note_worker(Oid owner, const char *sqlstate, const char *message);
 
-#endif							/* ES_PROJECTION_H */
+#endif							/* ES_PROJECTION_PROJECTION_H */

@@ -23,9 +23,9 @@
 
 #include "base/args.h"
 #include "base/compat.h"
-#include "projection/projection.h"
 #include "log/scan.h"
 #include "log/sql.h"
+#include "projection/projection.h"
 
 PG_FUNCTION_INFO_V1(es_rebuild_projection);
 PG_FUNCTION_INFO_V1(es_prepare_projection);
@@ -316,7 +316,7 @@ es_retry_here(EsProjection *projection, const char *stream)
 	}
 	PG_CATCH();
 	{
-		es_projection_rethrow(projection, &result, context);
+		es_handler_rethrow(projection, &result, context);
 	}
 	PG_END_TRY();
 	return result.applied;

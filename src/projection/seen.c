@@ -9,8 +9,8 @@
 
 #include "utils/memutils.h"
 
-#include "projection/projection.h"
 #include "evolution/upcast.h"
+#include "projection/projection.h"
 
 static List *es_seen = NIL;
 

@@ -28,22 +28,22 @@
 #include "utils/timestamp.h"
 
 #include "base/compat.h"
-#include "settings.h"
 #include "log/head.h"
-#include "projection/projection.h"
 #include "log/sql.h"
-#include "wakeup/worker.h"
+#include "projection/projection.h"
+#include "settings.h"
+#include "wakeup/start.h"
 
 /* the database's worker looks at projections so often at the most */
 #define ES_RECONCILE_MS			50
 
-/* a worker as the database's worker knows it */
+/* pause before a role's second worker after one that died young */
+#define ES_OWNER_PAUSE_MS		200
+
+/* the worker of a role, as the database's worker knows it */
 typedef struct EsOwnerWorker
 {
-	Oid			owner;
-	BackgroundWorkerHandle *handle; /* NULL = none */
-	TimestampTz started_at;
-	long		pause_ms;		/* before the next start; grows while they die */
+	EsStarted	started;		/* key: the role */
 	bool		noted;			/* why it does not run is in the table */
 } EsOwnerWorker;
 
@@ -69,22 +69,7 @@ ES_SQL("UPDATE event_store.projection p"
 static EsOwnerWorker *
 es_owner_worker(Oid owner)
 {
-	MemoryContext old_context;
-	EsOwnerWorker *worker;
-	ListCell   *lc;
-
-	foreach(lc, es_owner_workers)
-	{
-		worker = lfirst(lc);
-		if (worker->owner == owner)
-			return worker;
-	}
-	old_context = MemoryContextSwitchTo(TopMemoryContext);
-	worker = palloc0(sizeof(EsOwnerWorker));
-	worker->owner = owner;
-	es_owner_workers = lappend(es_owner_workers, worker);
-	MemoryContextSwitchTo(old_context);
-	return worker;
+	return es_started_get(&es_owner_workers, owner, sizeof(EsOwnerWorker));
 }
 
 /*
@@ -153,35 +138,28 @@ es_projection_note_worker(Oid owner, const char *sqlstate, const char *message)
 static bool
 es_owner_worker_lives(EsOwnerWorker *worker)
 {
+	EsStarted  *started = &worker->started;
 	LOCKTAG		tag;
-	pid_t		pid;
 
-	if (worker->handle != NULL)
+	if (started->handle != NULL)
 	{
-		if (GetBackgroundWorkerPid(worker->handle, &pid) != BGWH_STOPPED)
-			return true;
-		pfree(worker->handle);
-		worker->handle = NULL;
-
 		/*
 		 * One that cannot even start is not started all the time, nor is one
 		 * that dies again and again.
 		 */
-		if (es_worker_time_is_up(worker->started_at, GetCurrentTimestamp(),
-								 es_turn_asked ?
-								 Min(es_worker_idle_timeout_ms, ES_TURN_MS) :
-								 es_worker_idle_timeout_ms))
-			worker->pause_ms = 0;
-		else
-			worker->pause_ms = Min(Max(worker->pause_ms * 2, 200), ES_RETRY_MAX_MS);
-		if (worker->pause_ms > 200 && !worker->noted)
-			es_projection_note_worker(worker->owner, "08004",
+		if (es_started_lives(started,
+							 es_turn_asked ? Min(es_worker_idle_timeout_ms, ES_TURN_MS) :
+							 es_worker_idle_timeout_ms,
+							 ES_OWNER_PAUSE_MS))
+			return true;
+		if (started->pause_ms > ES_OWNER_PAUSE_MS && !worker->noted)
+			es_projection_note_worker(started->key, "08004",
 									  "the owner's background worker ends at once, see the server log");
-		worker->noted = worker->pause_ms > 200;
+		worker->noted = started->pause_ms > ES_OWNER_PAUSE_MS;
 	}
 
 	/* started by an earlier worker of this database */
-	es_projection_owner_tag(&tag, worker->owner);
+	es_projection_owner_tag(&tag, started->key);
 	if (LockAcquire(&tag, ExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
 		return true;
 	(void) LockRelease(&tag, ExclusiveLock, false);
@@ -191,47 +169,34 @@ es_owner_worker_lives(EsOwnerWorker *worker)
 static void
 es_owner_worker_start(EsOwnerWorker *owner)
 {
+	Oid			role = owner->started.key;
 	BackgroundWorker worker;
-	EsProjectionWorkerArgs args = {MyDatabaseId, owner->owner};
-	MemoryContext old_context;
+	EsProjectionWorkerArgs args = {MyDatabaseId, role};
+	char		name[BGW_MAXLEN];
 	bool		registered;
 
-	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = BGW_NEVER_RESTART;	/* we do that */
-	worker.bgw_notify_pid = MyProcPid;
+	snprintf(name, sizeof(name), "event_store projections of role %u in database %u",
+			 role, MyDatabaseId);
+	es_start_describe(&worker, "es_projection_worker_main", "event_store projections", name);
 	memcpy(worker.bgw_extra, &args, sizeof(args));
-	strlcpy(worker.bgw_library_name, "event_store", BGW_MAXLEN);
-	strlcpy(worker.bgw_function_name, "es_projection_worker_main", BGW_MAXLEN);
-	snprintf(worker.bgw_name, BGW_MAXLEN, "event_store projections of role %u in database %u",
-			 owner->owner, MyDatabaseId);
-	strlcpy(worker.bgw_type, "event_store projections", BGW_MAXLEN);
-
-	old_context = MemoryContextSwitchTo(TopMemoryContext);
-	registered = RegisterDynamicBackgroundWorker(&worker, &owner->handle);
-	MemoryContextSwitchTo(old_context);
-	if (!registered)
-		owner->handle = NULL;
+	registered = es_started_register(&owner->started, &worker);
 	if (!registered && !owner->noted)
 	{
-		es_projection_note_worker(owner->owner, "53400",
+		es_projection_note_worker(role, "53400",
 								  "no free background worker (max_worker_processes)");
 		ereport(WARNING,
 				errmsg("could not start a background worker for the projections of role \"%s\"",
-					   GetUserNameFromId(owner->owner, false)),
+					   GetUserNameFromId(role, false)),
 				errhint("Raise \"max_worker_processes\"."));
 	}
 	owner->noted = owner->noted || !registered;
-	if (registered)
-		owner->started_at = GetCurrentTimestamp();
 }
 
 static int
 es_owner_worker_compare(const ListCell *a, const ListCell *b)
 {
-	TimestampTz left = ((EsOwnerWorker *) lfirst(a))->started_at;
-	TimestampTz right = ((EsOwnerWorker *) lfirst(b))->started_at;
+	TimestampTz left = ((EsStarted *) lfirst(a))->started_at;
+	TimestampTz right = ((EsStarted *) lfirst(b))->started_at;
 
 	return (left > right) - (left < right);
 }
@@ -273,7 +238,7 @@ es_projection_reconcile(void)
 	int			alive = 0;
 	bool		crowded = false;
 
-	if (!es_worker_time_is_up(looked_at, now, ES_RECONCILE_MS))
+	if (!es_time_is_up(looked_at, now, ES_RECONCILE_MS))
 		return true;
 	looked_at = now;
 	waiting = false;
@@ -317,7 +282,7 @@ es_projection_reconcile(void)
 			continue;
 		waiting = true;
 		if (projection->next_attempt_at <= now &&
-			es_worker_time_is_up(owner->started_at, now, owner->pause_ms))
+			es_started_is_due(&owner->started, now))
 			turns = list_append_unique_ptr(turns, owner);
 	}
 
@@ -331,7 +296,7 @@ es_projection_reconcile(void)
 		if (alive < es_max_projection_workers)
 		{
 			es_owner_worker_start(owner);
-			if (owner->handle != NULL)
+			if (owner->started.handle != NULL)
 			{
 				alive++;
 				continue;

@@ -15,8 +15,8 @@
 #include "utils/timestamp.h"
 
 #include "base/compat.h"
-#include "projection/projection.h"
 #include "log/sql.h"
+#include "projection/projection.h"
 
 /* the rate is the mean over at least so long */
 #define ES_RATE_WINDOW_MS	1000

@@ -47,11 +47,12 @@
 
 #include "base/compat.h"
 #include "base/errors.h"
-#include "settings.h"
 #include "log/head.h"
-#include "projection/projection.h"
 #include "log/sql.h"
 #include "log/store.h"
+#include "projection/projection.h"
+#include "settings.h"
+#include "wakeup/start.h"
 #include "wakeup/wakeup.h"
 #include "wakeup/worker.h"
 
@@ -272,7 +273,7 @@ es_worker_record(EsSeen *entry, EsApplied *failed, ErrorData *error)
 	}
 
 	attempts = projection->attempts + 1;
-	delay = Min((int64) es_projection_retry_delay_ms << Min(attempts - 1, 16), ES_RETRY_MAX_MS);
+	delay = Min((int64) es_projection_retry_delay_ms << Min(attempts - 1, 16), ES_START_MAX_PAUSE_MS);
 	if (attempts >= projection->max_attempts && !es_error_is_transient(error))
 	{
 		bool		stop = strcmp(projection->policy, "stop") == 0 ||
@@ -566,7 +567,7 @@ es_projection_worker_main(Datum main_arg)
 			ProcessConfigFile(PGC_SIGHUP);
 		}
 
-		if (es_worker_time_is_up(started_at, GetCurrentTimestamp(), ES_TURN_MS) &&
+		if (es_time_is_up(started_at, GetCurrentTimestamp(), ES_TURN_MS) &&
 			!es_seen_any_cut() && es_projection_others_wait())
 			proc_exit(0);
 

@@ -25,12 +25,12 @@
 
 #include "base/args.h"
 #include "base/compat.h"
-#include "log/head.h"
-#include "read/read.h"
 #include "base/result.h"
+#include "evolution/upcast.h"
+#include "log/head.h"
 #include "log/scan.h"
 #include "log/stream.h"
-#include "evolution/upcast.h"
+#include "read/read.h"
 
 PG_FUNCTION_INFO_V1(es_read_stream);
 PG_FUNCTION_INFO_V1(es_read_all);

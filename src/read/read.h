@@ -3,8 +3,8 @@
  *	  Read events of a stream or of the global order.
  *-------------------------------------------------------------------------
  */
-#ifndef ES_READ_H
-#define ES_READ_H
+#ifndef ES_READ_READ_H
+#define ES_READ_READ_H
 
 #include "access/sdir.h"
 
@@ -21,4 +21,4 @@ extern int64 es_read_stream_events(Relation event, const EsStore *store, int64 s
 								   ScanDirection direction,
 								   EsEventCallback callback, void *arg);
 
-#endif							/* ES_READ_H */
+#endif							/* ES_READ_READ_H */

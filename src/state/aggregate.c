@@ -46,15 +46,15 @@
 
 #include "base/args.h"
 #include "base/compat.h"
-#include "log/event.h"
-#include "evolution/function.h"
-#include "read/read.h"
 #include "base/result.h"
 #include "base/subxact.h"
-#include "state/snapshot.h"
+#include "evolution/function.h"
+#include "evolution/upcast.h"
+#include "log/event.h"
 #include "log/sql.h"
 #include "log/stream.h"
-#include "evolution/upcast.h"
+#include "read/read.h"
+#include "state/snapshot.h"
 
 PG_FUNCTION_INFO_V1(es_define_aggregate);
 PG_FUNCTION_INFO_V1(es_drop_aggregate);

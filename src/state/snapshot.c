@@ -29,11 +29,11 @@
 
 #include "base/args.h"
 #include "base/compat.h"
-#include "read/read.h"
 #include "base/result.h"
-#include "state/snapshot.h"
 #include "log/sql.h"
 #include "log/stream.h"
+#include "read/read.h"
+#include "state/snapshot.h"
 
 PG_FUNCTION_INFO_V1(es_snapshot);
 PG_FUNCTION_INFO_V1(es_read_snapshot);

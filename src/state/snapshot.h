@@ -3,8 +3,8 @@
  *	  Snapshots of streams.
  *-------------------------------------------------------------------------
  */
-#ifndef ES_SNAPSHOT_H
-#define ES_SNAPSHOT_H
+#ifndef ES_STATE_SNAPSHOT_H
+#define ES_STATE_SNAPSHOT_H
 
 #include "executor/tuptable.h"
 #include "utils/jsonb.h"
@@ -18,4 +18,4 @@ extern bool es_snapshot_find(Relation rel, const EsStore *store, int64 stream_no
 							 TupleTableSlot *slot);
 extern bool es_snapshot_allowed(Relation event);
 
-#endif							/* ES_SNAPSHOT_H */
+#endif							/* ES_STATE_SNAPSHOT_H */

@@ -29,11 +29,11 @@
 #include "base/args.h"
 #include "base/compat.h"
 #include "base/errors.h"
+#include "base/result.h"
+#include "evolution/upcast.h"
 #include "log/head.h"
 #include "read/read.h"
-#include "base/result.h"
 #include "subscription/subscription.h"
-#include "evolution/upcast.h"
 #include "wakeup/wakeup.h"
 
 PG_FUNCTION_INFO_V1(es_fetch);

@@ -16,12 +16,12 @@
 
 #include "base/args.h"
 #include "base/compat.h"
-#include "log/head.h"
 #include "base/result.h"
+#include "evolution/upcast.h"
+#include "log/head.h"
 #include "log/scan.h"
 #include "log/sql.h"
 #include "subscription/subscription.h"
-#include "evolution/upcast.h"
 
 PG_FUNCTION_INFO_V1(es_subscription_lag);
 PG_FUNCTION_INFO_V1(es_projection_backlog);

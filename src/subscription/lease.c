@@ -297,3 +297,85 @@ es_lease_forget(Datum name)
 		entry->acknowledged = GetCurrentTransactionNestLevel();
 	}
 }
+
+/*
+ * Lock the cursor of a consumer that reports back.
+ *
+ * Errors: 55006 if another consumer has events in hand, 55000 if the lease
+ * ended and the events went, or may have gone, to another one, or if the
+ * subscription was dropped and made again.  A group does
+ * not know its members' sessions, so there a member with nothing in hand may
+ * repeat only what it has just acknowledged.
+ */
+void
+es_lease_check(const EsSubscription *sub, Datum member,
+			   int64 position, EsCursor *cursor)
+{
+	bool		foreign;
+	bool		own;
+
+	if (!es_cursor_load(sub, member, true, cursor))
+		ereport(ERROR,
+				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				errmsg("subscription \"%s\" was dropped and made again",
+					   TextDatumGetCString(sub->name)),
+				errhint("Roll back, and fetch again."));
+	if (sub->slots > 0)
+	{
+		if (!cursor->exists)
+			ereport(ERROR,
+					errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					errmsg("\"%s\" is not a member of subscription \"%s\"",
+						   TextDatumGetCString(member), TextDatumGetCString(sub->name)),
+					errdetail("It never joined, has left, or its lease ended and its events went to others."),
+					errhint("Roll back, and fetch again."));
+
+		/* thrown out, it may have joined again: that does not bring them back */
+		if (cursor->delivered == 0 && position > cursor->position)
+			ereport(ERROR,
+					errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					errmsg("\"%s\" has no events of subscription \"%s\" in hand",
+						   TextDatumGetCString(member), TextDatumGetCString(sub->name)),
+					errdetail("They were acknowledged, or its lease ended and they went to others."),
+					errhint("Roll back, and fetch again."));
+		return;
+	}
+
+	if (!cursor->exists)
+	{
+		EsSubscription now;
+
+		/* maybe just dropped */
+		es_subscription_load(sub->name, &now);
+		ereport(ERROR,
+				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				errmsg("the lease on subscription \"%s\" has ended",
+					   TextDatumGetCString(sub->name)),
+				errdetail("The subscription was reset or made again."),
+				errhint("Roll back, and fetch again."));
+	}
+
+	/*
+	 * Without a name, fetching and acknowledging may come from different
+	 * sessions of the client's connection pool.  Not so a session that got
+	 * the event itself: then it is either still in its hands or lost.
+	 */
+	foreign = es_lease_is_foreign(cursor, member);
+	own = member == (Datum) 0 && es_lease_remembered(sub->name, position);
+	if (es_lease_is_busy(cursor, member) &&
+		(own || member != (Datum) 0 || cursor->member != (Datum) 0 ||
+		 position > cursor->delivered))
+		ereport(ERROR,
+				errcode(ERRCODE_OBJECT_IN_USE),
+				errmsg("the events of subscription \"%s\" are with another consumer",
+					   TextDatumGetCString(sub->name)),
+				errhint("Roll back, and fetch again."));
+	if ((member != (Datum) 0 && (foreign || cursor->member == (Datum) 0)) ||
+		(own && (foreign || cursor->delivered == 0)))
+		ereport(ERROR,
+				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				errmsg("the lease on subscription \"%s\" has ended",
+					   TextDatumGetCString(sub->name)),
+				errdetail("The events were handed out to another consumer or acknowledged by one, or the subscription was reset."),
+				errhint("Roll back, and fetch again."));
+}

@@ -373,7 +373,7 @@ es_nack(PG_FUNCTION_ARGS)
 	es_owner_begin(&scope);
 	es_subscription_load(name, &sub);
 	member = es_arg_member(fcinfo, 4, &sub);
-	es_ack_begin(&sub, member, position, &cursor);
+	es_lease_check(&sub, member, position, &cursor);
 
 	args[0] = Int64GetDatum(position);
 	args[1] = name;

@@ -3,8 +3,8 @@
  *	  Durable subscriptions, consumer groups, events that could not be handled.
  *-------------------------------------------------------------------------
  */
-#ifndef ES_SUBSCRIPTION_H
-#define ES_SUBSCRIPTION_H
+#ifndef ES_SUBSCRIPTION_SUBSCRIPTION_H
+#define ES_SUBSCRIPTION_SUBSCRIPTION_H
 
 #include "utils/timestamp.h"
 
@@ -71,6 +71,14 @@ extern void es_subscription_load(Datum name, EsSubscription *sub);
 extern Datum es_arg_member(FunctionCallInfo fcinfo, int n, const EsSubscription *sub);
 extern int	es_stream_slot(int64 stream_no, int slots);
 
+/* subscription/cursor.c */
+extern bool es_cursor_load(const EsSubscription *sub, Datum member,
+						   bool lock, EsCursor *cursor);
+extern bool es_cursor_claim(const EsSubscription *sub, Datum member,
+							const EsCursor *expected);
+extern void es_cursor_store(const EsSubscription *sub, Datum member,
+							const EsCursor *cursor);
+
 /* subscription/lease.c */
 extern int64 es_lease_session(void);
 extern bool es_lease_session_lives(int64 session);
@@ -81,14 +89,8 @@ extern bool es_lease_remembered(Datum name, int64 position);
 extern void es_lease_forget(Datum name);
 extern bool es_lease_is_foreign(const EsCursor *cursor, Datum member);
 extern bool es_lease_is_busy(const EsCursor *cursor, Datum member);
-
-/* subscription/cursor.c */
-extern bool es_cursor_load(const EsSubscription *sub, Datum member,
-						   bool lock, EsCursor *cursor);
-extern bool es_cursor_claim(const EsSubscription *sub, Datum member,
-							const EsCursor *expected);
-extern void es_cursor_store(const EsSubscription *sub, Datum member,
-							const EsCursor *cursor);
+extern void es_lease_check(const EsSubscription *sub, Datum member,
+						   int64 position, EsCursor *cursor);
 
 /* subscription/group.c */
 extern bool es_group_join(const EsSubscription *sub, Datum member, int64 lease,
@@ -98,10 +100,6 @@ extern bool es_group_balance(const EsSubscription *sub,
 extern int64 *es_group_slots(const EsSubscription *sub,
 							 Datum member, const EsCursor *cursor);
 
-/* subscription/ack.c */
-extern void es_ack_begin(const EsSubscription *sub, Datum member,
-						 int64 position, EsCursor *cursor);
-
 /* subscription/parked.c */
 extern EsParked *es_parked_load(const EsSubscription *sub,
 								const int64 *slots, int *nparked);
@@ -110,4 +108,4 @@ extern void es_parked_handed_out(const EsSubscription *sub, EsParked *parked, in
 extern void es_parked_acknowledge(const EsSubscription *sub, Datum member,
 								  int64 position);
 
-#endif							/* ES_SUBSCRIPTION_H */
+#endif							/* ES_SUBSCRIPTION_SUBSCRIPTION_H */

@@ -16,8 +16,8 @@
 
 #include "base/args.h"
 #include "base/compat.h"
-#include "log/head.h"
 #include "base/result.h"
+#include "log/head.h"
 #include "log/scan.h"
 #include "wakeup/wakeup.h"
 

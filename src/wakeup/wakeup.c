@@ -4,8 +4,8 @@
  *
  * NOTIFY inside an appending transaction would take a lock of the whole
  * server until after its fsync and end group commit.  So an appender only
- * sets the latch of its database's worker (wakeup/worker.c) once its transaction
- * has become visible.  The worker finds the settled head, publishes it here,
+ * sets the latch of its database's worker (wakeup/worker.c) once its
+ * transaction has become visible.  The worker finds the settled head, publishes it here,
  * wakes the sessions that sleep in es_wait and the like, and sends one
  * coalesced NOTIFY.
  *
@@ -35,11 +35,11 @@
 #include "utils/timestamp.h"
 
 #include "base/compat.h"
-#include "settings.h"
 #include "log/head.h"
 #include "log/store.h"
+#include "settings.h"
+#include "wakeup/start.h"
 #include "wakeup/wakeup.h"
-#include "wakeup/worker.h"
 
 /* databases with event stores that have workers */
 #define ES_WAKEUP_DATABASES		64
@@ -310,7 +310,7 @@ es_worker_ensure(void)
 		!pg_atomic_compare_exchange_u64(&entry->attempted_at, &attempted_at, now))
 		return;
 
-	if (!es_worker_register(MyDatabaseId, NULL))
+	if (!es_start_database_worker(MyDatabaseId, NULL))
 	{
 		/* no free slot: the launcher tries again */
 		pg_atomic_write_u32(&entry->wanted, 1);

@@ -3,19 +3,11 @@
  *	  Wake consumers after commit, outside the commit.
  *-------------------------------------------------------------------------
  */
-#ifndef ES_WAKEUP_H
-#define ES_WAKEUP_H
+#ifndef ES_WAKEUP_WAKEUP_H
+#define ES_WAKEUP_WAKEUP_H
 
 #include "datatype/timestamp.h"
 #include "nodes/pg_list.h"
-
-/* event_store.notify */
-typedef enum EsNotifyMode
-{
-	ES_NOTIFY_OFF,				/* nobody is told */
-	ES_NOTIFY_WORKER,			/* the database's worker tells everybody */
-	ES_NOTIFY_TRANSACTION		/* NOTIFY by the appending transaction */
-} EsNotifyMode;
 
 extern void es_wakeup_init(void);
 
@@ -47,4 +39,4 @@ extern List *es_wakeup_orphans(void);
 /* start the database's worker unless it runs; never fails, never waits */
 extern void es_worker_ensure(void);
 
-#endif							/* ES_WAKEUP_H */
+#endif							/* ES_WAKEUP_WAKEUP_H */

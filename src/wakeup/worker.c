@@ -1,13 +1,14 @@
 /*-------------------------------------------------------------------------
  * wakeup/worker.c
- *	  The worker of a database, and the launcher that starts them.
+ *	  The worker of a database.
  *
  * Each database that uses the store has one worker.  An append's latch wakes
- * it; it finds the settled head, publishes it (wakeup/wakeup.c), sends one NOTIFY
- * for all commits since the last, and sees to it that projections have
- * workers of their own.  While something unsettled holds the order back it
- * looks again every ES_BLOCKED_MS, because an abort, or the end of a prepared
- * transaction, tells nobody.
+ * it; it finds the settled head, publishes it (wakeup/wakeup.c), sends one
+ * NOTIFY for all commits since the last, and does what others have asked it
+ * to do (es_worker_add_task): that is how projections get workers of their
+ * own.  While something unsettled holds the order back it looks again every
+ * ES_BLOCKED_MS, because an abort, or the end of a prepared transaction, tells
+ * nobody.
  *
  * It starts when it is first needed, by es_worker_ensure().  With
  * shared_preload_libraries the launcher also starts it with the server, in
@@ -46,18 +47,20 @@
 #include "utils/timestamp.h"
 
 #include "base/compat.h"
-#include "settings.h"
 #include "log/head.h"
-#include "projection/projection.h"
 #include "log/store.h"
+#include "settings.h"
 #include "wakeup/wakeup.h"
 #include "wakeup/worker.h"
 
 /* next look while something holds the order back */
 #define ES_BLOCKED_MS	100
 
-/* next look at projections and settings without being woken */
+/* next look at tasks and settings without being woken */
 #define ES_IDLE_MS		1000
+
+/* es_worker_add_task so often at the most */
+#define ES_MAX_TASKS	8
 
 /*
  * After a round that found something the worker rests (us), so that the
@@ -75,47 +78,30 @@
 #define ES_MAX_REST_US			100000
 #define ES_MAX_REST_DOUBLINGS	5	/* when it was called in vain */
 
-/* restart of the launcher after a crash, s */
-#define ES_LAUNCHER_RESTART_S	5
-
-/*
- * How soon the launcher starts a worker again.  The pause doubles while they
- * die before they are ES_LAUNCHER_HEALTHY_MS old, or there is no slot for one.
- */
-#define ES_LAUNCHER_LOOK_MS		1000
-#define ES_LAUNCHER_MAX_PAUSE_MS	(60 * 1000)
-#define ES_LAUNCHER_HEALTHY_MS	(10 * 1000)
-
-/* how long a worker may take to begin before the next one is started, in steps */
-#define ES_LAUNCHER_STEPS		100
-#define ES_LAUNCHER_STEP_MS		10
-
-/* a worker as the launcher knows it */
-typedef struct EsLaunched
-{
-	Oid			database;
-	BackgroundWorkerHandle *handle; /* NULL = none that the launcher started */
-	TimestampTz started_at;
-	long		pause_ms;		/* before the next start */
-} EsLaunched;
-
 PGDLLEXPORT void es_worker_main(Datum main_arg);
-PGDLLEXPORT void es_launcher_main(Datum main_arg);
+
+static EsWorkerTask es_worker_tasks[ES_MAX_TASKS];
+static int	es_worker_ntasks = 0;
 
 /*
- * Has so much time passed?  Also when the clock was set back, or nothing would
- * happen until it has caught up.
+ * Called by _PG_init of who has something to do in the worker of a database.
+ *
+ * task			called in each round, in a transaction with a snapshot, whenever
+ *				the worker was woken and once in a while; true = something is
+ *				waiting: look again soon, and do not end
  */
-bool
-es_worker_time_is_up(TimestampTz since, TimestampTz now, int ms)
+void
+es_worker_add_task(EsWorkerTask task)
 {
-	return now < since || TimestampDifferenceExceeds(since, now, ms);
+	if (es_worker_ntasks == lengthof(es_worker_tasks))
+		elog(ERROR, "too many tasks of the event store's worker");
+	es_worker_tasks[es_worker_ntasks++] = task;
 }
 
 /*
  * Does somebody want a database for himself, to drop, rename or copy it?
  */
-static bool
+bool
 es_worker_database_is_wanted(Oid database)
 {
 	LOCKTAG		tag;
@@ -208,7 +194,7 @@ es_worker_round(int64 *head, bool *busy)
 	Relation	event;
 	int64		now;
 	bool		pending;
-	bool		waiting;
+	bool		waiting = false;
 
 	*busy = false;
 	SetCurrentStatementStartTimestamp();
@@ -255,7 +241,8 @@ es_worker_round(int64 *head, bool *busy)
 		snprintf(payload, sizeof(payload), INT64_FORMAT, now);
 		Async_Notify("event_store", payload);
 	}
-	waiting = es_projection_reconcile();
+	for (int i = 0; i < es_worker_ntasks; i++)
+		waiting |= es_worker_tasks[i] ();
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	*head = Max(*head, now);
@@ -359,260 +346,4 @@ es_worker_main(Datum main_arg)
 							 timeout, es_wait_event());
 		ResetLatch(MyLatch);
 	}
-}
-
-/*
- * Have the postmaster start a database's worker.
- *
- * handle		result, to wait for the start; NULL = nobody will
- *
- * Result: false when there is no free slot.
- */
-bool
-es_worker_register(Oid database, BackgroundWorkerHandle **handle)
-{
-	BackgroundWorker worker;
-
-	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = BGW_NEVER_RESTART;	/* the next append does that */
-	worker.bgw_main_arg = ObjectIdGetDatum(database);
-	worker.bgw_notify_pid = handle != NULL ? MyProcPid : 0;
-	strlcpy(worker.bgw_library_name, "event_store", BGW_MAXLEN);
-	strlcpy(worker.bgw_function_name, "es_worker_main", BGW_MAXLEN);
-	snprintf(worker.bgw_name, BGW_MAXLEN, "event_store worker for database %u", database);
-	strlcpy(worker.bgw_type, "event_store worker", BGW_MAXLEN);
-	return RegisterDynamicBackgroundWorker(&worker, handle);
-}
-
-/*
- * The databases that one can connect to; OIDs in the given context.
- */
-static List *
-es_launcher_databases(MemoryContext context)
-{
-	List	   *result = NIL;
-	Relation	rel;
-	TableScanDesc scan;
-	HeapTuple	tuple;
-
-	StartTransactionCommand();
-	(void) GetTransactionSnapshot();
-	rel = table_open(DatabaseRelationId, AccessShareLock);
-	scan = table_beginscan_catalog(rel, 0, NULL);
-	while (HeapTupleIsValid(tuple = heap_getnext(scan, ForwardScanDirection)))
-	{
-		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
-
-		if (database->datallowconn && !database->datistemplate &&
-			database->datconnlimit != DATCONNLIMIT_INVALID_DB)
-		{
-			MemoryContext old_context = MemoryContextSwitchTo(context);
-
-			result = lappend_oid(result, database->oid);
-			MemoryContextSwitchTo(old_context);
-		}
-	}
-	table_endscan(scan);
-	table_close(rel, AccessShareLock);
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(context);
-	return result;
-}
-
-static EsLaunched *
-es_launcher_get(Oid database)
-{
-	static List *launched = NIL;
-	MemoryContext old_context;
-	EsLaunched *result;
-	ListCell   *lc;
-
-	foreach(lc, launched)
-	{
-		result = lfirst(lc);
-		if (result->database == database)
-			return result;
-	}
-	old_context = MemoryContextSwitchTo(TopMemoryContext);
-	result = palloc0(sizeof(EsLaunched));
-	result->database = database;
-	launched = lappend(launched, result);
-	MemoryContextSwitchTo(old_context);
-	return result;
-}
-
-static void
-es_launcher_back_off(EsLaunched *launched)
-{
-	launched->pause_ms = Min(Max(launched->pause_ms * 2, ES_LAUNCHER_LOOK_MS),
-							 ES_LAUNCHER_MAX_PAUSE_MS);
-}
-
-/*
- * Start a worker in one database, unless one is about to run or those before
- * died too soon.
- */
-static void
-es_launcher_start(Oid database)
-{
-	EsLaunched *launched = es_launcher_get(database);
-	TimestampTz now = GetCurrentTimestamp();
-	MemoryContext old_context;
-	bool		registered;
-	pid_t		pid;
-
-	if (launched->handle != NULL)
-	{
-		if (GetBackgroundWorkerPid(launched->handle, &pid) != BGWH_STOPPED)
-			return;
-		pfree(launched->handle);
-		launched->handle = NULL;
-		if (es_worker_time_is_up(launched->started_at, now, ES_LAUNCHER_HEALTHY_MS))
-			launched->pause_ms = ES_LAUNCHER_LOOK_MS;
-		else
-			es_launcher_back_off(launched);
-	}
-	if (!es_worker_time_is_up(launched->started_at, now, launched->pause_ms))
-		return;
-	launched->started_at = now;
-	old_context = MemoryContextSwitchTo(TopMemoryContext);
-	registered = es_worker_register(database, &launched->handle);
-	MemoryContextSwitchTo(old_context);
-	if (!registered)
-	{
-		launched->handle = NULL;
-		es_launcher_back_off(launched);
-		ereport(LOG,
-				errmsg("could not start the event store's worker for database %u", database),
-				errhint("Raise \"max_worker_processes\"; the next append tries again."));
-	}
-}
-
-/*
- * Wait until a worker has begun its work, or has ended because there is none.
- */
-static void
-es_launcher_await(EsLaunched *launched)
-{
-	pid_t		pid;
-
-	for (int i = 0; i < ES_LAUNCHER_STEPS; i++)
-	{
-		if (GetBackgroundWorkerPid(launched->handle, &pid) == BGWH_STOPPED ||
-			es_wakeup_has_worker(launched->database))
-			break;
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 ES_LAUNCHER_STEP_MS, es_wait_event());
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
-	}
-}
-
-/*
- * Start the workers again that have made way for somebody, or were killed.
- *
- * Result: ms until the next look is due, -1 = none is.
- */
-static long
-es_launcher_look(MemoryContext context)
-{
-	List	   *orphans = es_wakeup_orphans();
-	List	   *databases;
-	ListCell   *lc;
-	long		result = ES_LAUNCHER_MAX_PAUSE_MS;
-
-	if (orphans == NIL)
-		return -1;
-	databases = es_launcher_databases(context);
-	StartTransactionCommand();
-	foreach(lc, orphans)
-	{
-		Oid			database = lfirst_oid(lc);
-
-		/* dropped, or maybe open again one day */
-		if (!list_member_oid(databases, database))
-			continue;
-		result = ES_LAUNCHER_LOOK_MS;
-		if (!es_worker_database_is_wanted(database))
-			es_launcher_start(database);
-	}
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(context);
-	return result;
-}
-
-/*
- * Main function of the launcher: start a worker in every database at server
- * start, and again when one has ended although there is work to do.  It is
- * connected to no database, so that the postmaster starts it again after a
- * crash.
- */
-void
-es_launcher_main(Datum main_arg)
-{
-	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "event_store launcher",
-												  ALLOCSET_DEFAULT_SIZES);
-	TimestampTz looked_at = 0;
-	long		pause_ms = ES_LAUNCHER_LOOK_MS;
-	ListCell   *lc;
-
-	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, die);
-	BackgroundWorkerUnblockSignals();
-	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
-	MemoryContextSwitchTo(context);
-	es_wakeup_launcher_begin();
-
-	/* one slot beyond those that stay at a time: most find no extension */
-	foreach(lc, es_launcher_databases(context))
-	{
-		EsLaunched *launched = es_launcher_get(lfirst_oid(lc));
-
-		CHECK_FOR_INTERRUPTS();
-		es_launcher_start(launched->database);
-		if (launched->handle != NULL)
-			es_launcher_await(launched);
-	}
-
-	pgstat_report_activity(STATE_IDLE, NULL);
-	for (;;)
-	{
-		(void) WaitLatch(MyLatch,
-						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (pause_ms >= 0 ? WL_TIMEOUT : 0),
-						 pause_ms, es_wait_event());
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
-
-		/* some end at once, many together */
-		pause_ms = ES_LAUNCHER_LOOK_MS;
-		if (!es_worker_time_is_up(looked_at, GetCurrentTimestamp(), ES_LAUNCHER_LOOK_MS))
-			continue;
-		MemoryContextReset(context);
-		pause_ms = es_launcher_look(context);
-		looked_at = GetCurrentTimestamp();
-	}
-}
-
-/*
- * Called once per process, from _PG_init: register the launcher.
- */
-void
-es_worker_init(void)
-{
-	BackgroundWorker worker;
-
-	if (!process_shared_preload_libraries_in_progress || IsBinaryUpgrade)
-		return;
-
-	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = ES_LAUNCHER_RESTART_S;
-	strlcpy(worker.bgw_library_name, "event_store", BGW_MAXLEN);
-	strlcpy(worker.bgw_function_name, "es_launcher_main", BGW_MAXLEN);
-	strlcpy(worker.bgw_name, "event_store launcher", BGW_MAXLEN);
-	strlcpy(worker.bgw_type, "event_store launcher", BGW_MAXLEN);
-	RegisterBackgroundWorker(&worker);
 }

@@ -3,15 +3,18 @@
  *	  The worker of a database, and the launcher that starts them.
  *-------------------------------------------------------------------------
  */
-#ifndef ES_WORKER_H
-#define ES_WORKER_H
+#ifndef ES_WAKEUP_WORKER_H
+#define ES_WAKEUP_WORKER_H
 
-#include "datatype/timestamp.h"
-#include "postmaster/bgworker.h"
+/* something to do in each round of the worker; true = something is waiting */
+typedef bool (*EsWorkerTask) (void);
 
-extern void es_worker_init(void);
-extern bool es_worker_register(Oid database, BackgroundWorkerHandle **handle);
+/* wakeup/worker.c */
+extern void es_worker_add_task(EsWorkerTask task);
+extern bool es_worker_database_is_wanted(Oid database);
 extern bool es_worker_in_the_way(void);
-extern bool es_worker_time_is_up(TimestampTz since, TimestampTz now, int ms);
 
-#endif							/* ES_WORKER_H */
+/* wakeup/launcher.c */
+extern void es_launcher_init(void);
+
+#endif							/* ES_WAKEUP_WORKER_H */

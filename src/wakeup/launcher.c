@@ -1,0 +1,238 @@
+/*-------------------------------------------------------------------------
+ * wakeup/launcher.c
+ *	  The launcher: starts the workers of databases.
+ *
+ * With shared_preload_libraries the server has one.  It starts a worker in
+ * every database when the server starts; those that find no extension end at
+ * once.  After that it starts those again that have ended before their work
+ * was done.  Without it an append starts the worker that it needs
+ * (es_worker_ensure).
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_database.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "tcop/tcopprot.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "base/compat.h"
+#include "wakeup/start.h"
+#include "wakeup/wakeup.h"
+#include "wakeup/worker.h"
+
+/* restart of the launcher after a crash, s */
+#define ES_LAUNCHER_RESTART_S	5
+
+/*
+ * How soon the launcher starts a worker again.  The pause doubles while they
+ * die before they are ES_LAUNCHER_HEALTHY_MS old, or there is no slot for one.
+ */
+#define ES_LAUNCHER_LOOK_MS		1000
+#define ES_LAUNCHER_HEALTHY_MS	(10 * 1000)
+
+/* how long a worker may take to begin before the next one is started, in steps */
+#define ES_LAUNCHER_STEPS		100
+#define ES_LAUNCHER_STEP_MS		10
+
+PGDLLEXPORT void es_launcher_main(Datum main_arg);
+
+/*
+ * The databases that one can connect to; OIDs in the given context.
+ */
+static List *
+es_launcher_databases(MemoryContext context)
+{
+	List	   *result = NIL;
+	Relation	rel;
+	TableScanDesc scan;
+	HeapTuple	tuple;
+
+	StartTransactionCommand();
+	(void) GetTransactionSnapshot();
+	rel = table_open(DatabaseRelationId, AccessShareLock);
+	scan = table_beginscan_catalog(rel, 0, NULL);
+	while (HeapTupleIsValid(tuple = heap_getnext(scan, ForwardScanDirection)))
+	{
+		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
+
+		if (database->datallowconn && !database->datistemplate &&
+			database->datconnlimit != DATCONNLIMIT_INVALID_DB)
+		{
+			MemoryContext old_context = MemoryContextSwitchTo(context);
+
+			result = lappend_oid(result, database->oid);
+			MemoryContextSwitchTo(old_context);
+		}
+	}
+	table_endscan(scan);
+	table_close(rel, AccessShareLock);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+	return result;
+}
+
+static EsStarted *
+es_launcher_get(Oid database)
+{
+	static List *launched = NIL;
+
+	return es_started_get(&launched, database, sizeof(EsStarted));
+}
+
+/*
+ * Start a worker in one database, unless one is about to run or those before
+ * died too soon.
+ */
+static void
+es_launcher_start(Oid database)
+{
+	EsStarted  *launched = es_launcher_get(database);
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (es_started_lives(launched, ES_LAUNCHER_HEALTHY_MS, ES_LAUNCHER_LOOK_MS) ||
+		!es_started_is_due(launched, now))
+		return;
+	if (!es_start_database_worker(database, launched))
+	{
+		launched->started_at = now;
+		es_started_back_off(launched, ES_LAUNCHER_LOOK_MS);
+		ereport(LOG,
+				errmsg("could not start the event store's worker for database %u", database),
+				errhint("Raise \"max_worker_processes\"; the next append tries again."));
+	}
+}
+
+/*
+ * Wait until a worker has begun its work, or has ended because there is none.
+ */
+static void
+es_launcher_await(EsStarted *launched)
+{
+	pid_t		pid;
+
+	for (int i = 0; i < ES_LAUNCHER_STEPS; i++)
+	{
+		if (GetBackgroundWorkerPid(launched->handle, &pid) == BGWH_STOPPED ||
+			es_wakeup_has_worker(launched->key))
+			break;
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 ES_LAUNCHER_STEP_MS, es_wait_event());
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/*
+ * Start the workers again that have made way for somebody, or were killed.
+ *
+ * Result: ms until the next look is due, -1 = none is.
+ */
+static long
+es_launcher_look(MemoryContext context)
+{
+	List	   *orphans = es_wakeup_orphans();
+	List	   *databases;
+	ListCell   *lc;
+	long		result = ES_START_MAX_PAUSE_MS;
+
+	if (orphans == NIL)
+		return -1;
+	databases = es_launcher_databases(context);
+	StartTransactionCommand();
+	foreach(lc, orphans)
+	{
+		Oid			database = lfirst_oid(lc);
+
+		/* dropped, or maybe open again one day */
+		if (!list_member_oid(databases, database))
+			continue;
+		result = ES_LAUNCHER_LOOK_MS;
+		if (!es_worker_database_is_wanted(database))
+			es_launcher_start(database);
+	}
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+	return result;
+}
+
+/*
+ * Main function of the launcher: start a worker in every database at server
+ * start, and again when one has ended although there is work to do.  It is
+ * connected to no database, so that the postmaster starts it again after a
+ * crash.
+ */
+void
+es_launcher_main(Datum main_arg)
+{
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "event_store launcher",
+												  ALLOCSET_DEFAULT_SIZES);
+	TimestampTz looked_at = 0;
+	long		pause_ms = ES_LAUNCHER_LOOK_MS;
+	ListCell   *lc;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+	MemoryContextSwitchTo(context);
+	es_wakeup_launcher_begin();
+
+	/* one slot beyond those that stay at a time: most find no extension */
+	foreach(lc, es_launcher_databases(context))
+	{
+		EsStarted  *launched = es_launcher_get(lfirst_oid(lc));
+
+		CHECK_FOR_INTERRUPTS();
+		es_launcher_start(launched->key);
+		if (launched->handle != NULL)
+			es_launcher_await(launched);
+	}
+
+	pgstat_report_activity(STATE_IDLE, NULL);
+	for (;;)
+	{
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (pause_ms >= 0 ? WL_TIMEOUT : 0),
+						 pause_ms, es_wait_event());
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+
+		/* some end at once, many together */
+		pause_ms = ES_LAUNCHER_LOOK_MS;
+		if (!es_time_is_up(looked_at, GetCurrentTimestamp(), ES_LAUNCHER_LOOK_MS))
+			continue;
+		MemoryContextReset(context);
+		pause_ms = es_launcher_look(context);
+		looked_at = GetCurrentTimestamp();
+	}
+}
+
+/*
+ * Called once per process, from _PG_init: register the launcher.
+ */
+void
+es_launcher_init(void)
+{
+	BackgroundWorker worker;
+
+	if (!process_shared_preload_libraries_in_progress || IsBinaryUpgrade)
+		return;
+
+	es_start_describe(&worker, "es_launcher_main", "event_store launcher", "event_store launcher");
+	worker.bgw_restart_time = ES_LAUNCHER_RESTART_S;
+	RegisterBackgroundWorker(&worker);
+}

@@ -1,0 +1,163 @@
+/*-------------------------------------------------------------------------
+ * wakeup/start.c
+ *	  Start background workers, and remember them.
+ *
+ * There are three kinds: the launcher (wakeup/launcher.c), the worker of a
+ * database (wakeup/worker.c), which the launcher or an append starts, and the
+ * workers of roles that own projections (projection/worker.c), which the
+ * database's worker starts.  None is restarted by the postmaster: who starts
+ * one keeps a record of it, and starts it again after a pause, which doubles
+ * while they die young.
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "base/compat.h"
+#include "wakeup/start.h"
+
+/*
+ * Has so much time passed?  Also when the clock was set back, or nothing would
+ * happen until it has caught up.
+ */
+bool
+es_time_is_up(TimestampTz since, TimestampTz now, long ms)
+{
+	return now < since || now - since >= ms * INT64CONST(1000);
+}
+
+/*
+ * What the background workers have in common; the rest is the caller's.
+ *
+ * function		their main function
+ * type, name	for pg_stat_activity and the log
+ */
+void
+es_start_describe(BackgroundWorker *worker, const char *function,
+				  const char *type, const char *name)
+{
+	memset(worker, 0, sizeof(*worker));
+	worker->bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker->bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker->bgw_restart_time = BGW_NEVER_RESTART;
+	strlcpy(worker->bgw_library_name, "event_store", BGW_MAXLEN);
+	strlcpy(worker->bgw_function_name, function, BGW_MAXLEN);
+	strlcpy(worker->bgw_type, type, BGW_MAXLEN);
+	strlcpy(worker->bgw_name, name, BGW_MAXLEN);
+}
+
+/*
+ * Have the postmaster start the worker of a database.
+ *
+ * started		the caller's record of it; NULL = he keeps none
+ *
+ * Result: false when there is no free slot.
+ */
+bool
+es_start_database_worker(Oid database, EsStarted *started)
+{
+	BackgroundWorker worker;
+	char		name[BGW_MAXLEN];
+
+	snprintf(name, sizeof(name), "event_store worker for database %u", database);
+	es_start_describe(&worker, "es_worker_main", "event_store worker", name);
+	worker.bgw_main_arg = ObjectIdGetDatum(database);
+	return started != NULL ? es_started_register(started, &worker) :
+		RegisterDynamicBackgroundWorker(&worker, NULL);
+}
+
+/*
+ * The record with this key; made when there is none.
+ *
+ * all			records of one kind, kept in TopMemoryContext
+ * size			of a record of this kind, which begins with an EsStarted; the
+ *				rest is zero at first
+ */
+void *
+es_started_get(List **all, Oid key, Size size)
+{
+	MemoryContext old_context;
+	EsStarted  *started;
+	ListCell   *lc;
+
+	foreach(lc, *all)
+	{
+		started = lfirst(lc);
+		if (started->key == key)
+			return started;
+	}
+	old_context = MemoryContextSwitchTo(TopMemoryContext);
+	started = palloc0(size);
+	started->key = key;
+	*all = lappend(*all, started);
+	MemoryContextSwitchTo(old_context);
+	return started;
+}
+
+/*
+ * Is the worker that this process has started running, or about to?
+ *
+ * When it has ended, the next one may be started at once if it lived for
+ * healthy_ms, else after a pause.
+ */
+bool
+es_started_lives(EsStarted *started, long healthy_ms, long first_pause_ms)
+{
+	pid_t		pid;
+
+	if (started->handle == NULL)
+		return false;
+	if (GetBackgroundWorkerPid(started->handle, &pid) != BGWH_STOPPED)
+		return true;
+	pfree(started->handle);
+	started->handle = NULL;
+	if (es_time_is_up(started->started_at, GetCurrentTimestamp(), healthy_ms))
+		started->pause_ms = 0;
+	else
+		es_started_back_off(started, first_pause_ms);
+	return false;
+}
+
+/*
+ * Make the pause longer.
+ */
+void
+es_started_back_off(EsStarted *started, long first_pause_ms)
+{
+	started->pause_ms = Min(Max(started->pause_ms * 2, first_pause_ms),
+							ES_START_MAX_PAUSE_MS);
+}
+
+/*
+ * Is the pause over?
+ */
+bool
+es_started_is_due(const EsStarted *started, TimestampTz now)
+{
+	return es_time_is_up(started->started_at, now, started->pause_ms);
+}
+
+/*
+ * Have the postmaster start a worker, and wake this process when it starts
+ * and ends.
+ *
+ * Result: false when there is no free slot.
+ */
+bool
+es_started_register(EsStarted *started, BackgroundWorker *worker)
+{
+	MemoryContext old_context = MemoryContextSwitchTo(TopMemoryContext);
+	bool		registered;
+
+	worker->bgw_notify_pid = MyProcPid;
+	registered = RegisterDynamicBackgroundWorker(worker, &started->handle);
+	MemoryContextSwitchTo(old_context);
+	if (registered)
+		started->started_at = GetCurrentTimestamp();
+	else
+		started->handle = NULL;
+	return registered;
+}
