@@ -43,3 +43,10 @@ CREATE FUNCTION @extschema@.es_append(stream_id text, expected_version bigint, e
 COMMENT ON FUNCTION @extschema@.es_append(text, bigint, jsonb) IS
     'appends events given as one JSON object or an array of objects, atomically';
 REVOKE ALL ON FUNCTION @extschema@.es_append(text, bigint, jsonb) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.es_append_streams(appends jsonb)
+    RETURNS TABLE (stream_id text, event_id uuid, version bigint, global_position bigint, is_duplicate boolean)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 10 AS 'MODULE_PATHNAME', 'es_append_streams';
+COMMENT ON FUNCTION @extschema@.es_append_streams(jsonb) IS
+    'appends to several streams atomically, each under its expected version; an entry without events is only checked';
+REVOKE ALL ON FUNCTION @extschema@.es_append_streams(jsonb) FROM PUBLIC;

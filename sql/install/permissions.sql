@@ -16,6 +16,7 @@ CREATE FUNCTION event_store.es_role_functions(kind text) RETURNS SETOF regproced
         ('writer', '%1$s.es_append(text, bigint, text, jsonb, jsonb, uuid, int)'),
         ('writer', '%1$s.es_append_batch(text, bigint, text[], jsonb[], jsonb[], uuid[], int[])'),
         ('writer', '%1$s.es_append(text, bigint, jsonb)'),
+        ('writer', '%1$s.es_append_streams(jsonb)'),
         ('writer', '%1$s.es_snapshot(text, bigint, jsonb, int)'),
         ('both', '%1$s.es_any()'),
         ('both', '%1$s.es_exists()'),

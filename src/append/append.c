@@ -1,21 +1,25 @@
 /*-------------------------------------------------------------------------
  * append/append.c
- *	  Append events to one stream under an expected version, idempotently.
+ *	  Append events to streams under expected versions, idempotently.
  *
- * The stream is locked first and stays locked to the end of the transaction,
+ * One shape serves all forms of the call: events in the order in which they
+ * are written, and the streams ("targets") that they go to or that are only
+ * checked.
+ *
+ * The streams are locked first and stay locked to the end of the transaction,
  * so appends to one stream queue up while appends to different streams do
- * not meet.  Under the lock the stream's last version is looked up in the
+ * not meet.  Under the lock a stream's last version is looked up in the
  * index with the state of now, not of the statement's snapshot; a REPEATABLE
  * READ or SERIALIZABLE transaction whose snapshot does not show that version
  * gets 40001.
  *
  * Idempotency is decided by the event ids alone, which are unique in the
- * store, and by nothing volatile.  Only when the first id of a batch is in
- * the store can the whole batch be a retry, so an ordinary append probes one
- * id before it writes; the uniqueness of the others shows on insertion.
+ * store, and by nothing volatile.  Only when the first id of a stream's
+ * events is in the store can they be a retry, so an ordinary append probes
+ * one id before it writes; the uniqueness of the others shows on insertion.
  *
- * Lock order: event table, stream, (row or transaction waits), insertion
- * lock.
+ * Lock order: event table, streams by the hashes of their names, (row or
+ * transaction waits), insertion lock.
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -47,20 +51,6 @@
 #include "settings.h"
 #include "wakeup/wakeup.h"
 
-/* an append on its way */
-typedef struct EsAppend
-{
-	Relation	event;
-	const EsStore *store;
-	const char *stream;			/* name, not zero-terminated */
-	int			stream_len;
-	int64		stream_no;		/* 0 = does not exist yet */
-	int64		expected;
-	int64		current;		/* last version, 0 = none */
-	EsNewEvent *events;
-	int			nevents;
-} EsAppend;
-
 /* an event that is in the store already */
 typedef struct EsKnownEvent
 {
@@ -77,21 +67,30 @@ PG_FUNCTION_INFO_V1(es_append_batch);
 PG_FUNCTION_INFO_V1(es_append_json);
 
 /*
- * known_from	version of the first event, if they are all stored already; or 0
+ * Streams that are not where they should be: VE001 with one line for each.
+ *
+ * wrong		the targets, in the order given
  */
 static void
-es_version_conflict(EsAppend *append, int64 known_from)
+es_version_conflict(EsTarget **wrong, int nwrong)
 {
+	StringInfoData detail;
+
+	initStringInfo(&detail);
+	for (int i = 0; i < nwrong; i++)
+		appendStringInfo(&detail, "%sstream=%.*s expected=" INT64_FORMAT " actual=" INT64_FORMAT,
+						 i > 0 ? "\n" : "", wrong[i]->stream_len, wrong[i]->stream,
+						 wrong[i]->expected, wrong[i]->current);
 	ereport(ERROR,
 			errcode(ERRCODE_ES_VERSION_CONFLICT),
+			nwrong == 1 ?
 			errmsg("stream \"%.*s\" is not at the expected version",
-				   append->stream_len, append->stream),
-			errdetail("stream=%.*s expected=" INT64_FORMAT " actual=" INT64_FORMAT,
-					  append->stream_len, append->stream,
-					  append->expected, append->current),
-			known_from > 0 ?
+				   wrong[0]->stream_len, wrong[0]->stream) :
+			errmsg("%d streams are not at the expected version", nwrong),
+			errdetail_internal("%s", detail.data),
+			wrong[0]->is_known ?
 			errhint("The events are in the stream already, from version " INT64_FORMAT " on. A retry must give the expected version of the first attempt.",
-					known_from) :
+					wrong[0]->known_from) :
 			errhint("Read the stream again and decide anew before appending."));
 }
 
@@ -121,9 +120,9 @@ es_current_version(Relation event, const EsStore *store, int64 stream_no)
  * the stream.  For SSI that is a read, which no write of ours stands for.
  */
 static void
-es_note_version(EsAppend *append)
+es_note_version(EsAppend *append, EsTarget *target)
 {
-	int64		stream_no = es_stream_find(append->store, append->stream, append->stream_len);
+	int64		stream_no = es_stream_find(append->store, target->stream, target->stream_len);
 
 	if (stream_no != 0)
 		(void) es_event_version(append->event, append->store, GetActiveSnapshot(),
@@ -175,45 +174,47 @@ es_same_event(EsAppend *append, EsNewEvent *new_event, EsKnownEvent *known)
 }
 
 /*
- * Is the whole batch a retry?
+ * Are all events of a stream stored there already?  If only some are, or
+ * elsewhere, that is VE002.
  *
- * Fills in the original versions and positions if so.
- * Errors: VE002 and VE001 by the decision table of the contract.
+ * Sets known_from, is_known and, of known events, versions and positions.
  */
-static bool
-es_is_retry(EsAppend *append)
+static void
+es_target_find(EsAppend *append, EsTarget *target)
 {
 	EsKnownEvent first;
 	EsKnownEvent known;
+	int64		offset = 0;
 
-	for (int i = 0; i < append->nevents; i++)
+	for (int i = target->first; i >= 0; i = append->events[i].next)
 	{
 		if (!append->events[i].id_given)
-			return false;		/* an id of our own making is in no store */
+			return;				/* an id of our own making is in no store */
 	}
-	if (!es_known_event(append, &append->events[0].event_id, &first))
-		return false;
+	if (target->first < 0 ||
+		!es_known_event(append, &append->events[target->first].event_id, &first))
+		return;
 
 	known = first;
-	for (int i = 0; i < append->nevents; i++)
+	for (int i = target->first; i >= 0; i = append->events[i].next)
 	{
 		EsNewEvent *new_event = &append->events[i];
 
-		if (i > 0 && !es_known_event(append, &new_event->event_id, &known))
+		if (offset > 0 && !es_known_event(append, &new_event->event_id, &known))
 			es_event_id_conflict(append->event, append->store,
-								 &append->events[0].event_id, NULL);
-		if (known.stream_no != append->stream_no ||
-			known.version != first.version + i ||
+								 &append->events[target->first].event_id, NULL);
+		if (known.stream_no != target->stream_no ||
+			known.version != first.version + offset ||
 			!es_same_event(append, new_event, &known))
 			es_event_id_conflict(append->event, append->store, &new_event->event_id,
 								 NULL);
 		new_event->version = known.version;
 		new_event->position = known.position;
 		pfree(known.data);
+		offset++;
 	}
-	if (append->expected >= 0 && first.version != append->expected + 1)
-		es_version_conflict(append, first.version);
-	return true;
+	target->known_from = first.version;
+	target->is_known = true;
 }
 
 static int
@@ -223,7 +224,7 @@ es_compare_ids(const void *a, const void *b)
 }
 
 /*
- * An id twice in one batch is VE002.
+ * An id twice in one append is VE002.
  */
 static void
 es_check_batch_ids(EsAppend *append)
@@ -242,132 +243,314 @@ es_check_batch_ids(EsAppend *append)
 		if (memcmp(ids[i - 1], ids[i], UUID_LEN) == 0)
 		{
 			EsNewEvent *first;
+			EsTarget   *target;
+			int64		version;
 
 			/* the version that the first of the two would have got */
 			first = (EsNewEvent *) ((char *) Min(ids[i - 1], ids[i]) -
 									offsetof(EsNewEvent, event_id));
+			target = &append->targets[first->target];
+			version = target->current;
+			for (int k = target->first; k >= 0; k = append->events[k].next)
+			{
+				version++;
+				if (&append->events[k] == first)
+					break;
+			}
 			ereport(ERROR,
 					errcode(ERRCODE_ES_EVENT_ID_CONFLICT),
 					errmsg("event id is used twice in one batch"),
 					errdetail("event_id=%s stream=%.*s version=" INT64_FORMAT,
 							  DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(ids[i]))),
-							  append->stream_len, append->stream,
-							  append->current + 1 + (int64) (first - append->events)));
+							  target->stream_len, target->stream, version));
 		}
 	}
 	pfree(ids);
 }
 
-static bool
-es_version_expected(EsAppend *append)
+/*
+ * The events of some streams are stored, those of others are not: VE002 with
+ * one line for each stream that was there.
+ */
+static void
+es_partly_known(EsAppend *append)
 {
-	switch (append->expected)
+	StringInfoData detail;
+
+	initStringInfo(&detail);
+	for (int i = 0; i < append->ntargets; i++)
+	{
+		EsTarget   *target = &append->targets[i];
+
+		if (!target->is_known)
+			continue;
+		appendStringInfo(&detail, "%sevent_id=%s stream=%.*s version=" INT64_FORMAT,
+						 detail.len > 0 ? "\n" : "",
+						 DatumGetCString(DirectFunctionCall1(uuid_out,
+															 UUIDPGetDatum(&append->events[target->first].event_id))),
+						 target->stream_len, target->stream, target->known_from);
+	}
+	ereport(ERROR,
+			errcode(ERRCODE_ES_EVENT_ID_CONFLICT),
+			errmsg("a part of the events is already stored"),
+			errdetail_internal("%s", detail.data),
+			errhint("A retry must repeat the whole append; a new event needs a new id."));
+}
+
+/*
+ * Is the append a retry of one that was carried out?
+ *
+ * What is only checked does not matter then: it was right at the time.
+ *
+ * Errors: VE002 and VE001 by the decision table of the contract.
+ */
+static bool
+es_is_retry(EsAppend *append)
+{
+	EsTarget  **wrong;
+	int			nwrong = 0;
+	int			nknown = 0;
+	int			nwritten = 0;
+
+	for (int i = 0; i < append->ntargets; i++)
+	{
+		EsTarget   *target = &append->targets[i];
+
+		es_target_find(append, target);
+		nwritten += target->first >= 0;
+		nknown += target->is_known;
+	}
+	if (nknown == 0)
+		return false;
+	if (nknown < nwritten)
+		es_partly_known(append);
+
+	wrong = palloc(sizeof(EsTarget *) * append->ntargets);
+	for (int i = 0; i < append->ntargets; i++)
+	{
+		EsTarget   *target = &append->targets[i];
+
+		if (target->is_known && target->expected >= 0 &&
+			target->known_from != target->expected + 1)
+			wrong[nwrong++] = target;
+	}
+	if (nwrong > 0)
+		es_version_conflict(wrong, nwrong);
+	return true;
+}
+
+static bool
+es_version_expected(const EsTarget *target)
+{
+	switch (target->expected)
 	{
 		case ES_ANY_VERSION:
 			return true;
 		case ES_STREAM_EXISTS:
-			return append->current > 0;
+			return target->current > 0;
 		default:
-			return append->current == append->expected;
+			return target->current == target->expected;
+	}
+}
+
+/*
+ * Errors: VE001 unless all streams are where they should be.
+ */
+static void
+es_check_versions(EsAppend *append)
+{
+	EsTarget  **wrong = palloc(sizeof(EsTarget *) * append->ntargets);
+	int			nwrong = 0;
+
+	for (int i = 0; i < append->ntargets; i++)
+	{
+		if (!es_version_expected(&append->targets[i]))
+			wrong[nwrong++] = &append->targets[i];
+	}
+	if (nwrong > 0)
+	{
+		EsKnownEvent known;
+
+		/* an append that is partly known is the graver error */
+		for (int i = 0; i < append->nevents; i++)
+		{
+			if (append->events[i].id_given &&
+				es_known_event(append, &append->events[i].event_id, &known))
+				es_event_id_conflict(append->event, append->store,
+									 &append->events[i].event_id, NULL);
+		}
+		if (IsolationIsSerializable())
+		{
+			for (int i = 0; i < nwrong; i++)
+				es_note_version(append, wrong[i]);
+		}
+		es_version_conflict(wrong, nwrong);
+	}
+	pfree(wrong);
+}
+
+static int
+es_target_compare(const void *a, const void *b)
+{
+	const EsTarget *left = *(EsTarget *const *) a;
+	const EsTarget *right = *(EsTarget *const *) b;
+
+	return es_stream_lock_order(left->stream, left->stream_len,
+								right->stream, right->stream_len);
+}
+
+/*
+ * Lock all streams, in an order that is the same for everybody, and see how
+ * far they are.
+ */
+static void
+es_lock_targets(EsAppend *append)
+{
+	EsTarget  **order = palloc(sizeof(EsTarget *) * append->ntargets);
+
+	for (int i = 0; i < append->ntargets; i++)
+		order[i] = &append->targets[i];
+	if (append->ntargets > 1)
+		qsort(order, append->ntargets, sizeof(EsTarget *), es_target_compare);
+	for (int i = 0; i < append->ntargets; i++)
+	{
+		EsTarget   *target = order[i];
+
+		target->stream_no = es_stream_lock(append->store, target->stream, target->stream_len);
+		target->current = target->stream_no == 0 ? 0 :
+			es_current_version(append->event, append->store, target->stream_no);
+	}
+	pfree(order);
+}
+
+/*
+ * Give the events their stream and type numbers and their versions.
+ */
+static void
+es_number_events(EsAppend *append)
+{
+	for (int i = 0; i < append->ntargets; i++)
+	{
+		EsTarget   *target = &append->targets[i];
+		EsNewEvent *last = NULL;
+		int64		version = target->current;
+
+		if (target->first >= 0 && target->stream_no == 0)
+			target->stream_no = es_stream_create(append->store, target->stream,
+												 target->stream_len);
+		for (int k = target->first; k >= 0; k = append->events[k].next)
+		{
+			EsNewEvent *event = &append->events[k];
+
+			if (version == PG_INT32_MAX)
+				ereport(ERROR,
+						errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+						errmsg("stream \"%.*s\" has reached the highest version",
+							   target->stream_len, target->stream));
+			/* runs of one type are common */
+			if (last != NULL && event->type_len == last->type_len &&
+				memcmp(event->type, last->type, event->type_len) == 0)
+				event->type_no = last->type_no;
+			else
+				event->type_no = es_type_get(append->store, target->stream,
+											 es_category_length(target->stream, target->stream_len),
+											 event->type, event->type_len);
+			event->stream_no = target->stream_no;
+			event->version = ++version;
+			last = event;
+		}
 	}
 }
 
 /*
  * Append events, or find that they have been appended before.
  *
- * function		name for the error in a read-only transaction
+ * append		function, targets and events are set; so are the events'
+ *				"target" and "next"
  *
  * Result: true if they were a retry.  Versions and positions are filled in.
  */
-static bool
-es_append_events(const char *function, const char *stream, int stream_len,
-				 int64 expected, EsNewEvent *events, int nevents)
+bool
+es_append_run(EsAppend *append)
 {
-	EsAppend	append;
-	int64		next;
 	int64		last_position;
 
-	PreventCommandIfReadOnly(function);
-	PreventCommandIfParallelMode(function);
+	PreventCommandIfReadOnly(append->function);
+	PreventCommandIfParallelMode(append->function);
 
-	append.stream = stream;
-	append.stream_len = stream_len;
-	append.expected = expected;
-	append.events = events;
-	append.nevents = nevents;
-	append.event = es_store_open_event(&append.store, RowExclusiveLock);
-	es_head_refuse_subscriber(append.store);
-	es_write_prepare(append.event, append.store);
+	append->event = es_store_open_event(&append->store, RowExclusiveLock);
+	es_head_refuse_subscriber(append->store);
+	es_write_prepare(append->event, append->store);
 
-	append.stream_no = es_stream_lock(append.store, stream, stream_len);
-	append.current = append.stream_no == 0 ? 0 :
-		es_current_version(append.event, append.store, append.stream_no);
-
-	if (nevents > 1)
-		es_check_batch_ids(&append);
-	if (es_is_retry(&append))
+	es_lock_targets(append);
+	if (append->nevents > 1)
+		es_check_batch_ids(append);
+	if (es_is_retry(append))
 	{
-		table_close(append.event, NoLock);
+		table_close(append->event, NoLock);
 		return true;
 	}
-
-	if (!es_version_expected(&append))
+	es_check_versions(append);
+	if (append->nevents == 0)
 	{
-		EsKnownEvent known;
-
-		/* a batch that is partly known is the graver error */
-		for (int i = 0; i < nevents; i++)
-		{
-			if (events[i].id_given &&
-				es_known_event(&append, &events[i].event_id, &known))
-				es_event_id_conflict(append.event, append.store, &events[i].event_id, NULL);
-		}
-		if (IsolationIsSerializable())
-			es_note_version(&append);
-		es_version_conflict(&append, 0);
+		table_close(append->event, NoLock);
+		return false;
 	}
-	if (append.current > PG_INT32_MAX - nevents)
-		ereport(ERROR,
-				errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				errmsg("stream \"%.*s\" has reached the highest version", stream_len, stream));
-
-	if (append.stream_no == 0)
-		append.stream_no = es_stream_create(append.store, stream, stream_len);
-	next = append.current;
-	for (int i = 0; i < nevents; i++)
-	{
-		/* runs of one type are common */
-		if (i > 0 && events[i].type_len == events[i - 1].type_len &&
-			memcmp(events[i].type, events[i - 1].type, events[i].type_len) == 0)
-			events[i].type_no = events[i - 1].type_no;
-		else
-			events[i].type_no = es_type_get(append.store, stream,
-											es_category_length(stream, stream_len),
-											events[i].type, events[i].type_len);
-		events[i].version = ++next;
-	}
+	es_number_events(append);
 
 	if (es_force_sync_commit)
 		ForceSyncCommit();
-	es_write_events(append.event, append.store, append.stream_no, events, nevents);
+	es_write_events(append->event, append->store, append->events, append->nevents);
 
-	last_position = events[nevents - 1].position;
+	last_position = append->events[append->nevents - 1].position;
 	if (last_position / ES_MARK_INTERVAL !=
-		(events[0].position - 1) / ES_MARK_INTERVAL)
-		es_head_mark(append.event, append.store);
+		(append->events[0].position - 1) / ES_MARK_INTERVAL)
+		es_head_mark(append->event, append->store);
 
 	es_wakeup_after_commit(last_position);
-	table_close(append.event, NoLock);
+	table_close(append->event, NoLock);
 	return false;
 }
 
-static void
-es_append_row(EsNewEvent *event, bool is_duplicate, Datum *values)
+/*
+ * The columns of es_appended for one event.
+ */
+void
+es_append_answer(const EsNewEvent *event, bool is_duplicate, Datum *values)
 {
 	values[0] = UUIDPGetDatum(&event->event_id);
 	values[1] = Int64GetDatum(event->version);
 	values[2] = Int64GetDatum(event->position);
 	values[3] = BoolGetDatum(is_duplicate);
+}
+
+/*
+ * Begin an append to the one stream that the first two arguments name.
+ */
+static void
+es_append_begin(FunctionCallInfo fcinfo, const char *function, EsAppend *append,
+				EsTarget *target)
+{
+	memset(target, 0, sizeof(*target));
+	target->stream = es_arg_name(fcinfo, 0, "stream_id", &target->stream_len);
+	target->expected = es_arg_expected(fcinfo, 1, "expected_version");
+	memset(append, 0, sizeof(*append));
+	append->function = function;
+	append->targets = target;
+	append->ntargets = 1;
+}
+
+/*
+ * Carry it out for these events.
+ */
+static bool
+es_append_finish(EsAppend *append, EsNewEvent *events, int nevents)
+{
+	append->events = events;
+	append->nevents = nevents;
+	for (int i = 0; i < nevents; i++)
+		events[i].next = i + 1 < nevents ? i + 1 : -1;
+	return es_append_run(append);
 }
 
 static Datum
@@ -381,7 +564,7 @@ es_append_set(FunctionCallInfo fcinfo, EsNewEvent *events, int nevents, bool is_
 		Datum		values[4];
 		bool		isnull[4] = {false};
 
-		es_append_row(&events[i], is_duplicate, values);
+		es_append_answer(&events[i], is_duplicate, values);
 		tuplestore_putvalues(result, desc, values, isnull);
 	}
 	return (Datum) 0;
@@ -398,21 +581,17 @@ es_append_set(FunctionCallInfo fcinfo, EsNewEvent *events, int nevents, bool is_
 Datum
 es_append(PG_FUNCTION_ARGS)
 {
+	EsAppend	append;
+	EsTarget	target;
 	EsNewEvent	event;
 	Datum		values[4];
 	bool		isnull[4] = {false};
-	const char *stream;
-	int			stream_len;
-	int64		expected;
 	bool		is_duplicate;
 
-	stream = es_arg_name(fcinfo, 0, "stream_id", &stream_len);
-	expected = es_arg_expected(fcinfo, 1, "expected_version");
+	es_append_begin(fcinfo, "es_append()", &append, &target);
 	es_events_from_scalars(fcinfo, &event);
-
-	is_duplicate = es_append_events("es_append()", stream, stream_len, expected,
-									&event, 1);
-	es_append_row(&event, is_duplicate, values);
+	is_duplicate = es_append_finish(&append, &event, 1);
+	es_append_answer(&event, is_duplicate, values);
 	return es_result_row(fcinfo, values, isnull);
 }
 
@@ -427,20 +606,15 @@ es_append(PG_FUNCTION_ARGS)
 Datum
 es_append_batch(PG_FUNCTION_ARGS)
 {
+	EsAppend	append;
+	EsTarget	target;
 	EsNewEvent *events;
 	int			nevents;
-	const char *stream;
-	int			stream_len;
-	int64		expected;
-	bool		is_duplicate;
 
-	stream = es_arg_name(fcinfo, 0, "stream_id", &stream_len);
-	expected = es_arg_expected(fcinfo, 1, "expected_version");
+	es_append_begin(fcinfo, "es_append_batch()", &append, &target);
 	events = es_events_from_arrays(fcinfo, &nevents);
-
-	is_duplicate = es_append_events("es_append_batch()", stream, stream_len, expected,
-									events, nevents);
-	return es_append_set(fcinfo, events, nevents, is_duplicate);
+	return es_append_set(fcinfo, events, nevents,
+						 es_append_finish(&append, events, nevents));
 }
 
 /*
@@ -452,18 +626,13 @@ es_append_batch(PG_FUNCTION_ARGS)
 Datum
 es_append_json(PG_FUNCTION_ARGS)
 {
+	EsAppend	append;
+	EsTarget	target;
 	EsNewEvent *events;
 	int			nevents;
-	const char *stream;
-	int			stream_len;
-	int64		expected;
-	bool		is_duplicate;
 
-	stream = es_arg_name(fcinfo, 0, "stream_id", &stream_len);
-	expected = es_arg_expected(fcinfo, 1, "expected_version");
-	events = es_events_from_json(es_arg_jsonb(fcinfo, 2, "events"), &nevents);
-
-	is_duplicate = es_append_events("es_append()", stream, stream_len, expected,
-									events, nevents);
-	return es_append_set(fcinfo, events, nevents, is_duplicate);
+	es_append_begin(fcinfo, "es_append()", &append, &target);
+	events = es_events_from_json(&es_arg_jsonb(fcinfo, 2, "events")->root, &nevents);
+	return es_append_set(fcinfo, events, nevents,
+						 es_append_finish(&append, events, nevents));
 }

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  * append/append.h
- *	  From SQL arguments to events on their way into the store.
+ *	  Append events to streams: what all forms of the call share.
  *-------------------------------------------------------------------------
  */
 #ifndef ES_APPEND_APPEND_H
@@ -11,8 +11,40 @@
 
 #include "log/write.h"
 
+/* a stream that an append writes to, or only checks */
+typedef struct EsTarget
+{
+	const char *stream;			/* name, not zero-terminated */
+	int			stream_len;
+	int64		expected;		/* version that it should have */
+	int64		stream_no;		/* 0 = does not exist yet */
+	int64		current;		/* last version, 0 = none */
+	int			first;			/* its first event, -1 = only a check */
+	int64		known_from;		/* version of that event if it is stored
+								 * already, 0 = it is not */
+	bool		is_known;		/* all its events are stored already */
+} EsTarget;
+
+/* an append on its way */
+typedef struct EsAppend
+{
+	const char *function;		/* name for errors */
+	Relation	event;
+	const EsStore *store;
+	EsTarget   *targets;		/* each stream once */
+	int			ntargets;
+	EsNewEvent *events;			/* in the order in which they are written */
+	int			nevents;
+} EsAppend;
+
+/* append.c */
+extern bool es_append_run(EsAppend *append);
+extern void es_append_answer(const EsNewEvent *event, bool is_duplicate, Datum *values);
+
+/* events.c */
+extern void es_batch_check(int64 nevents);
 extern void es_events_from_scalars(FunctionCallInfo fcinfo, EsNewEvent *event);
 extern EsNewEvent *es_events_from_arrays(FunctionCallInfo fcinfo, int *nevents);
-extern EsNewEvent *es_events_from_json(Jsonb *events, int *nevents);
+extern EsNewEvent *es_events_from_json(JsonbContainer *events, int *nevents);
 
 #endif							/* ES_APPEND_APPEND_H */

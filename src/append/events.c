@@ -66,7 +66,7 @@ es_event_check(EsNewEvent *event, int element)
 		es_uuid_generate(&event->event_id);
 }
 
-static void
+void
 es_batch_check(int64 nevents)
 {
 	if (nevents == 0)
@@ -318,31 +318,30 @@ es_event_from_object(JsonbContainer *object, int element, EsNewEvent *event)
 }
 
 /*
- * es_append(stream_id, expected_version, events): an object, or an array of
- * objects.
+ * Events as JSON: an object, or an array of objects.
  */
 EsNewEvent *
-es_events_from_json(Jsonb *events, int *nevents)
+es_events_from_json(JsonbContainer *events, int *nevents)
 {
 	EsNewEvent *result;
 	JsonbIterator *it;
 	JsonbValue	value;
 	int			n = 0;
 
-	if (JB_ROOT_IS_SCALAR(events))
+	if (JsonContainerIsScalar(events))
 		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, "events", 0,
 					 "It must be a JSON object or an array of objects.");
-	if (JB_ROOT_IS_OBJECT(events))
+	if (JsonContainerIsObject(events))
 	{
 		result = palloc0(sizeof(EsNewEvent));
-		es_event_from_object(&events->root, 1, result);
+		es_event_from_object(events, 1, result);
 		*nevents = 1;
 		return result;
 	}
 
-	es_batch_check(JB_ROOT_COUNT(events));
-	result = palloc0(sizeof(EsNewEvent) * JB_ROOT_COUNT(events));
-	it = JsonbIteratorInit(&events->root);
+	es_batch_check(JsonContainerSize(events));
+	result = palloc0(sizeof(EsNewEvent) * JsonContainerSize(events));
+	it = JsonbIteratorInit(events);
 	(void) JsonbIteratorNext(&it, &value, false);	/* WJB_BEGIN_ARRAY */
 	while (JsonbIteratorNext(&it, &value, true) == WJB_ELEM)
 	{

@@ -16,8 +16,9 @@
  * running locker of its row.  The row of a stream that is being created
  * serves as its lock until its creator is done.
  *
- * Lock order: stream lock, then row or transaction waits, then insertion
- * lock (log/order.c).
+ * Lock order: stream locks, several of them in the order of
+ * es_stream_lock_order; row or transaction waits; insertion lock
+ * (log/order.c).
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -489,6 +490,23 @@ es_stream_wait_for_row(Relation rel, EsStreamEntry *stream)
 			return;
 		XactLockTableWait(xmax, rel, &stream->tid, XLTW_Lock);
 	}
+}
+
+/*
+ * In which order to lock two streams, for whoever locks several: as qsort
+ * wants it.
+ */
+int
+es_stream_lock_order(const char *a, int a_len, const char *b, int b_len)
+{
+	uint64		a_hash = es_stream_hash(a, a_len);
+	uint64		b_hash = es_stream_hash(b, b_len);
+	int			result;
+
+	if (a_hash != b_hash)
+		return a_hash < b_hash ? -1 : 1;
+	result = memcmp(a, b, Min(a_len, b_len));
+	return result != 0 ? result : a_len - b_len;
 }
 
 /*

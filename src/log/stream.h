@@ -11,6 +11,7 @@
 extern void es_stream_init(void);
 extern int64 es_stream_find(const EsStore *store, const char *name, int len);
 extern const char *es_stream_name(const EsStore *store, int64 stream_no, int *len);
+extern int	es_stream_lock_order(const char *a, int a_len, const char *b, int b_len);
 extern int64 es_stream_lock(const EsStore *store, const char *name, int len);
 extern int64 es_stream_create(const EsStore *store, const char *name, int len);
 extern int	es_category_length(const char *name, int len);

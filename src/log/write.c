@@ -2,7 +2,7 @@
  * log/write.c
  *	  Physical insertion of events.
  *
- * The caller holds the stream's lock, has checked everything and assigned
+ * The caller holds the locks of the streams, has checked everything and assigned
  * the versions.  Tuples are formed and compressed first; then, under the
  * insertion lock, positions are drawn and put into the tuples, the tuples go
  * into the heap and their entries into the position and type indexes.  The
@@ -218,7 +218,7 @@ es_resolve_event_id(Relation event, const EsStore *store, EsNewEvent *new_event,
  * would have to do so under the lock.
  */
 static HeapTuple
-es_form_tuple(Relation event, int64 stream_no, EsNewEvent *new_event, TimestampTz now,
+es_form_tuple(Relation event, EsNewEvent *new_event, TimestampTz now,
 			  Datum *values, bool *isnull)
 {
 	TupleDesc	desc = RelationGetDescr(event);
@@ -226,7 +226,7 @@ es_form_tuple(Relation event, int64 stream_no, EsNewEvent *new_event, TimestampT
 	AttrNumber	payload[] = {Anum_es_event_data, Anum_es_event_metadata};
 
 	values[Anum_es_event_global_position - 1] = Int64GetDatum(0);
-	values[Anum_es_event_stream_no - 1] = Int64GetDatum(stream_no);
+	values[Anum_es_event_stream_no - 1] = Int64GetDatum(new_event->stream_no);
 	values[Anum_es_event_version - 1] = Int32GetDatum((int32) new_event->version);
 	values[Anum_es_event_created_at - 1] = TimestampTzGetDatum(now);
 	values[Anum_es_event_event_id - 1] = UUIDPGetDatum(&new_event->event_id);
@@ -272,7 +272,7 @@ es_position_taken(int64 position)
  */
 static void
 es_index_event(Relation event, const EsStore *store, Relation index, EsIndexRole role,
-			   HeapTuple tuple, int64 stream_no, EsNewEvent *new_event)
+			   HeapTuple tuple, EsNewEvent *new_event)
 {
 	Datum		values[2];
 	bool		isnull[2] = {false, false};
@@ -294,7 +294,7 @@ es_index_event(Relation event, const EsStore *store, Relation index, EsIndexRole
 			break;
 		case ES_INDEX_STREAM:
 			/* cannot fail under the stream's lock; checked all the same */
-			values[0] = Int64GetDatum(stream_no);
+			values[0] = Int64GetDatum(new_event->stream_no);
 			values[1] = Int32GetDatum((int32) new_event->version);
 			es_index_insert(index, values, isnull, &tuple->t_self, event,
 							UNIQUE_CHECK_YES, NULL);
@@ -322,8 +322,7 @@ es_index_under_lock(EsIndexRole role)
  */
 static void
 es_write_chunk(Relation event, const EsStore *store, EsOpenIndex *indexes, int nindexes,
-			   int64 stream_no, EsNewEvent *events, HeapTuple *tuples, int n,
-			   TupleTableSlot **slots)
+			   EsNewEvent *events, HeapTuple *tuples, int n, TupleTableSlot **slots)
 {
 	CommandId	cid = GetCurrentCommandId(true);
 
@@ -373,7 +372,7 @@ es_write_chunk(Relation event, const EsStore *store, EsOpenIndex *indexes, int n
 			continue;
 		for (int i = 0; i < n; i++)
 			es_index_event(event, store, indexes[k].rel, indexes[k].role,
-						   tuples[i], stream_no, &events[i]);
+						   tuples[i], &events[i]);
 	}
 	es_order_unlock(events[n - 1].position);
 	ES_FAULT_POINT("append_before_indexes");
@@ -385,22 +384,21 @@ es_write_chunk(Relation event, const EsStore *store, EsOpenIndex *indexes, int n
 			continue;
 		for (int i = 0; i < n; i++)
 			es_index_event(event, store, indexes[k].rel, indexes[k].role,
-						   tuples[i], stream_no, &events[i]);
+						   tuples[i], &events[i]);
 	}
 }
 
 /*
- * Insert events with their versions into a stream and set their positions.
+ * Insert events in this order and set their positions.
  *
  * event		open with RowExclusiveLock
- * stream_no	a stream that this transaction has locked
+ * events		of streams that this transaction has locked
  *
  * Errors: VE002 when an event id is taken; 40P01 when waiting to know would
  * never end.
  */
 void
-es_write_events(Relation event, const EsStore *store, int64 stream_no,
-				EsNewEvent *events, int nevents)
+es_write_events(Relation event, const EsStore *store, EsNewEvent *events, int nevents)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	int			natts = RelationGetDescr(event)->natts;
@@ -444,13 +442,11 @@ es_write_events(Relation event, const EsStore *store, int64 stream_no,
 
 		while (n < chunk_max && done + n < nevents && bytes < ES_CHUNK_BYTES)
 		{
-			tuples[n] = es_form_tuple(event, stream_no, &events[done + n], now,
-									  values, isnull);
+			tuples[n] = es_form_tuple(event, &events[done + n], now, values, isnull);
 			bytes += tuples[n]->t_len;
 			n++;
 		}
-		es_write_chunk(event, store, indexes, nindexes, stream_no, events + done, tuples, n,
-					   slots);
+		es_write_chunk(event, store, indexes, nindexes, events + done, tuples, n, slots);
 		done += n;
 		CHECK_FOR_INTERRUPTS();
 		if (slots != NULL)

@@ -20,6 +20,9 @@ typedef struct EsNewEvent
 	bool		id_given;		/* false: the store makes the id */
 	pg_uuid_t	event_id;
 	int32		schema_version;
+	int			target;			/* for the append: which of its streams */
+	int			next;			/* next event of that stream, -1 = last */
+	int64		stream_no;		/* set before writing */
 	int32		type_no;		/* set before writing */
 	Datum		data;			/* jsonb, in line and uncompressed */
 	Datum		metadata;		/* the same, an object */
@@ -28,7 +31,7 @@ typedef struct EsNewEvent
 } EsNewEvent;
 
 extern void es_write_prepare(Relation event, const EsStore *store);
-extern void es_write_events(Relation event, const EsStore *store, int64 stream_no,
+extern void es_write_events(Relation event, const EsStore *store,
 							EsNewEvent *events, int nevents);
 extern bool es_find_event_id(Relation event, const EsStore *store,
 							 const pg_uuid_t *event_id, ItemPointer self,

@@ -2,7 +2,7 @@
 -- treat them.
 \set ON_ERROR_STOP on
 BEGIN;
-SELECT plan(111);
+SELECT plan(117);
 
 SELECT has_extension('event_store');
 SELECT is((SELECT extversion FROM pg_extension WHERE extname = 'event_store'),
@@ -15,6 +15,7 @@ INSERT INTO wanted VALUES
     ('es_append', 'stream_id text, expected_version bigint, event_type text, data jsonb, metadata jsonb DEFAULT ''{}''::jsonb, event_id uuid DEFAULT NULL::uuid, schema_version integer DEFAULT 1', 'es_appended', false, 'v', 'u', false),
     ('es_append', 'stream_id text, expected_version bigint, events jsonb', 'SETOF es_appended', true, 'v', 'u', false),
     ('es_append_batch', 'stream_id text, expected_version bigint, event_types text[], data jsonb[], metadata jsonb[] DEFAULT NULL::jsonb[], event_ids uuid[] DEFAULT NULL::uuid[], schema_versions integer[] DEFAULT NULL::integer[]', 'SETOF es_appended', true, 'v', 'u', false),
+    ('es_append_streams', 'appends jsonb', 'TABLE(stream_id text, event_id uuid, version bigint, global_position bigint, is_duplicate boolean)', true, 'v', 'u', false),
     ('es_read_stream', 'stream_id text, from_version bigint DEFAULT NULL::bigint, max_count bigint DEFAULT NULL::bigint, backward boolean DEFAULT false', 'SETOF es_event', true, 's', 'r', false),
     ('es_read_all', 'after_position bigint DEFAULT NULL::bigint, max_count bigint DEFAULT 1000, categories text[] DEFAULT NULL::text[], event_types text[] DEFAULT NULL::text[], backward boolean DEFAULT false', 'SETOF es_event', true, 's', 'r', false),
     ('es_read_category', 'category text, after_position bigint DEFAULT NULL::bigint, max_count bigint DEFAULT 1000, backward boolean DEFAULT false', 'SETOF es_event', true, 's', 'r', false),
