@@ -2,6 +2,7 @@
 #
 #   make && sudo make install && make installcheck    against your own server
 #   make demo | make check                            on a fresh Debian machine
+#   make gateway && sudo make install-gateway         contrib/gateway, for KurrentDB's clients
 #   make FAULTS=1                                     test build with fault points
 
 EXTENSION    = event_store
@@ -32,7 +33,7 @@ REGRESS_OPTS = --load-extension=$(EXTENSION)
 PG_CONFIG   ?= pg_config
 
 # Goals that set up the machine first and so must not need pg_config.
-SCRIPT_GOALS = demo check bench check-matrix
+SCRIPT_GOALS = demo check bench check-matrix gateway install-gateway
 
 ifneq ($(filter $(SCRIPT_GOALS),$(MAKECMDGOALS)),)
 
@@ -43,6 +44,10 @@ bench:
 	@exec bash test/bench/run.sh
 check-matrix:
 	@exec bash test/matrix.sh
+gateway:
+	$(MAKE) -C $(top)/contrib/gateway PG_CONFIG=$(PG_CONFIG)
+install-gateway:
+	$(MAKE) -C $(top)/contrib/gateway PG_CONFIG=$(PG_CONFIG) install
 
 else
 
