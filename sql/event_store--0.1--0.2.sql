@@ -23,3 +23,105 @@ CREATE FUNCTION @extschema@.es_append_streams(appends jsonb)
 COMMENT ON FUNCTION @extschema@.es_append_streams(jsonb) IS
     'appends to several streams atomically, each under its expected version; an entry without events is only checked';
 REVOKE ALL ON FUNCTION @extschema@.es_append_streams(jsonb) FROM PUBLIC;
+
+-- Consumers: where one can go no further its lag is not known, and a reason is
+-- given; what a session that is gone had in hand is not in flight
+--
+
+COMMENT ON FUNCTION @extschema@.es_ack(text, bigint, text) IS
+    'everything fetched up to the position is done: moves the checkpoint, never backwards, never beyond what was handed out';
+
+CREATE OR REPLACE VIEW event_store.subscriptions AS
+    SELECT s.name::pg_catalog.text, c.checkpoint, l.lag_events,
+           CASE WHEN l.lag_events IS NOT NULL
+                THEN coalesce(extract(epoch FROM clock_timestamp() - l.oldest), 0)::float8 END AS lag_seconds,
+           CASE WHEN l.lag_events IS NOT NULL THEN greatest(h.settled_head - c.checkpoint, 0) END AS lag_positions,
+           s.categories, s.event_types, nullif(s.slots, 0) AS slots,
+           CASE WHEN s.slots > 0 THEN m.members END AS members,
+           CASE WHEN s.slots > 0 THEN m.in_flight ELSE c.in_flight END AS in_flight,
+           CASE WHEN s.slots = 0 AND c.in_flight THEN coalesce(c.member, 'pid ' || c.pid) END AS holder,
+           CASE WHEN s.slots = 0 AND c.in_flight THEN c.lease_until END AS lease_until,
+           coalesce(p.retrying, 0) AS retrying_streams, coalesce(p.parked, 0) AS parked_streams,
+           s.lease, s.max_retries, s.retry_delay, s.created_by, s.created_at,
+           greatest(c.updated_at, m.updated_at) AS updated_at,
+           CASE WHEN h.settled_head IS NULL THEN 'the global order is not available'
+                WHEN l.lag_events IS NULL THEN 'the checkpoint is ahead of the head' END AS reason
+      FROM event_store.subscription s
+      LEFT JOIN LATERAL (
+            SELECT min(greatest(k.position, o.position)) AS checkpoint,
+                   -- a session that is gone holds its lock no longer; a standby does not see it
+                   bool_or(k.delivered > 0 AND k.lease_until > clock_timestamp()
+                           AND (k.session IS NULL OR pg_is_in_recovery() OR EXISTS (
+                                SELECT FROM pg_locks x
+                                 WHERE x.locktype = 'advisory' AND x.objsubid = 7 AND x.granted
+                                   AND x.mode = 'ExclusiveLock'
+                                   AND x.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+                                   AND x.classid = ((k.session >> 32) & 4294967295)::oid
+                                   AND x.objid = (k.session & 4294967295)::oid))) AS in_flight,
+                   max(k.member) AS member, max(k.pid) AS pid, max(k.lease_until) AS lease_until,
+                   max(k.updated_at) AS updated_at
+              FROM event_store.subscription_checkpoint k
+              LEFT JOIN event_store.subscription_member o ON o.subscription = k.subscription AND o.member = k.member
+             WHERE k.subscription = s.name) c ON true
+      LEFT JOIN LATERAL (
+            SELECT count(*) AS members, max(o.updated_at) AS updated_at,
+                   coalesce(bool_or(o.delivered > 0 AND o.lease_until > clock_timestamp()), false) AS in_flight
+              FROM event_store.subscription_member o
+             WHERE o.subscription = s.name) m ON true
+      LEFT JOIN LATERAL (
+            SELECT count(*) FILTER (WHERE k.state = 'retry') AS retrying, count(*) FILTER (WHERE k.state = 'parked') AS parked
+              FROM event_store.parked_stream k
+             WHERE k.subscription = s.name) p ON true
+     CROSS JOIN LATERAL event_store.es_subscription_lag(s.name) l
+     CROSS JOIN event_store.es_head_status() h;
+COMMENT ON VIEW event_store.subscriptions IS
+    'subscriptions: checkpoint, lag in events (counted up to 100000) and in seconds (age of the oldest event that is not done), NULL with a reason where it can go no further, who has events in hand';
+
+CREATE OR REPLACE VIEW event_store.subscription_members AS
+    SELECT m.subscription::pg_catalog.text, m.member::pg_catalog.text, k.slots, k.checkpoint,
+           m.delivered > 0 AND m.lease_until > clock_timestamp() AS in_flight,
+           nullif(m.delivered, 0) AS delivered_position,
+           m.lease, m.lease_until, clock_timestamp() - m.updated_at AS lease_age,
+           m.lease_until > clock_timestamp() AS alive, m.pid, m.joined_at
+      FROM event_store.subscription_member m
+      LEFT JOIN LATERAL (
+            SELECT count(*) AS slots, min(greatest(c.position, m.position)) AS checkpoint
+              FROM event_store.subscription_checkpoint c
+             WHERE c.subscription = m.subscription AND c.member = m.member) k ON true;
+COMMENT ON VIEW event_store.subscription_members IS
+    'members of consumer groups: slots, checkpoint, lease';
+
+CREATE OR REPLACE VIEW event_store.projections AS
+    SELECT p.name, p.is_shadow, p.owner, p.handler, p.reset_handler, p.categories, p.event_types,
+           p.batch_size, p.policy, p.state, p.position,
+           b.events AS lag_events,
+           CASE WHEN b.events IS NOT NULL
+                THEN COALESCE(pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) b.oldest), 0)
+           END AS lag_seconds,
+           CASE WHEN pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) p.updated_at OPERATOR(pg_catalog.>) '10 s'::interval
+                THEN 0 ELSE p.rate END AS events_per_second,
+           p.applied AS events_applied,
+           w.pid AS worker_pid, p.attempts, p.max_attempts, p.next_attempt_at,
+           p.error_sqlstate, p.error_message, p.error_position, p.error_at,
+           (SELECT pg_catalog.count(*) FROM event_store.projection_parked k
+             WHERE k.projection OPERATOR(pg_catalog.=) p.name AND k.is_shadow OPERATOR(pg_catalog.=) p.is_shadow
+               AND k.disposition OPERATOR(pg_catalog.<>) 'skipped') AS events_parked,
+           (SELECT pg_catalog.count(*) FROM event_store.projection_parked k
+             WHERE k.projection OPERATOR(pg_catalog.=) p.name AND k.is_shadow OPERATOR(pg_catalog.=) p.is_shadow
+               AND k.disposition OPERATOR(pg_catalog.=) 'skipped') AS events_skipped,
+           p.created_at, p.started_at, p.updated_at,
+           CASE WHEN h.settled_head IS NULL THEN 'the global order is not available'
+                WHEN b.events IS NULL THEN 'the checkpoint is ahead of the head' END AS reason
+      FROM event_store.projection p
+      CROSS JOIN LATERAL event_store.es_projection_backlog(p.position, 9223372036854775807, p.categories, p.event_types) b
+      CROSS JOIN event_store.es_head_status() h
+      LEFT JOIN pg_catalog.pg_roles r ON r.rolname OPERATOR(pg_catalog.=) p.owner::pg_catalog.name
+      LEFT JOIN LATERAL (
+            SELECT l.pid FROM pg_catalog.pg_locks l
+             WHERE l.locktype OPERATOR(pg_catalog.=) 'advisory' AND l.objsubid OPERATOR(pg_catalog.=) 5 AND l.granted
+               AND l.database OPERATOR(pg_catalog.=) (SELECT d.oid FROM pg_catalog.pg_database d
+                                 WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
+               AND l.objid OPERATOR(pg_catalog.=) r.oid
+             LIMIT 1) w ON true;
+COMMENT ON VIEW event_store.projections IS
+    'projections: checkpoint, what they lag behind (NULL with a reason where they can go no further), worker, last error';

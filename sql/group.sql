@@ -38,6 +38,20 @@ SELECT lag_events FROM event_store.subscriptions WHERE name = 'grp';
 SELECT es_ack('grp', es_head(), 'm2');
 -- again is no harm
 SELECT es_ack('grp', es_head(), 'm2');
+-- only what was handed out: with events in hand, with none
+\set VERBOSITY sqlstate
+SELECT es_create_subscription('hand', ARRAY['Grp'], NULL, :base, 1);
+SELECT max(global_position) AS got FROM es_fetch('hand', 2, member => 'm1') \gset
+SELECT es_ack('hand', :got + 1, 'm1');
+SELECT es_ack('hand', :got, 'm1');
+SELECT checkpoint = :got AS done FROM event_store.subscriptions WHERE name = 'hand';
+SELECT es_ack('hand', :got, 'm1');
+SELECT es_ack('hand', :got + 1, 'm1');
+SELECT es_leave('hand', 'm1');
+SELECT es_ack('hand', :got, 'm1');
+SELECT checkpoint = :got AS stays FROM event_store.subscriptions WHERE name = 'hand';
+SELECT es_drop_subscription('hand');
+\set VERBOSITY default
 
 -- a leaver's events go to the others
 SELECT es_leave('grp', 'm1');
@@ -159,6 +173,8 @@ SELECT es_leave('x', 'm');
 \set VERBOSITY sqlstate
 SELECT es_ack('grp', es_head() + 1, 'm2');
 SELECT es_reset_subscription('grp', es_head() + 1);
+UPDATE event_store.subscription_checkpoint SET position = es_head() + 1 WHERE subscription = 'grp' AND slot = 0;
+SELECT lag_events, lag_seconds, lag_positions, reason FROM event_store.subscriptions WHERE name = 'grp';
 SELECT es_fetch('grp', member => 'm2');
 \set VERBOSITY default
 

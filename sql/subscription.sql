@@ -47,8 +47,8 @@ SELECT es_ack('sub_all', 1);
 SELECT * FROM pg_temp.take('sub_all');
 SELECT name, checkpoint = es_head() AS at_head, lag_events, lag_seconds, in_flight, slots, members
   FROM event_store.subscriptions WHERE name = 'sub_all';
--- without a fetch: as a plain bookmark
-SELECT es_ack('sub_none', es_head());
+-- a bookmark is moved by hand
+SELECT es_reset_subscription('sub_none', es_head());
 SELECT name, checkpoint = es_head() AS at_head, lag_events, lag_seconds > 0 AS lags, lag_positions > 0 AS behind, in_flight,
        holder IS NOT NULL AS held, lease, max_retries, retry_delay, categories, event_types
   FROM event_store.subscriptions WHERE name LIKE 'sub\_%' ORDER BY name;
@@ -190,6 +190,57 @@ SELECT version FROM es_append('Long-2', 1, 'Happened', '0');
 SELECT stream_id, version FROM es_fetch('sub_long', 10);
 SELECT es_drop_subscription('sub_long');
 
+-- only what was handed out can be acknowledged: beyond it nothing moves and nothing is lost
+SELECT es_head() AS base \gset
+SELECT count(es_append('Hand-1', es_any(), CASE WHEN n = 3 THEN 'Other' ELSE 'T' END, to_jsonb(n))) FROM generate_series(1, 5) n;
+SELECT count(es_append('Hand-2', es_any(), 'Other', to_jsonb(n))) FROM generate_series(6, 7) n;
+SELECT es_create_subscription('sub_hand', ARRAY['Hand'], ARRAY['T'], :base, retry_delay => '0');
+CREATE FUNCTION pg_temp.checkpoint() RETURNS bigint LANGUAGE sql VOLATILE AS
+    $$ SELECT checkpoint FROM event_store.subscriptions WHERE name = 'sub_hand' $$;
+CREATE FUNCTION pg_temp.hand(n int, member text DEFAULT NULL) RETURNS text LANGUAGE sql VOLATILE AS
+    $$ SELECT string_agg(data::text, ' ') FROM es_fetch('sub_hand', n, '0', member) $$;
+\set VERBOSITY sqlstate
+-- nothing fetched yet
+SELECT es_ack('sub_hand', :base + 1);
+SELECT pg_temp.hand(2);
+SELECT es_ack('sub_hand', :base + 3);
+SELECT es_ack('sub_hand', es_head());
+SELECT pg_temp.checkpoint() - :base AS done, pg_temp.hand(2);
+-- an acknowledgement of nothing renews the lease
+SELECT lease_until AS before FROM event_store.subscriptions WHERE name = 'sub_hand' \gset
+SELECT es_ack('sub_hand', 0);
+SELECT lease_until > :'before' AS renewed FROM event_store.subscriptions WHERE name = 'sub_hand';
+SELECT es_ack('sub_hand', :base + 2), pg_temp.checkpoint() - :base AS done;
+SELECT es_ack('sub_hand', :base + 2), es_ack('sub_hand', 0), pg_temp.checkpoint() - :base AS done;
+-- acknowledged, nothing is in hand
+SELECT es_ack('sub_hand', :base + 3);
+-- a part; and again beyond the whole
+SELECT pg_temp.hand(2);
+SELECT es_ack('sub_hand', :base + 4), pg_temp.checkpoint() - :base AS done;
+SELECT es_ack('sub_hand', :base + 6);
+-- what a fetch has looked at and left out counts as handed out
+SELECT pg_temp.hand(2);
+SELECT es_ack('sub_hand', :base + 7), pg_temp.checkpoint() - :base AS done;
+SELECT es_ack('sub_hand', es_head()), pg_temp.checkpoint() - :base AS done;
+SELECT pg_temp.hand(2);
+-- after a reset it does not
+SELECT es_reset_subscription('sub_hand', :base);
+SELECT es_ack('sub_hand', :base + 7);
+-- a consumer with a name
+SELECT pg_temp.hand(1, 'm');
+SELECT es_ack('sub_hand', :base + 2, 'm');
+SELECT es_ack('sub_hand', :base + 1, 'm'), pg_temp.checkpoint() - :base AS done;
+SELECT es_ack('sub_hand', :base + 2, 'm');
+-- a retry: its event comes alone, the rest stays to be done
+SELECT pg_temp.hand(2);
+SELECT es_nack('sub_hand', :base + 2, 'bad'), es_ack('sub_hand', :base + 4);
+SELECT pg_temp.hand(1);
+SELECT es_ack('sub_hand', :base + 5);
+SELECT es_ack('sub_hand', :base + 2), pg_temp.checkpoint() - :base AS done;
+SELECT pg_temp.hand(10);
+SELECT es_ack('sub_hand', es_head()), pg_temp.hand(10);
+SELECT es_drop_subscription('sub_hand');
+
 -- errors
 \set VERBOSITY default
 \set SHOW_CONTEXT never
@@ -232,8 +283,12 @@ SELECT es_leave('sub_all', 'm');
 -- a checkpoint ahead of the head; positions differ from run to run
 \set VERBOSITY sqlstate
 SELECT es_reset_subscription('sub_all', es_head() + 1);
-SELECT es_fetch('sub_all');
+SELECT es_create_subscription('sub_ahead', after_position => es_head() + 1);
 SELECT es_ack('sub_all', es_head() + 100);
+-- as in a store that was restored; the lag of it is not known
+UPDATE event_store.subscription_checkpoint SET position = es_head() + 1 WHERE subscription = 'sub_all';
+SELECT es_fetch('sub_all');
+SELECT lag_events, lag_seconds, lag_positions, reason FROM event_store.subscriptions WHERE name = 'sub_all';
 \set VERBOSITY default
 SELECT es_reset_subscription('sub_all', es_head());
 SELECT * FROM es_fetch('sub_all');

@@ -185,7 +185,9 @@ CREATE VIEW event_store.projections AS
     SELECT p.name, p.is_shadow, p.owner, p.handler, p.reset_handler, p.categories, p.event_types,
            p.batch_size, p.policy, p.state, p.position,
            b.events AS lag_events,
-           COALESCE(pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) b.oldest), 0) AS lag_seconds,
+           CASE WHEN b.events IS NOT NULL
+                THEN COALESCE(pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) b.oldest), 0)
+           END AS lag_seconds,
            CASE WHEN pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) p.updated_at OPERATOR(pg_catalog.>) '10 s'::interval
                 THEN 0 ELSE p.rate END AS events_per_second,
            p.applied AS events_applied,
@@ -197,9 +199,12 @@ CREATE VIEW event_store.projections AS
            (SELECT pg_catalog.count(*) FROM event_store.projection_parked k
              WHERE k.projection OPERATOR(pg_catalog.=) p.name AND k.is_shadow OPERATOR(pg_catalog.=) p.is_shadow
                AND k.disposition OPERATOR(pg_catalog.=) 'skipped') AS events_skipped,
-           p.created_at, p.started_at, p.updated_at
+           p.created_at, p.started_at, p.updated_at,
+           CASE WHEN h.settled_head IS NULL THEN 'the global order is not available'
+                WHEN b.events IS NULL THEN 'the checkpoint is ahead of the head' END AS reason
       FROM event_store.projection p
       CROSS JOIN LATERAL event_store.es_projection_backlog(p.position, 9223372036854775807, p.categories, p.event_types) b
+      CROSS JOIN event_store.es_head_status() h
       LEFT JOIN pg_catalog.pg_roles r ON r.rolname OPERATOR(pg_catalog.=) p.owner::pg_catalog.name
       LEFT JOIN LATERAL (
             SELECT l.pid FROM pg_catalog.pg_locks l
@@ -209,7 +214,7 @@ CREATE VIEW event_store.projections AS
                AND l.objid OPERATOR(pg_catalog.=) r.oid
              LIMIT 1) w ON true;
 COMMENT ON VIEW event_store.projections IS
-    'projections: checkpoint, what they lag behind, worker, last error';
+    'projections: checkpoint, what they lag behind (NULL with a reason where they can go no further), worker, last error';
 
 CREATE VIEW event_store.projection_progress AS
     SELECT q.name, q.is_shadow, q.state, q.position, q.target_position, q.events_done, q.events_to_do, q.events_per_second,

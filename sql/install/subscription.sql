@@ -146,7 +146,7 @@ REVOKE ALL ON FUNCTION @extschema@.es_fetch(text, int, interval, text) FROM PUBL
 CREATE FUNCTION @extschema@.es_ack(name text, global_position bigint, member text DEFAULT NULL) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_ack';
 COMMENT ON FUNCTION @extschema@.es_ack(text, bigint, text) IS
-    'everything fetched up to the position is done: moves the checkpoint, never backwards';
+    'everything fetched up to the position is done: moves the checkpoint, never backwards, never beyond what was handed out';
 REVOKE ALL ON FUNCTION @extschema@.es_ack(text, bigint, text) FROM PUBLIC;
 
 CREATE FUNCTION @extschema@.es_nack(name text, global_position bigint, reason text, retry boolean DEFAULT true,
@@ -197,8 +197,9 @@ REVOKE ALL ON FUNCTION event_store.es_subscription_lag(text, bigint) FROM PUBLIC
 
 CREATE VIEW event_store.subscriptions AS
     SELECT s.name::pg_catalog.text, c.checkpoint, l.lag_events,
-           coalesce(extract(epoch FROM clock_timestamp() - l.oldest), 0)::float8 AS lag_seconds,
-           greatest(h.settled_head - c.checkpoint, 0) AS lag_positions,
+           CASE WHEN l.lag_events IS NOT NULL
+                THEN coalesce(extract(epoch FROM clock_timestamp() - l.oldest), 0)::float8 END AS lag_seconds,
+           CASE WHEN l.lag_events IS NOT NULL THEN greatest(h.settled_head - c.checkpoint, 0) END AS lag_positions,
            s.categories, s.event_types, nullif(s.slots, 0) AS slots,
            CASE WHEN s.slots > 0 THEN m.members END AS members,
            CASE WHEN s.slots > 0 THEN m.in_flight ELSE c.in_flight END AS in_flight,
@@ -206,17 +207,29 @@ CREATE VIEW event_store.subscriptions AS
            CASE WHEN s.slots = 0 AND c.in_flight THEN c.lease_until END AS lease_until,
            coalesce(p.retrying, 0) AS retrying_streams, coalesce(p.parked, 0) AS parked_streams,
            s.lease, s.max_retries, s.retry_delay, s.created_by, s.created_at,
-           greatest(c.updated_at, m.updated_at) AS updated_at
+           greatest(c.updated_at, m.updated_at) AS updated_at,
+           CASE WHEN h.settled_head IS NULL THEN 'the global order is not available'
+                WHEN l.lag_events IS NULL THEN 'the checkpoint is ahead of the head' END AS reason
       FROM event_store.subscription s
       LEFT JOIN LATERAL (
-            SELECT min(greatest(k.position, o.position)) AS checkpoint, bool_or(k.delivered > 0) AS in_flight,
+            SELECT min(greatest(k.position, o.position)) AS checkpoint,
+                   -- a session that is gone holds its lock no longer; a standby does not see it
+                   bool_or(k.delivered > 0 AND k.lease_until > clock_timestamp()
+                           AND (k.session IS NULL OR pg_is_in_recovery() OR EXISTS (
+                                SELECT FROM pg_locks x
+                                 WHERE x.locktype = 'advisory' AND x.objsubid = 7 AND x.granted
+                                   AND x.mode = 'ExclusiveLock'
+                                   AND x.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+                                   AND x.classid = ((k.session >> 32) & 4294967295)::oid
+                                   AND x.objid = (k.session & 4294967295)::oid))) AS in_flight,
                    max(k.member) AS member, max(k.pid) AS pid, max(k.lease_until) AS lease_until,
                    max(k.updated_at) AS updated_at
               FROM event_store.subscription_checkpoint k
               LEFT JOIN event_store.subscription_member o ON o.subscription = k.subscription AND o.member = k.member
              WHERE k.subscription = s.name) c ON true
       LEFT JOIN LATERAL (
-            SELECT count(*) AS members, coalesce(bool_or(o.delivered > 0), false) AS in_flight, max(o.updated_at) AS updated_at
+            SELECT count(*) AS members, max(o.updated_at) AS updated_at,
+                   coalesce(bool_or(o.delivered > 0 AND o.lease_until > clock_timestamp()), false) AS in_flight
               FROM event_store.subscription_member o
              WHERE o.subscription = s.name) m ON true
       LEFT JOIN LATERAL (
@@ -226,11 +239,12 @@ CREATE VIEW event_store.subscriptions AS
      CROSS JOIN LATERAL event_store.es_subscription_lag(s.name) l
      CROSS JOIN event_store.es_head_status() h;
 COMMENT ON VIEW event_store.subscriptions IS
-    'subscriptions: checkpoint, lag in events (counted up to 100000) and in seconds (age of the oldest event that is not done), who has events in hand';
+    'subscriptions: checkpoint, lag in events (counted up to 100000) and in seconds (age of the oldest event that is not done), NULL with a reason where it can go no further, who has events in hand';
 
 CREATE VIEW event_store.subscription_members AS
     SELECT m.subscription::pg_catalog.text, m.member::pg_catalog.text, k.slots, k.checkpoint,
-           m.delivered > 0 AS in_flight, nullif(m.delivered, 0) AS delivered_position,
+           m.delivered > 0 AND m.lease_until > clock_timestamp() AS in_flight,
+           nullif(m.delivered, 0) AS delivered_position,
            m.lease, m.lease_until, clock_timestamp() - m.updated_at AS lease_age,
            m.lease_until > clock_timestamp() AS alive, m.pid, m.joined_at
       FROM event_store.subscription_member m

@@ -306,6 +306,40 @@ es_head_check_cursor(Relation event, const EsStore *store, int64 cursor)
 }
 
 /*
+ * Refuse to let a consumer begin where this store has not come to (VE004):
+ * what is still to come up to there would be left out without a word.
+ *
+ * Judged by what is committed now, however old the caller's snapshot: the
+ * position may come from another session.  SERIALIZABLE: as in es_head_mark.
+ */
+void
+es_head_check_start(Relation event, const EsStore *store, int64 after)
+{
+	Snapshot	snapshot;
+	int64		last;
+
+	if (after <= 0)
+		return;
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	if (es_head_is_subscriber(store))
+		last = es_head_bound(event, store, snapshot);
+	else
+	{
+		es_order_barrier_own();
+		last = es_scan_highest(event, store,
+							   IsolationIsSerializable() ? SnapshotSelf : snapshot,
+							   PG_INT64_MAX);
+	}
+	UnregisterSnapshot(snapshot);
+	if (after > last)
+		ereport(ERROR,
+				errcode(ERRCODE_ES_AHEAD_OF_HEAD),
+				errmsg("position " INT64_FORMAT " is ahead of the head", after),
+				errdetail("The last event is at position " INT64_FORMAT ".", last),
+				errhint("Use es_head() to begin with what is appended from now on."));
+}
+
+/*
  * Write a mark if enough has been settled since the last one.
  *
  * Called by an append, outside the insertion lock.  Waits for insertions in

@@ -20,6 +20,7 @@ extern int64 es_head_settled(Relation event, const EsStore *store, Snapshot snap
 extern bool es_head_pending(Relation event, const EsStore *store, Snapshot snapshot,
 							int64 head, EsBlocked *blocked);
 extern void es_head_check_cursor(Relation event, const EsStore *store, int64 cursor);
+extern void es_head_check_start(Relation event, const EsStore *store, int64 after);
 extern void es_head_mark(Relation event, const EsStore *store);
 
 #endif							/* ES_LOG_HEAD_H */

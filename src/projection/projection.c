@@ -208,7 +208,7 @@ es_create_projection(PG_FUNCTION_ARGS)
 					 "It must be stop, park or skip.");
 
 	event = es_store_open_event(&store, AccessShareLock);
-	es_head_check_cursor(event, store, after);
+	es_head_check_start(event, store, after);
 	table_close(event, NoLock);
 
 	values[0] = CStringGetTextDatum(name);

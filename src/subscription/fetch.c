@@ -551,7 +551,7 @@ es_fetch_round(EsFetch *fetch, bool last)
 			{
 				result = ES_ROUND_DONE;
 				if (!fetch->member_given)
-					es_lease_remember(fetch->name, fetch->last);
+					es_lease_remember(fetch->name, Max(fetch->last, fetch->scanned));
 			}
 			else
 			{

@@ -4,6 +4,9 @@
  *
  * Counted is what a consumer would be given: settled events whose type, in
  * today's shape, its filter wants.  Row-level security is left out of account.
+ * A consumer that can be given nothing, because it is ahead of the store or
+ * the order is not available, is not shown as one that has done everything:
+ * how far it is behind is not known then.
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -34,6 +37,7 @@ typedef struct EsLag
 	Datum	   *event_types;	/* NULL = all */
 	int			nevent_types;
 	int64		after;			/* all slots have done everything up to here */
+	int64		furthest;		/* and one of them up to here */
 	const int64 *done;			/* by slot, or NULL */
 	int			slots;
 	int64		upto;
@@ -41,7 +45,8 @@ typedef struct EsLag
 } EsLag;
 
 /*
- * Row of the number of events and the time of the oldest one.
+ * Row of the number of events and the time of the oldest one; the number is
+ * NULL if it cannot be known.
  */
 static Datum
 es_lag_count(FunctionCallInfo fcinfo, const EsLag *lag)
@@ -49,13 +54,22 @@ es_lag_count(FunctionCallInfo fcinfo, const EsLag *lag)
 	Snapshot	snapshot = GetActiveSnapshot();
 	const EsStore *store;
 	Relation	event = es_store_open_event(&store, AccessShareLock);
-	int64		upto = Min(lag->upto, es_head_bound(event, store, snapshot));
+	int64		bound = 0;
+	int64		upto;
 	int64		count = 0;
 	EsTypeFilter *types = NULL;
 	int32	   *type_nos = NULL;
 	int			ntypes = 0;
 	Datum		values[2] = {0};
 	bool		isnull[2] = {false, true};
+
+	if (es_head_is_available(store, snapshot))
+		bound = es_head_bound(event, store, snapshot);
+	else
+		isnull[0] = true;
+	if (lag->furthest > bound)
+		isnull[0] = true;
+	upto = isnull[0] ? 0 : Min(lag->upto, bound);
 
 	/* the list must be younger than the bound: see log/type.c */
 	if (lag->categories != NULL || lag->event_types != NULL)
@@ -98,7 +112,8 @@ es_lag_count(FunctionCallInfo fcinfo, const EsLag *lag)
  *		OUT lag_events bigint, OUT oldest timestamptz)
  *
  * Settled events that the subscription wants and that are not done: how
- * many, counting to max_count, and when the first one was appended.  All as of
+ * many, counting to max_count, and when the first one was appended; NULL if
+ * it is ahead of the store or the order is not available.  All as of
  * the snapshot of the query: the view must not fail when one is just dropped.
  * Errors: 42704.
  */
@@ -144,7 +159,10 @@ es_subscription_lag(PG_FUNCTION_ARGS)
 	lag.done = done;
 	lag.after = PG_INT64_MAX;
 	for (int i = 0; i < Max(lag.slots, 1); i++)
+	{
 		lag.after = Min(lag.after, done[i]);
+		lag.furthest = Max(lag.furthest, done[i]);
+	}
 	PG_RETURN_DATUM(es_lag_count(fcinfo, &lag));
 }
 
@@ -154,7 +172,8 @@ es_subscription_lag(PG_FUNCTION_ARGS)
  *		OUT events bigint, OUT oldest timestamptz)
  *
  * Settled events that the filters, each NULL for all, want in the range of
- * positions: how many, and when the first one was appended.
+ * positions: how many, and when the first one was appended; NULL if the range
+ * begins ahead of the store or the order is not available.
  */
 Datum
 es_projection_backlog(PG_FUNCTION_ARGS)
@@ -162,6 +181,7 @@ es_projection_backlog(PG_FUNCTION_ARGS)
 	EsLag		lag = {.max_count = PG_INT64_MAX};
 
 	lag.after = es_arg_int64(fcinfo, 0, "after_position", 0, PG_INT64_MAX);
+	lag.furthest = lag.after;
 	lag.upto = es_arg_int64_default(fcinfo, 1, "upto", 0, PG_INT64_MAX, 0);
 	lag.ncategories = es_arg_names(fcinfo, 2, "categories", &lag.categories);
 	lag.nevent_types = es_arg_names(fcinfo, 3, "event_types", &lag.event_types);

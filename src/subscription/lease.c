@@ -36,7 +36,7 @@
 typedef struct EsFetched
 {
 	char		name[ES_NAME_MAX + 1];	/* hash key */
-	int64		delivered;		/* highest position that it got */
+	int64		delivered;		/* highest position that it got or passed over */
 	int64		before;			/* the same before this transaction, 0 = none */
 	bool		fresh;			/* delivered is of this transaction */
 	int			acknowledged;	/* all of it, in this (sub)transaction: its
@@ -262,8 +262,8 @@ es_lease_remember(Datum name, int64 delivered)
 }
 
 /*
- * Has this session fetched the event at this position by itself, without
- * having acknowledged all it got?
+ * Has this session fetched the event at this position by itself, or passed it
+ * over, without having acknowledged all it got?
  */
 bool
 es_lease_remembered(Datum name, int64 position)
@@ -364,7 +364,7 @@ es_lease_check(const EsSubscription *sub, Datum member,
 	own = member == (Datum) 0 && es_lease_remembered(sub->name, position);
 	if (es_lease_is_busy(cursor, member) &&
 		(own || member != (Datum) 0 || cursor->member != (Datum) 0 ||
-		 position > cursor->delivered))
+		 position > Max(cursor->delivered, cursor->scanned)))
 		ereport(ERROR,
 				errcode(ERRCODE_OBJECT_IN_USE),
 				errmsg("the events of subscription \"%s\" are with another consumer",

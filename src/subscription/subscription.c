@@ -17,6 +17,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/table.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
@@ -29,6 +30,7 @@
 
 #include "base/args.h"
 #include "base/compat.h"
+#include "log/head.h"
 #include "subscription/subscription.h"
 
 PG_FUNCTION_INFO_V1(es_create_subscription);
@@ -141,6 +143,23 @@ es_stream_slot(int64 stream_no, int slots)
 	return (int) (h % (uint64) slots);
 }
 
+/*
+ * The argument "after_position".
+ *
+ * Errors: VE004 if it is ahead of the store.
+ */
+static int64
+es_arg_after_position(FunctionCallInfo fcinfo, int n)
+{
+	int64		after = es_arg_int64(fcinfo, n, "after_position", 0, PG_INT64_MAX);
+	const EsStore *store;
+	Relation	event = es_store_open_event(&store, AccessShareLock);
+
+	es_head_check_start(event, store, after);
+	table_close(event, NoLock);
+	return after;
+}
+
 /* ----------
  * SQL functions
  * ----------
@@ -152,7 +171,7 @@ es_stream_slot(int64 stream_no, int slots)
  *		retry_delay interval) RETURNS void
  *
  * slots NULL = no group.
- * Errors: 42710 if there is one of that name.
+ * Errors: 42710 if there is one of that name, VE004.
  */
 Datum
 es_create_subscription(PG_FUNCTION_ARGS)
@@ -167,7 +186,7 @@ es_create_subscription(PG_FUNCTION_ARGS)
 
 	(void) es_arg_categories(fcinfo, 1, "categories", &names);
 	(void) es_arg_names(fcinfo, 2, "event_types", &names);
-	after = es_arg_int64(fcinfo, 3, "after_position", 0, PG_INT64_MAX);
+	after = es_arg_after_position(fcinfo, 3);
 	if (!PG_ARGISNULL(4))
 		slots = es_arg_int32(fcinfo, 4, "slots", 1, ES_MAX_SLOTS);
 	(void) es_arg_interval(fcinfo, 5, "lease", 1);
@@ -229,13 +248,13 @@ es_drop_subscription(PG_FUNCTION_ARGS)
  *
  * Starts again after a position, backward or forward: leases end, members
  * leave (the next fetch joins again), nothing stays parked.
- * Errors: 42704.
+ * Errors: 42704, VE004.
  */
 Datum
 es_reset_subscription(PG_FUNCTION_ARGS)
 {
 	Datum		name = es_arg_name_datum(fcinfo, 0, "name");
-	int64		after = es_arg_int64(fcinfo, 1, "after_position", 0, PG_INT64_MAX);
+	int64		after = es_arg_after_position(fcinfo, 1);
 	EsSubscription sub;
 	EsOwnerScope scope;
 	Datum		args[3];

@@ -55,8 +55,9 @@ es_wait(PG_FUNCTION_ARGS)
  * es_head_status(OUT settled_head bigint, OUT last_position bigint,
  *				  OUT blocking_position bigint, OUT blocking_xid xid)
  *
- * The last two are NULL when nothing holds the head back.  last_position
- * counts positions that are not visible yet, or never will be.
+ * The last two are NULL when nothing holds the head back, the head is when the
+ * order is not available.  last_position counts positions that are not visible
+ * yet, or never will be.
  */
 Datum
 es_head_status(PG_FUNCTION_ARGS)
@@ -66,13 +67,18 @@ es_head_status(PG_FUNCTION_ARGS)
 	Snapshot	snapshot = GetActiveSnapshot();
 	Datum		values[4];
 	bool		isnull[4] = {false, false, true, true};
-	EsBlocked	blocked;
-	int64		head;
+	EsBlocked	blocked = {0, InvalidTransactionId};
 
-	head = es_head_settled(event, store, snapshot, 0, &blocked);
-	if (blocked.position == 0)
-		(void) es_head_pending(event, store, snapshot, head, &blocked);
-	values[0] = Int64GetDatum(head);
+	if (es_head_is_available(store, snapshot))
+	{
+		int64		head = es_head_settled(event, store, snapshot, 0, &blocked);
+
+		if (blocked.position == 0)
+			(void) es_head_pending(event, store, snapshot, head, &blocked);
+		values[0] = Int64GetDatum(head);
+	}
+	else
+		isnull[0] = true;
 	values[1] = Int64GetDatum(es_scan_highest_inserted(event, store));
 	if (blocked.position != 0)
 	{

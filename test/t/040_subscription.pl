@@ -51,6 +51,14 @@ sub checkpoint
 		'SELECT checkpoint FROM event_store.subscriptions WHERE name = ?', $name);
 }
 
+# Is somebody shown as having events of it in hand?
+sub holder
+{
+	my ($name) = @_;
+	return sql_value($dbh, q{SELECT (in_flight AND holder IS NOT NULL AND lease_until IS NOT NULL)::int
+		FROM event_store.subscriptions WHERE name = ?}, $name);
+}
+
 # Events 1, 2, 3 ... of one stream; returns the last position.
 sub add
 {
@@ -123,6 +131,12 @@ sub leases
 	is(sqlstate($dbh, q{SELECT es_ack('short', 2)}), '55000',
 		'nor when the other one has done it');
 	is(positions($dbh, 'short', 2), '3 4', 'it goes on with the next events');
+	is(holder('short'), 1, 'the view shows who has them');
+	ok(poll_until(sub { holder('short') == 0 }), '... until the lease ends');
+	is(sqlstate($third, q{SELECT es_ack('short', 5)}), '22023',
+		'nobody can acknowledge what was not handed out');
+	is(sqlstate($third, q{SELECT es_ack('short', 4)}), '00000', 'what was, another session can');
+	is(positions($other, 'short', 2), '5 6', 'nothing is left out');
 
 	# a consumer with a name is one consumer in any session
 	my $named = q{SELECT count(*) FROM es_fetch('named', 2, member => 'a')};
@@ -131,6 +145,13 @@ sub leases
 	is(positions($third, 'named', 2), '', 'it is not this one');
 	is(sqlstate($third, q{SELECT es_ack('named', 2, 'a')}), '00000',
 		'it acknowledges in a third session');
+
+	# who is gone is not shown as one who has events in hand
+	my $short_lived = connect_store($node);
+	is(positions($short_lived, 'named', 2), '3 4', 'fetched');
+	is(holder('named'), 1, 'the view shows the session');
+	$short_lived->disconnect;
+	ok(poll_until(sub { holder('named') == 0 }), 'gone, it is not shown any more');
 
 	# DISCARD ALL is what a pooler does when a client leaves
 	is(positions($third, 'named', 2), '3 4', 'fetched');
@@ -254,9 +275,41 @@ sub changed
 
 sub ahead_of_head
 {
-	$dbh->do(q{SELECT es_create_subscription('ahead', after_position => es_head() + 1000)});
+	my $far = 'after_position => es_head() + 3';
+	is(sqlstate($dbh, "SELECT es_create_subscription('ahead', $far)"), 'VE004',
+		'a subscription is not made ahead of the store');
+	$dbh->do(q{SELECT es_create_subscription('ahead')});
+	is(sqlstate($dbh, "SELECT es_reset_subscription('ahead', $far)"), 'VE004', 'nor reset there');
+	# what is only inserted does not count, nor what an abort has left; another
+	# session's position does in a transaction that does not see it yet
+	my $other = connect_store($node);
+	$other->begin_work;
+	my $open = append($other, 'Ahead-1', ANY, 'Happened')->{position};
+	is(sqlstate($dbh, "SELECT es_reset_subscription('ahead', $open)"), 'VE004',
+		'an uncommitted position is ahead');
+	is(sqlstate($other, "SELECT es_reset_subscription('ahead', $open)"), '00000',
+		'not for the transaction itself');
+	$other->rollback;
+	is(sqlstate($dbh, "SELECT es_reset_subscription('ahead', $open)"), 'VE004',
+		'an aborted one is');
+	foreach my $level ('REPEATABLE READ', 'SERIALIZABLE')
+	{
+		run_sql($dbh, "BEGIN ISOLATION LEVEL $level", 'SELECT 1');
+		my $new = append($other, 'Ahead-1', ANY, 'Happened')->{position};
+		is(sqlstate($dbh, "SELECT es_reset_subscription('ahead', $new)"), '00000',
+			"$level: what another session has just committed is not ahead");
+		$dbh->do('COMMIT');
+	}
+	$other->disconnect;
+
+	# as in a store that was restored from an older backup
+	$dbh->do(q{UPDATE event_store.subscription_checkpoint SET position = es_head() + 1000
+		WHERE subscription = 'ahead'});
 	is(sqlstate($dbh, q{SELECT es_fetch('ahead')}), 'VE004',
 		'a checkpoint ahead of the head is an error');
+	is( sql_value($dbh, q{SELECT num_nulls(lag_events, lag_seconds, lag_positions) || ' ' || reason
+			FROM event_store.subscriptions WHERE name = 'ahead'}),
+		'3 the checkpoint is ahead of the head', 'its lag is not known, and the view says why');
 	is(sqlstate($dbh, q{SELECT es_ack('ahead', es_head() + 5000)}), 'VE004',
 		'so is acknowledging what is not there');
 	$dbh->do(q{SELECT es_reset_subscription('ahead', es_head())});
