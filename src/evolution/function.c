@@ -81,6 +81,8 @@ void
 es_function_init(void)
 {
 	CacheRegisterSyscacheCallback(PROCOID, es_function_callback, (Datum) 0);
+	/* under that name */
+	CacheRegisterSyscacheCallback(NAMESPACEOID, es_function_callback, (Datum) 0);
 	/* and who may execute them */
 	CacheRegisterSyscacheCallback(AUTHOID, es_function_callback, (Datum) 0);
 	CacheRegisterSyscacheCallback(AUTHMEMROLEMEM, es_function_callback, (Datum) 0);

@@ -8,7 +8,10 @@
  *
  * Each backend keeps all definitions.  They are read like a catalog, with a
  * snapshot of the moment, and again when the relation cache says that table
- * event_store.upcaster has changed; a trigger on the table sees to that.  An
+ * event_store.upcaster has changed; a trigger on the table sees to that.  Who
+ * passes over events because of their type looks whether it has after it has
+ * taken its snapshot (es_store_listen): an event that was appended after a
+ * change of definitions is then never taken for what it was before.  An
  * event costs one test when there is no upcaster at all, and one comparison
  * more when there are only upcasters for other types, because each cached
  * event type remembers its own.
@@ -93,11 +96,12 @@ es_upcast_init(void)
 }
 
 /*
- * A number that moves whenever definitions may have changed.
+ * A number that moves whenever definitions may have changed by now.
  */
 uint64
 es_upcast_generation(void)
 {
+	es_store_listen();
 	return es_upcast_current;
 }
 
@@ -483,6 +487,7 @@ es_upcast_type_list(const EsStore *store, Datum *categories, int ncategories,
 	Datum	   *sources = names;
 	int			nsources = nnames;
 
+	es_store_listen();
 	*filter = NULL;
 	if (names != NULL && es_upcast_enabled && es_upcast_possible)
 	{

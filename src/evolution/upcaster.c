@@ -356,6 +356,12 @@ es_upcaster_arg(FunctionCallInfo fcinfo)
 {
 	text	   *name;
 
+	/* once in each query: a row is not to change its shape from column to column */
+	if (fcinfo->flinfo->fn_extra == NULL)
+	{
+		es_store_listen();
+		fcinfo->flinfo->fn_extra = &es_upcast_possible;
+	}
 	if (!es_upcast_enabled || !es_upcast_possible)
 		return NULL;
 	name = PG_GETARG_TEXT_PP(0);
@@ -433,6 +439,7 @@ es_upcast_support(PG_FUNCTION_ARGS)
 
 	if (!IsA(request, SupportRequestSimplify))
 		PG_RETURN_POINTER(NULL);
+	es_store_listen();
 	(void) es_upcaster_find("", 0, 1);	/* have them loaded */
 	if (es_upcast_possible)
 		PG_RETURN_POINTER(NULL);

@@ -38,6 +38,7 @@ es_owner_begin(EsOwnerScope *scope)
 {
 	MemoryContext context = CurrentMemoryContext;
 
+	es_store_listen();
 	SPI_connect();
 	MemoryContextSwitchTo(context);
 	GetUserIdAndSecContext(&scope->user, &scope->sec_context);

@@ -304,6 +304,24 @@ es_store_is_new(void)
 }
 
 /*
+ * Learn of everything that other sessions have committed so far.
+ *
+ * What a session remembers, of tables, roles, functions and definitions, goes
+ * stale when it hears of a change.  PostgreSQL listens when a transaction
+ * begins and when it takes a lock that it did not have; a transaction that has
+ * all its locks would keep what it remembers to its end.  So every call
+ * listens by itself: here, in es_store_open_event and in es_owner_begin.
+ *
+ * What depends on definitions has to listen after it has taken the snapshot
+ * that shows it the events; then no event is newer than the definitions.
+ */
+void
+es_store_listen(void)
+{
+	AcceptInvalidationMessages();
+}
+
+/*
  * Look up the store's objects.
  *
  * Result: good until the next relation is opened or lock is taken.
@@ -389,6 +407,7 @@ es_store_open_event(const EsStore **store, LOCKMODE mode)
 {
 	Relation	rel;
 
+	es_store_listen();
 	for (;;)
 	{
 		*store = es_store_get();

@@ -95,6 +95,7 @@ extern void es_store_init(void);
 extern void es_store_on_change(size_t table, void (*forget) (void));
 extern Oid	es_store_extension(void);
 extern bool es_store_is_new(void);
+extern void es_store_listen(void);
 extern const EsStore *es_store_get(void);
 extern Relation es_store_open_index(const Oid *index);
 extern Relation es_store_open_event(const EsStore **store, LOCKMODE mode);

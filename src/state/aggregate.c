@@ -207,8 +207,7 @@ es_aggregate_load(void)
 		es_aggregate_registered = true;
 	}
 
-	/* in a transaction that has all its locks nothing else would do that */
-	AcceptInvalidationMessages();
+	es_store_listen();
 	/* an invalidation that arrives during the look-up starts it again */
 	while (!es_aggregates_valid)
 	{
@@ -642,7 +641,7 @@ es_state(PG_FUNCTION_ARGS)
 			found = es_snapshot_find(rel, store, stream_no, aggregate->schema_version,
 									 Min(fold.upto, current), slot);
 			/* of definitions that are newer than ours? */
-			AcceptInvalidationMessages();
+			es_store_listen();
 			if (found && es_upcast_generation() == upcast_generation &&
 				es_aggregates_generation == aggregates_generation)
 			{

@@ -82,6 +82,7 @@ typedef struct EsFetch
 	int64	   *slots;			/* see es_group_slots; NULL = no group */
 	EsParked   *parked;
 	int			nparked;
+	uint64		upcasters;		/* generation of the definitions */
 	int64		start;			/* everything up to here is done */
 	int64		count;			/* events found */
 	int64		last;			/* highest position among them */
@@ -360,14 +361,13 @@ es_fetch_walk(EsFetch *fetch, Relation event, const EsStore *store, int64 bound)
 	int32	   *type_nos = NULL;
 	int			ntypes = 0;
 	int64		after = fetch->start;
-	uint64		upcasters = es_upcast_generation();
 
 	/* what was walked over before, unless anything has changed since */
 	if (!fetch->wrote && fetch->walked_from == fetch->start &&
 		fetch->walked_xmin == fetch->cursor.xmin &&
-		fetch->walked_upcasters == upcasters)
+		fetch->walked_upcasters == fetch->upcasters)
 		after = Max(after, fetch->walked_to);
-	fetch->walked_upcasters = upcasters;
+	fetch->walked_upcasters = fetch->upcasters;
 
 	/* the list must be younger than the bound: see log/type.c */
 	if (sub->categories != NULL || sub->event_types != NULL)
@@ -456,6 +456,9 @@ es_fetch_read(EsFetch *fetch)
 
 	PushActiveSnapshot(GetTransactionSnapshot());
 	bound = es_head_bound(event, store, GetActiveSnapshot());
+
+	/* after the snapshot: what it shows is not to be passed over in an old shape */
+	fetch->upcasters = es_upcast_generation();
 	for (int i = 0; fetch->slots != NULL && i < fetch->sub.slots; i++)
 		checkpoint = Max(checkpoint, fetch->slots[i]);
 	if (checkpoint > bound)
