@@ -137,6 +137,22 @@ check_wings() {
 	fi
 }
 
+# Packages that tests and examples in JavaScript need, as their lock files say.
+install_npm() {
+	local folder log=$work/npm.log
+
+	say "npm packages"
+	suite_started=$SECONDS
+	while read -r folder; do
+		if ! limited npm ci --prefix "$folder" --no-audit --no-fund >"$log" 2>&1; then
+			cat "$log"
+			count "npm packages" 0 1 1
+			finish
+		fi
+	done < <(find "$work/normal" -name package-lock.json -not -path '*/node_modules/*' -printf '%h\n')
+	count "npm packages" 1 0 0
+}
+
 # --- pg_regress and isolation -----------------------------------------------
 
 # pg_regress's lines, in the shape before and from PostgreSQL 16 on.
@@ -214,6 +230,7 @@ shopt -s nullglob
 
 build
 check_versions
+install_npm
 check_wings
 
 # nothing here has to survive a power failure

@@ -170,6 +170,12 @@ missing() {
 	command -v pg_prove >/dev/null ||
 		echo "libtap-parser-sourcehandler-pgtap-perl: pg_prove"
 	command -v pgbouncer >/dev/null || echo "pgbouncer: pgbouncer"
+	command -v node >/dev/null || echo "nodejs: Node.js"
+	command -v npm >/dev/null || echo "npm: npm"
+	# Debian's Python, whatever else is on the PATH
+	for module in psycopg psycopg2; do
+		/usr/bin/python3 -c "import $module" 2>/dev/null || echo "python3-$module: Python's $module"
+	done
 	if [ -z "$pg_config" ]; then
 		echo "postgresql-$major-pgtap: pgTAP"
 		return

@@ -8,22 +8,19 @@ use FindBin;
 use lib "$FindBin::Bin/../perl";
 use DBI;
 use EventStoreTest;
+use EventStoreTest::Bouncer;
 use Test::More;
 use Time::HiRes qw(time);
 
-my ($bouncer) = grep { -x } map { "$_/pgbouncer" } split(/:/, $ENV{PATH}), '/usr/sbin';
-plan skip_all => 'pgbouncer is not installed' unless $bouncer;
-
-my $dir = PostgreSQL::Test::Utils::tempdir_short();
 my $user = (getpwuid($<))[0];
-my $port = PostgreSQL::Test::Cluster::get_free_port();
-my $pid;
 
 seed_random();
 my $node = store_cluster('bounced', preload => 'event_store');
 create_store($node);
 my $direct = connect_store($node);
-start_bouncer();
+my ($dir, $port) = start_bouncer($node);
+ok(poll_until(sub { my $dbh = bounced(1) or return 0; $dbh->disconnect; 1 }, 20),
+	'pgbouncer is there');
 waiting();
 consuming();
 many();
@@ -33,48 +30,6 @@ $node->stop;
 done_testing();
 
 # ---------------------------------------------------------------------------
-
-sub start_bouncer
-{
-	open my $conf, '>', "$dir/pgbouncer.ini" or die $!;
-	print $conf <<"EOT";
-[databases]
-postgres = host=@{[ $node->host ]} port=@{[ $node->port ]} dbname=postgres user=$user
-[pgbouncer]
-listen_addr =
-listen_port = $port
-unix_socket_dir = $dir
-auth_type = any
-pool_mode = transaction
-default_pool_size = 10
-max_client_conn = 100
-server_round_robin = 1
-logfile = $dir/pgbouncer.log
-pidfile = $dir/pgbouncer.pid
-ignore_startup_parameters = extra_float_digits,options
-EOT
-	close $conf;
-	$pid = fork();
-	die "fork: $!" unless defined $pid;
-	if ($pid == 0)
-	{
-		open STDOUT, '>', "$dir/out";
-		open STDERR, '>&', \*STDOUT;
-		exec($bouncer, '-q', "$dir/pgbouncer.ini") or POSIX::_exit(127);
-	}
-	ok(poll_until(sub { my $dbh = bounced(1) or return 0; $dbh->disconnect; 1 }, 20),
-		'pgbouncer is there');
-	return;
-}
-
-sub stop_bouncer
-{
-	return unless $pid;
-	kill 'TERM', $pid;
-	waitpid $pid, 0;
-	undef $pid;
-	return;
-}
 
 # A client of the pooler.
 sub bounced
@@ -207,11 +162,4 @@ sub lag
 	my ($conn) = @_;
 	return sql_value($conn,
 		q{SELECT lag_events FROM event_store.subscriptions WHERE name = 'many'});
-}
-
-END
-{
-	my $code = $?;
-	stop_bouncer();
-	$? = $code;
 }
