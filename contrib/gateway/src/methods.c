@@ -5,6 +5,7 @@
  *-------------------------------------------------------------------------
  */
 #include "append.h"
+#include "groups.h"
 #include "node.h"
 #include "read.h"
 
@@ -14,5 +15,13 @@ const Method *const methods[] = {
 	&append_method,
 	&batch_append_method,
 	&read_method,
+	&group_read_method,
+	&group_create_method,
+	&group_update_method,
+	&group_delete_method,
+	&group_info_method,
+	&group_list_method,
+	&group_replay_method,
+	&group_restart_method,
 	NULL
 };

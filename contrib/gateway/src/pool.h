@@ -29,7 +29,7 @@
 #define JSONBOID		3802
 #define JSONBARRAYOID	3807
 
-#define MAX_PARAMS		8
+#define MAX_PARAMS		24
 
 typedef struct Pool Pool;
 typedef struct Query Query;

@@ -284,6 +284,14 @@ tail_follow(Pool *pool, Follower *follower, int64_t position)
 }
 
 void
+tail_follow_newest(Pool *pool, Follower *follower, int64_t head)
+{
+	Tail	   *tail = *pool_slot(pool);
+
+	tail_follow(pool, follower, tail && tail->position > head ? tail->position : head);
+}
+
+void
 tail_unfollow(Follower *follower)
 {
 	Tail	   *tail = follower->tail;

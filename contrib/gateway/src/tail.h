@@ -46,6 +46,8 @@ typedef struct TailEvent
  * PostgreSQL and try again.
  */
 extern bool tail_follow(Pool *pool, Follower *follower, int64_t position);
+/* The same from what is newest now, for a follower that only wants to be woken. */
+extern void tail_follow_newest(Pool *pool, Follower *follower, int64_t head);
 extern void tail_unfollow(Follower *follower);
 
 /* the next event; NULL: none yet, or lapped */
