@@ -125,3 +125,15 @@ CREATE OR REPLACE VIEW event_store.projections AS
              LIMIT 1) w ON true;
 COMMENT ON VIEW event_store.projections IS
     'projections: checkpoint, what they lag behind (NULL with a reason where they can go no further), worker, last error';
+
+--
+-- Read
+--
+
+CREATE FUNCTION event_store.es_read_support(internal) RETURNS internal
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'es_read_support';
+COMMENT ON FUNCTION event_store.es_read_support(internal) IS 'planner support for the functions that read events';
+REVOKE ALL ON FUNCTION event_store.es_read_support(internal) FROM PUBLIC;
+ALTER FUNCTION @extschema@.es_read_stream(text, bigint, bigint, boolean) SUPPORT event_store.es_read_support;
+ALTER FUNCTION @extschema@.es_read_all(bigint, bigint, text[], text[], boolean) SUPPORT event_store.es_read_support;
+ALTER FUNCTION @extschema@.es_read_category(text, bigint, bigint, boolean) SUPPORT event_store.es_read_support;

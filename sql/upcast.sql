@@ -186,7 +186,7 @@ BEGIN
     RETURN CASE WHEN data->>'total' <> '50' THEN data || '{"currency": "EUR"}' END;
 END
 $$;
-SELECT version FROM es_read_stream('Up-1');
+SELECT version, data FROM es_read_stream('Up-1');
 SELECT version FROM es_read_stream('Up-1', 1, 1);
 SELECT version FROM es_read_event('00000000-0000-4000-8000-0000000ca005');
 SELECT data FROM event_store.events WHERE stream_id = 'Upper-1';
@@ -216,7 +216,7 @@ END
 $$;
 -- dropped
 DROP FUNCTION upcast_2(jsonb);
-SELECT version FROM es_read_stream('Up-1');
+SELECT version, data FROM es_read_stream('Up-1');
 SELECT event_id, sqlstate, message FROM es_check_upcasters('Posted', 1);
 SELECT version FROM es_read_stream('Up-1', 3);
 CREATE FUNCTION upcast_2(data jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT 'null'::jsonb $$;

@@ -28,6 +28,7 @@
 #include "log/stream.h"
 #include "log/type.h"
 #include "projection/projection.h"
+#include "read/eventscan.h"
 #include "settings.h"
 #include "wakeup/wakeup.h"
 #include "wakeup/worker.h"
@@ -49,6 +50,7 @@ _PG_init(void)
 	es_type_init();
 	es_function_init();
 	es_upcast_init();
+	es_eventscan_init();
 	es_wakeup_init();
 	es_launcher_init();
 	es_projection_init();

@@ -15,6 +15,7 @@ bool		es_force_sync_commit = true;
 int			es_notify_mode = ES_NOTIFY_WORKER;
 int			es_worker_idle_timeout_ms = 60 * 1000;
 bool		es_upcast_enabled = true;
+bool		es_enable_eventscan = true;
 int			es_max_projection_workers = 4;
 int			es_projection_timeout_ms = 60 * 1000;
 int			es_projection_retry_delay_ms = 500;
@@ -112,6 +113,13 @@ es_guc_init(void)
 							1, 60 * 1000,
 							PGC_SIGHUP, GUC_UNIT_MS,
 							NULL, NULL, NULL);
+	DefineCustomBoolVariable("event_store.enable_eventscan",
+							 "Enables the planner's use of event scans.",
+							 "Off collects the result of each read function before it is used.",
+							 &es_enable_eventscan,
+							 true,
+							 PGC_USERSET, GUC_EXPLAIN,
+							 NULL, NULL, NULL);
 
 	es_fault_init();
 	es_reserve_guc_prefix("event_store");

@@ -24,6 +24,7 @@ extern int	es_notify_mode;		/* EsNotifyMode */
 extern int	es_worker_idle_timeout_ms;	/* an idle worker ends after it */
 
 extern bool es_upcast_enabled;	/* events are shown in today's shape */
+extern bool es_enable_eventscan;	/* the planner scans events row by row */
 
 extern int	es_max_projection_workers;	/* in one database; 0 = none */
 extern int	es_projection_timeout_ms;	/* for one slice; 0 = no limit */

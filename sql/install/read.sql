@@ -2,10 +2,16 @@
 -- Read
 --
 
+CREATE FUNCTION event_store.es_read_support(internal) RETURNS internal
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'es_read_support';
+COMMENT ON FUNCTION event_store.es_read_support(internal) IS 'planner support for the functions that read events';
+REVOKE ALL ON FUNCTION event_store.es_read_support(internal) FROM PUBLIC;
+
 CREATE FUNCTION @extschema@.es_read_stream(stream_id text, from_version bigint DEFAULT NULL,
         max_count bigint DEFAULT NULL, backward boolean DEFAULT false)
     RETURNS SETOF @extschema@.es_event
-    LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 50 AS 'MODULE_PATHNAME', 'es_read_stream';
+    LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 50 SUPPORT event_store.es_read_support
+    AS 'MODULE_PATHNAME', 'es_read_stream';
 COMMENT ON FUNCTION @extschema@.es_read_stream(text, bigint, bigint, boolean) IS
     'events of a stream in the order of their versions; from_version is inclusive';
 REVOKE ALL ON FUNCTION @extschema@.es_read_stream(text, bigint, bigint, boolean) FROM PUBLIC;
@@ -13,7 +19,8 @@ REVOKE ALL ON FUNCTION @extschema@.es_read_stream(text, bigint, bigint, boolean)
 CREATE FUNCTION @extschema@.es_read_all(after_position bigint DEFAULT NULL, max_count bigint DEFAULT 1000,
         categories text[] DEFAULT NULL, event_types text[] DEFAULT NULL, backward boolean DEFAULT false)
     RETURNS SETOF @extschema@.es_event
-    LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'es_read_all';
+    LANGUAGE c STABLE PARALLEL RESTRICTED SUPPORT event_store.es_read_support
+    AS 'MODULE_PATHNAME', 'es_read_all';
 COMMENT ON FUNCTION @extschema@.es_read_all(bigint, bigint, text[], text[], boolean) IS
     'events in the global order, always a settled prefix: no lower position can appear later; after_position is exclusive';
 REVOKE ALL ON FUNCTION @extschema@.es_read_all(bigint, bigint, text[], text[], boolean) FROM PUBLIC;
@@ -21,7 +28,8 @@ REVOKE ALL ON FUNCTION @extschema@.es_read_all(bigint, bigint, text[], text[], b
 CREATE FUNCTION @extschema@.es_read_category(category text, after_position bigint DEFAULT NULL,
         max_count bigint DEFAULT 1000, backward boolean DEFAULT false)
     RETURNS SETOF @extschema@.es_event
-    LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'es_read_category';
+    LANGUAGE c STABLE PARALLEL RESTRICTED SUPPORT event_store.es_read_support
+    AS 'MODULE_PATHNAME', 'es_read_category';
 COMMENT ON FUNCTION @extschema@.es_read_category(text, bigint, bigint, boolean) IS
     'events of the streams of one category in the global order, a settled prefix';
 REVOKE ALL ON FUNCTION @extschema@.es_read_category(text, bigint, bigint, boolean) FROM PUBLIC;

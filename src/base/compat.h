@@ -101,6 +101,30 @@ es_index_beginscan(Relation heap, Relation index, Snapshot snapshot, int nkeys)
 #endif
 }
 
+/* PG 16 dropped the outer joins below which the expression stands.  Drop with 15. */
+#if PG_VERSION_NUM >= 160000
+#define es_build_expression_pathkey(root, expr, opno, rel) \
+	build_expression_pathkey((root), (expr), (opno), (rel), false)
+#else
+#define es_build_expression_pathkey(root, expr, opno, rel) \
+	build_expression_pathkey((root), (expr), NULL, (opno), (rel), false)
+#endif
+
+/* PG 15 asks custom paths whether they can project; they all could before.  Drop with 14. */
+#if PG_VERSION_NUM >= 150000
+#define ES_CUSTOMPATH_PROJECTION CUSTOMPATH_SUPPORT_PROJECTION
+#else
+#define ES_CUSTOMPATH_PROJECTION 0
+#endif
+
+/* PG 18 split the header of EXPLAIN.  Drop with 17. */
+#if PG_VERSION_NUM >= 180000
+#include "commands/explain_format.h"
+#include "commands/explain_state.h"
+#else
+#include "commands/explain.h"
+#endif
+
 /* PG 14 made the compression method a property of the column.  Drop with 13. */
 #if PG_VERSION_NUM >= 140000
 #define es_toast_compress(value, attr) \

@@ -17,6 +17,7 @@
 #include "access/tableam.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
@@ -33,6 +34,7 @@ static SPIPlanPtr es_row_filter_plan = NULL;
 struct EsRowFilter
 {
 	SPIPlanPtr	plan;
+	Oid			userid;			/* whose policies */
 };
 
 /*
@@ -51,6 +53,7 @@ es_row_filter_begin(Relation event)
 		return NULL;
 
 	filter = palloc(sizeof(EsRowFilter));
+	filter->userid = GetUserId();
 	filter->plan = es_row_filter_plan;
 	if (filter->plan != NULL)
 		return filter;
@@ -71,21 +74,32 @@ es_row_filter_begin(Relation event)
 /*
  * May the user see the event at this position?  Asked with the active
  * snapshot.
+ *
+ * The user is the one who was the current user at es_row_filter_begin: a
+ * cursor may have outlived SET ROLE.
  */
 bool
 es_row_filter_passes(EsRowFilter *filter, int64 position)
 {
 	Datum		args[1] = {Int64GetDatum(position)};
+	Oid			userid;
+	int			context;
 	bool		passes;
 
 	if (likely(filter == NULL))
 		return true;
 
+	/* an error puts it back, too */
+	GetUserIdAndSecContext(&userid, &context);
+	if (unlikely(userid != filter->userid))
+		SetUserIdAndSecContext(filter->userid, context | SECURITY_LOCAL_USERID_CHANGE);
 	SPI_connect();
 	if (SPI_execute_plan(filter->plan, args, NULL, true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "SPI_execute_plan failed");
 	passes = SPI_processed > 0;
 	SPI_finish();
+	if (unlikely(userid != filter->userid))
+		SetUserIdAndSecContext(userid, context);
 	return passes;
 }
 

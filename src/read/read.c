@@ -2,10 +2,10 @@
  * read/read.c
  *	  Read events: of a stream, of a category, of the whole global order.
  *
- * A stream is read with the active snapshot straight from the index on
- * (stream_no, version).  Everything along the global order goes through
- * log/scan.c and obeys the prefix rule.  Names are put in and row-level
- * security is seen to by log/event.c.
+ * A read function is its arguments and what they choose; the events are
+ * pulled by read/reader.c.  In FROM they go straight into the query
+ * (read/eventscan.c); only where that does not fit is the function called,
+ * and collects them into a set.
  *
  * Locks: AccessShareLock on the tables, until the end of the transaction.
  *-------------------------------------------------------------------------
@@ -15,9 +15,6 @@
 #include "access/genam.h"
 #include "access/table.h"
 #include "access/tableam.h"
-#include "catalog/pg_type.h"
-#include "funcapi.h"
-#include "miscadmin.h"
 #include "utils/fmgroids.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -28,7 +25,6 @@
 #include "base/result.h"
 #include "evolution/upcast.h"
 #include "log/head.h"
-#include "log/scan.h"
 #include "log/stream.h"
 #include "read/read.h"
 
@@ -38,22 +34,6 @@ PG_FUNCTION_INFO_V1(es_read_category);
 PG_FUNCTION_INFO_V1(es_read_event);
 PG_FUNCTION_INFO_V1(es_stream_version);
 PG_FUNCTION_INFO_V1(es_head);
-
-/* where the rows of a set go */
-typedef struct EsRowSink
-{
-	Tuplestorestate *rows;
-	TupleDesc	desc;
-} EsRowSink;
-
-static void
-es_put_row(Datum *values, void *arg)
-{
-	EsRowSink  *sink = arg;
-	bool		isnull[Natts_es_out] = {false};
-
-	tuplestore_putvalues(sink->rows, sink->desc, values, isnull);
-}
 
 /*
  * Call back for the events of one stream.
@@ -68,48 +48,27 @@ es_read_stream_events(Relation event, const EsStore *store, int64 stream_no,
 					  int64 from_version, int64 max_count, ScanDirection direction,
 					  EsEventCallback callback, void *arg)
 {
-	Relation	index = es_store_open_index(&store->read_index[ES_INDEX_STREAM]);
-	TupleTableSlot *slot = table_slot_create(event, NULL);
-	EsRowFilter *filter = es_row_filter_begin(event);
+	EsReader   *reader = es_reader_begin_stream(event, store, GetActiveSnapshot(), stream_no,
+												from_version, max_count, direction);
 	MemoryContext row_context = AllocSetContextCreate(CurrentMemoryContext,
 													  "event_store row",
 													  ALLOCSET_DEFAULT_SIZES);
-	IndexScanDesc scan;
-	ScanKeyData keys[2];
+	TupleTableSlot *row;
 	int64		count = 0;
 
-	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(stream_no));
-	if (ScanDirectionIsForward(direction))
-		ScanKeyEntryInitialize(&keys[1], 0, 2, BTGreaterEqualStrategyNumber, INT8OID,
-							   InvalidOid, F_INT48GE, Int64GetDatum(from_version));
-	else
-		ScanKeyEntryInitialize(&keys[1], 0, 2, BTLessEqualStrategyNumber, INT8OID,
-							   InvalidOid, F_INT48LE, Int64GetDatum(from_version));
-	scan = es_index_beginscan(event, index, GetActiveSnapshot(), 2);
-	index_rescan(scan, keys, 2, NULL, 0);
-	while (count < max_count && index_getnext_slot(scan, direction, slot))
+	while ((row = es_reader_next(reader, true)) != NULL)
 	{
 		Datum		values[Natts_es_out];
-		MemoryContext old_context;
-		bool		isnull;
+		MemoryContext old_context = MemoryContextSwitchTo(row_context);
 
-		CHECK_FOR_INTERRUPTS();
-		if (!es_row_filter_passes(filter,
-								  DatumGetInt64(slot_getattr(slot, Anum_es_event_global_position,
-															 &isnull))))
-			continue;
-		old_context = MemoryContextSwitchTo(row_context);
-		es_event_values(store, slot, values);
+		es_event_values(store, row, values);
 		callback(values, arg);
 		MemoryContextSwitchTo(old_context);
 		MemoryContextReset(row_context);
 		count++;
 	}
-	index_endscan(scan);
-	es_row_filter_end(filter);
 	MemoryContextDelete(row_context);
-	ExecDropSingleTupleTableSlot(slot);
-	index_close(index, AccessShareLock);
+	es_reader_end(reader);
 	return count;
 }
 
@@ -119,106 +78,13 @@ es_read_stream_events(Relation event, const EsStore *store, int64 stream_no,
  *
  * from_version is inclusive; NULL = from the respective end.
  */
-Datum
-es_read_stream(PG_FUNCTION_ARGS)
-{
-	const EsStore *store;
-	Relation	event;
-	EsRowSink	sink;
-	const char *stream;
-	int			len;
-	bool		backward = es_arg_bool(fcinfo, 3, "backward");
-	int64		from_version;
-	int64		max_count;
-	int64		stream_no;
-
-	stream = es_arg_name(fcinfo, 0, "stream_id", &len);
-	from_version = es_arg_int64_default(fcinfo, 1, "from_version", 0, PG_INT64_MAX,
-										backward ? PG_INT64_MAX : 0);
-	max_count = es_arg_int64_default(fcinfo, 2, "max_count", 0, PG_INT64_MAX, PG_INT64_MAX);
-
-	sink.rows = es_result_set(fcinfo, &sink.desc);
-	event = es_store_open_event(&store, AccessShareLock);
-	stream_no = es_stream_find(store, stream, len);
-	if (stream_no != 0)
-		es_read_stream_events(event, store, stream_no, from_version, max_count,
-							  backward ? BackwardScanDirection : ForwardScanDirection,
-							  es_put_row, &sink);
-	table_close(event, NoLock);
-	return (Datum) 0;
-}
-
-/*
- * Read along the global order into a set.
- *
- * after		exclusive cursor; -1 = from the respective end
- * categories, names	filters, NULL = none
- */
 static void
-es_read_order(FunctionCallInfo fcinfo, int64 after, int64 max_count, bool backward,
-			  Datum *categories, int ncategories, Datum *names, int nnames)
+es_read_stream_arguments(FunctionCallInfo fcinfo, EsRead *read)
 {
-	Snapshot	snapshot = GetActiveSnapshot();
-	const EsStore *store;
-	Relation	event;
-	EsRowSink	sink;
-	EsRowFilter *filter;
-	EsTypeFilter *types = NULL;
-	EsScan	   *scan;
-	MemoryContext row_context;
-	int32	   *type_nos = NULL;
-	int			ntypes = 0;
-	int64		upto;
-	int64		count = 0;
-
-	sink.rows = es_result_set(fcinfo, &sink.desc);
-	event = es_store_open_event(&store, AccessShareLock);
-
-	if (backward)
-	{
-		int64		head = es_head_settled(event, store, snapshot, 0, NULL);
-
-		after = after < 0 ? head + 1 : Min(after, head + 1);
-		upto = 1;
-	}
-	else
-	{
-		after = Max(after, 0);
-		upto = es_head_bound(event, store, snapshot);
-		if (unlikely(after > upto))
-			es_head_check_cursor(event, store, after);
-	}
-
-	/* the list must be younger than the bound: see log/type.c */
-	if (categories != NULL || names != NULL)
-		ntypes = es_upcast_type_list(store, categories, ncategories, names, nnames,
-									 &type_nos, &types);
-
-	filter = es_row_filter_begin(event);
-	row_context = AllocSetContextCreate(CurrentMemoryContext, "event_store row",
-										ALLOCSET_DEFAULT_SIZES);
-	scan = es_scan_begin(event, store, snapshot, ES_SCAN_VISIBLE,
-						 backward ? BackwardScanDirection : ForwardScanDirection,
-						 after, upto, type_nos, ntypes, max_count);
-	while (count < max_count && es_scan_next(scan))
-	{
-		Datum		values[Natts_es_out];
-		MemoryContext old_context;
-
-		if (!es_row_filter_passes(filter, es_scan_position(scan)) ||
-			!es_upcast_wanted(store, types, es_scan_slot(scan)))
-			continue;
-		old_context = MemoryContextSwitchTo(row_context);
-		es_event_values(store, es_scan_slot(scan), values);
-		es_put_row(values, &sink);
-		MemoryContextSwitchTo(old_context);
-		MemoryContextReset(row_context);
-		count++;
-	}
-	es_scan_end(scan);
-	es_row_filter_end(filter);
-	MemoryContextDelete(row_context);
-	table_close(event, NoLock);
+	read->backward = es_arg_bool(fcinfo, 3, "backward");
+	read->stream = es_arg_name(fcinfo, 0, "stream_id", &read->stream_len);
+	read->from = es_arg_int64_default(fcinfo, 1, "from_version", 0, PG_INT64_MAX, -1);
+	read->max_count = es_arg_int64_default(fcinfo, 2, "max_count", 0, PG_INT64_MAX, PG_INT64_MAX);
 }
 
 /*
@@ -227,42 +93,138 @@ es_read_order(FunctionCallInfo fcinfo, int64 after, int64 max_count, bool backwa
  *
  * after_position is exclusive; NULL = from the respective end.  An empty
  * array matches nothing.
- * Errors: VE005 on a logical subscriber without a mark.
  */
-Datum
-es_read_all(PG_FUNCTION_ARGS)
+static void
+es_read_all_arguments(FunctionCallInfo fcinfo, EsRead *read)
 {
-	int64		after = es_arg_int64_default(fcinfo, 0, "after_position", 0, PG_INT64_MAX, -1);
-	int64		max_count = es_arg_int64_default(fcinfo, 1, "max_count", 0, PG_INT64_MAX,
-												 PG_INT64_MAX);
-	Datum	   *categories;
-	Datum	   *names;
-	int			ncategories = es_arg_categories(fcinfo, 2, "categories", &categories);
-	int			nnames = es_arg_names(fcinfo, 3, "event_types", &names);
-	bool		backward = es_arg_bool(fcinfo, 4, "backward");
-
-	es_read_order(fcinfo, after, max_count, backward, categories, ncategories,
-				  names, nnames);
-	return (Datum) 0;
+	read->from = es_arg_int64_default(fcinfo, 0, "after_position", 0, PG_INT64_MAX, -1);
+	read->max_count = es_arg_int64_default(fcinfo, 1, "max_count", 0, PG_INT64_MAX, PG_INT64_MAX);
+	read->ncategories = es_arg_categories(fcinfo, 2, "categories", &read->categories);
+	read->nnames = es_arg_names(fcinfo, 3, "event_types", &read->names);
+	read->backward = es_arg_bool(fcinfo, 4, "backward");
 }
 
 /*
  * es_read_category(category text, after_position bigint, max_count bigint,
  *					backward boolean) RETURNS SETOF es_event
  */
-Datum
-es_read_category(PG_FUNCTION_ARGS)
+static void
+es_read_category_arguments(FunctionCallInfo fcinfo, EsRead *read)
 {
 	int			len;
 	const char *category = es_arg_name(fcinfo, 0, "category", &len);
-	int64		after = es_arg_int64_default(fcinfo, 1, "after_position", 0, PG_INT64_MAX, -1);
-	int64		max_count = es_arg_int64_default(fcinfo, 2, "max_count", 0, PG_INT64_MAX,
-												 PG_INT64_MAX);
-	bool		backward = es_arg_bool(fcinfo, 3, "backward");
-	Datum		categories[1] = {PG_GETARG_DATUM(0)};
 
+	read->from = es_arg_int64_default(fcinfo, 1, "after_position", 0, PG_INT64_MAX, -1);
+	read->max_count = es_arg_int64_default(fcinfo, 2, "max_count", 0, PG_INT64_MAX, PG_INT64_MAX);
+	read->backward = es_arg_bool(fcinfo, 3, "backward");
 	es_check_category("category", 0, category, len);
-	es_read_order(fcinfo, after, max_count, backward, categories, 1, NULL, 0);
+	read->categories = palloc(sizeof(Datum));
+	read->categories[0] = PG_GETARG_DATUM(0);
+	read->ncategories = 1;
+}
+
+/*
+ * The functions that can be scanned row by row; a new one needs a line here.
+ */
+static const EsReadFunction es_read_functions[] = {
+	{
+		.scan_name = "Event Scan on es_read_stream",
+		.function = es_read_stream,
+		.arguments = es_read_stream_arguments,
+		.nargs = 4,
+		.labels = {"Stream", "From Version", "Max Count", "Backward"},
+		.max_count = 2,
+		.backward = 3,
+		.order = Anum_es_out_version,
+		.rows = 50
+	},
+	{
+		.scan_name = "Event Scan on es_read_all",
+		.function = es_read_all,
+		.arguments = es_read_all_arguments,
+		.nargs = 5,
+		.labels = {"After Position", "Max Count", "Categories", "Event Types", "Backward"},
+		.max_count = 1,
+		.backward = 4,
+		.order = Anum_es_out_global_position,
+	},
+	{
+		.scan_name = "Event Scan on es_read_category",
+		.function = es_read_category,
+		.arguments = es_read_category_arguments,
+		.nargs = 4,
+		.labels = {"Category", "After Position", "Max Count", "Backward"},
+		.max_count = 2,
+		.backward = 3,
+		.order = Anum_es_out_global_position,
+	},
+};
+
+/*
+ * The functions by number.
+ *
+ * Result: NULL behind the last one.
+ */
+const EsReadFunction *
+es_read_function_get(int n)
+{
+	return n < lengthof(es_read_functions) ? &es_read_functions[n] : NULL;
+}
+
+/*
+ * Call one of them: all events as a set.
+ *
+ * Errors: VE004 when the cursor is ahead of the store, VE005 on a logical
+ * subscriber without a mark.
+ */
+static void
+es_read_set(FunctionCallInfo fcinfo, void (*arguments) (FunctionCallInfo, EsRead *))
+{
+	EsRead		read = {0};
+	EsReader   *reader;
+	TupleTableSlot *row;
+	MemoryContext row_context;
+	Tuplestorestate *rows;
+	TupleDesc	desc;
+	bool		isnull[Natts_es_out] = {false};
+
+	arguments(fcinfo, &read);
+	rows = es_result_set(fcinfo, &desc);
+	reader = es_reader_begin(&read, GetActiveSnapshot());
+	row_context = AllocSetContextCreate(CurrentMemoryContext, "event_store row",
+										ALLOCSET_DEFAULT_SIZES);
+	while ((row = es_reader_next(reader, true)) != NULL)
+	{
+		Datum		values[Natts_es_out];
+		MemoryContext old_context = MemoryContextSwitchTo(row_context);
+
+		es_event_values(es_reader_store(reader), row, values);
+		tuplestore_putvalues(rows, desc, values, isnull);
+		MemoryContextSwitchTo(old_context);
+		MemoryContextReset(row_context);
+	}
+	MemoryContextDelete(row_context);
+	es_reader_end(reader);
+}
+
+Datum
+es_read_stream(PG_FUNCTION_ARGS)
+{
+	es_read_set(fcinfo, es_read_stream_arguments);
+	return (Datum) 0;
+}
+
+Datum
+es_read_all(PG_FUNCTION_ARGS)
+{
+	es_read_set(fcinfo, es_read_all_arguments);
+	return (Datum) 0;
+}
+
+Datum
+es_read_category(PG_FUNCTION_ARGS)
+{
+	es_read_set(fcinfo, es_read_category_arguments);
 	return (Datum) 0;
 }
 

@@ -23,7 +23,7 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-all_items='size stream50 stream1000 all category append1 append4 append16 exact16 batch hot wal'
+all_items='size stream50 stream1000 stream1000_index all category first10 sum count append1 append4 append16 exact16 batch hot wal'
 
 PG_CONFIG=${PG_CONFIG:-pg_config}
 work=${BENCH_WORK:-$all_items}
@@ -464,7 +464,10 @@ for w in $work; do
 	esac
 	case $w in
 		size) size_item ;;
-		stream50 | stream1000)
+		first10) item first10 first10 4 10 0 ;;
+		sum) item sum sum 4 1000 0 -D maxpos=$((total - 1)) ;;
+		count) item count count 1 "$total" 0 ;;
+		stream50 | stream1000 | stream1000_index)
 			if [ "$w" = stream50 ]; then
 				s=17 rows=50 vars=("${ten_thousand[@]}")
 			else
@@ -474,7 +477,10 @@ for w in $work; do
 				f=$(script stream "$c")
 				[ -z "$f" ] || check_rows "$f" "$c" "$rows" -v s=$s -v c=$((s % 10))
 			done
+			# raw's own choice for a long stream is a bitmap scan and a sort
+			[ "$w" != stream1000_index ] || export PGOPTIONS='-c enable_bitmapscan=off'
 			item "$w" stream 4 "$rows" 0 "${vars[@]}"
+			unset PGOPTIONS
 			;;
 		all | category)
 			for c in $contestants; do

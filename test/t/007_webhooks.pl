@@ -89,6 +89,15 @@ sub bounded_memory
 		'es_read_all' => sub {
 			my $from = $_[0] == $small ? 0 : $after;
 			"SELECT count(*), sum(length(data::text)) FROM es_read_all($from, $_[0])";
+		},
+		'es_read_all, whole events' => sub {
+			my $from = $_[0] == $small ? 0 : $after;
+			"SELECT count(e), sum(length(e::text)) FROM es_read_all($from, $_[0]) AS e";
+		},
+		'es_read_all, collected' => sub {
+			my $from = $_[0] == $small ? 0 : $after;
+			"SELECT count(*), sum(length(data::text)) "
+			  . "FROM es_read_all($from, $_[0]) WITH ORDINALITY";
 		});
 	foreach my $name (sort keys %read)
 	{
@@ -99,7 +108,54 @@ sub bounded_memory
 		sub { "SELECT cardinality(array_agg(data)), 0 FROM es_read_stream('Size$_[0]-1')" },
 		'array_agg');
 	cmp_ok($growth, '>', $bound_kb, 'control: collecting the events in memory is noticed');
+	no_temporary_files();
 	return;
+}
+
+# A scan writes no temporary file, in any form of a query that PostgreSQL has no
+# reason of its own to sort or keep; nor does a cursor, in either direction.
+sub no_temporary_files
+{
+	my %query = (
+		'es_read_stream' => "SELECT max(data::text) FROM es_read_stream('Size$large-1')",
+		'es_read_category, in order' =>
+		  "SELECT data FROM es_read_category('Size$large', NULL, NULL) ORDER BY global_position",
+		'es_read_all, backward, in order' =>
+		  'SELECT e FROM es_read_all(NULL, NULL, backward => true) AS e ORDER BY global_position DESC',
+		'es_read_all, first rows' => 'SELECT data FROM es_read_all(NULL, NULL) LIMIT 10');
+	foreach my $name (sort keys %query)
+	{
+		is(temporary_bytes($query{$name}), 0, "$name: no temporary file");
+	}
+	is(temporary_bytes("DECLARE c SCROLL CURSOR FOR $query{es_read_stream}; FETCH ALL FROM c;"
+			  . ' MOVE BACKWARD ALL IN c'),
+		0, 'a scroll cursor: no temporary file');
+	foreach my $name (sort keys %query)
+	{
+		cmp_ok(temporary_bytes($query{$name}, 'off'),
+			'>', 1_000_000, "control: $name, collected: temporary files");
+	}
+	return;
+}
+
+# How many bytes of temporary files a query writes, in a session of its own.
+sub temporary_bytes
+{
+	my ($query, $scan) = @_;
+	my $log = $node->logfile;
+	my $offset = -s $log;
+	my $dbh = connect_store($node, db => 'large');
+	$dbh->do('SET log_temp_files = 0');
+	$dbh->do('SET event_store.enable_eventscan = ' . ($scan // 'on'));
+	$dbh->begin_work;
+	$dbh->do($query);
+	$dbh->commit;
+	$dbh->disconnect;
+	my $bytes = 0;
+	my $text = PostgreSQL::Test::Utils::slurp_file($log, $offset);
+	$bytes += $1 while $text =~ /temporary file: path .*?, size (\d+)/g;
+	note "$bytes bytes of temporary files: $query";
+	return $bytes;
 }
 
 # How many kB more the large read needs than the small one, at their peaks, each

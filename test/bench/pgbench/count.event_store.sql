@@ -1,0 +1,1 @@
+SELECT count(stream_id) FROM es_read_all(NULL, NULL);
