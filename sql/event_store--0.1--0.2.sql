@@ -137,3 +137,77 @@ REVOKE ALL ON FUNCTION event_store.es_read_support(internal) FROM PUBLIC;
 ALTER FUNCTION @extschema@.es_read_stream(text, bigint, bigint, boolean) SUPPORT event_store.es_read_support;
 ALTER FUNCTION @extschema@.es_read_all(bigint, bigint, text[], text[], boolean) SUPPORT event_store.es_read_support;
 ALTER FUNCTION @extschema@.es_read_category(text, bigint, bigint, boolean) SUPPORT event_store.es_read_support;
+
+--
+-- What DDL does to the tables.  Event triggers see it without anything being
+-- preloaded; they fire whatever session_replication_role says.
+--
+
+CREATE FUNCTION event_store.es_check_table(name regclass) RETURNS void
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'es_check_table';
+COMMENT ON FUNCTION event_store.es_check_table(regclass) IS 'refuses, SQLSTATE 55000, what a table has that appends do not heed: triggers, constraints, defaults, rules';
+REVOKE ALL ON FUNCTION event_store.es_check_table(regclass) FROM PUBLIC;
+
+-- A guard that is enabled at all is ENABLE ALWAYS: pg_restore --disable-triggers
+-- enables all triggers of a table when it is done, and makes plain ones of them.
+CREATE FUNCTION event_store.es_guard_ddl() RETURNS event_trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    guard CONSTANT regprocedure := 'event_store.es_guard()';
+    altered regclass;
+    weak name;
+BEGIN
+    FOR altered IN
+        SELECT DISTINCT t.tgrelid
+          FROM pg_event_trigger_ddl_commands() AS c
+          JOIN pg_trigger AS t ON t.tgrelid = coalesce(
+                   (SELECT o.tgrelid FROM pg_trigger AS o WHERE c.classid = 'pg_trigger'::regclass AND o.oid = c.objid),
+                   (SELECT o.ev_class FROM pg_rewrite AS o WHERE c.classid = 'pg_rewrite'::regclass AND o.oid = c.objid),
+                   c.objid)
+         WHERE t.tgfoid = guard
+    LOOP
+        FOR weak IN
+            SELECT t.tgname FROM pg_trigger AS t
+             WHERE t.tgrelid = altered AND t.tgfoid = guard AND t.tgenabled NOT IN ('A', 'D')
+        LOOP
+            EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', altered, weak);
+        END LOOP;
+        PERFORM event_store.es_check_table(altered);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION event_store.es_guard_ddl() IS 'keeps the guards of the tables ENABLE ALWAYS, and refuses triggers and the like that appends do not heed';
+REVOKE ALL ON FUNCTION event_store.es_guard_ddl() FROM PUBLIC;
+
+CREATE EVENT TRIGGER event_store_ddl ON ddl_command_end
+    WHEN TAG IN ('ALTER TABLE', 'CREATE TRIGGER', 'CREATE RULE')
+    EXECUTE FUNCTION event_store.es_guard_ddl();
+ALTER EVENT TRIGGER event_store_ddl ENABLE ALWAYS;
+COMMENT ON EVENT TRIGGER event_store_ddl IS 'what ALTER TABLE, CREATE TRIGGER and CREATE RULE may do to the tables of the event store';
+
+CREATE FUNCTION event_store.es_watch_drop() RETURNS void
+    LANGUAGE c AS 'MODULE_PATHNAME', 'es_watch_drop';
+COMMENT ON FUNCTION event_store.es_watch_drop() IS 'loads the library, which then sees what is dropped';
+REVOKE ALL ON FUNCTION event_store.es_watch_drop() FROM PUBLIC;
+
+CREATE FUNCTION event_store.es_guard_drop() RETURNS event_trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    PERFORM event_store.es_watch_drop();
+EXCEPTION WHEN OTHERS THEN
+    -- without its library, or with that of another version, the extension can still be dropped
+    NULL;
+END
+$$;
+COMMENT ON FUNCTION event_store.es_guard_drop() IS 'makes a command that drops the event store say how many events go';
+REVOKE ALL ON FUNCTION event_store.es_guard_drop() FROM PUBLIC;
+
+CREATE EVENT TRIGGER event_store_drop ON ddl_command_start
+    WHEN TAG IN ('DROP EXTENSION', 'DROP SCHEMA', 'DROP OWNED')
+    EXECUTE FUNCTION event_store.es_guard_drop();
+ALTER EVENT TRIGGER event_store_drop ENABLE ALWAYS;
+COMMENT ON EVENT TRIGGER event_store_drop IS 'commands that may drop the event store';

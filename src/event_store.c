@@ -20,6 +20,7 @@
 #include "base/compat.h"
 #include "evolution/function.h"
 #include "evolution/upcast.h"
+#include "log/drop.h"
 #include "log/head.h"
 #include "log/order.h"
 #include "log/scan.h"
@@ -42,6 +43,7 @@ _PG_init(void)
 {
 	es_guc_init();
 	es_store_init();
+	es_drop_init();
 	es_order_init();
 	es_scan_init();
 	es_sequence_init();

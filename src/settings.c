@@ -12,6 +12,7 @@
 int			es_max_event_size_kb = 1024;
 int			es_max_batch_size = 10000;
 bool		es_force_sync_commit = true;
+bool		es_protect_drop = false;
 int			es_notify_mode = ES_NOTIFY_WORKER;
 int			es_worker_idle_timeout_ms = 60 * 1000;
 bool		es_upcast_enabled = true;
@@ -58,6 +59,14 @@ es_guc_init(void)
 							 &es_force_sync_commit,
 							 true,
 							 PGC_USERSET, 0,
+							 NULL, NULL, NULL);
+
+	DefineCustomBoolVariable("event_store.protect_drop",
+							 "Refuses to drop the extension while there are events.",
+							 "Off drops them with a warning, as pg_restore --clean needs it.",
+							 &es_protect_drop,
+							 false,
+							 PGC_SUSET, 0,
 							 NULL, NULL, NULL);
 
 	DefineCustomEnumVariable("event_store.notify",

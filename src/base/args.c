@@ -11,13 +11,13 @@
 
 #include <stdarg.h>
 
+#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "mb/pg_wchar.h"
-#include "nodes/makefuncs.h"
-#include "parser/parse_func.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/syscache.h"
 
 #include "base/args.h"
 #include "base/compat.h"
@@ -190,6 +190,19 @@ es_arg_int64_default(FunctionCallInfo fcinfo, int n, const char *argument,
 }
 
 /*
+ * OID of a function without arguments, whoever may use its schema; InvalidOid
+ * when there is none.
+ */
+Oid
+es_function_oid(Oid schema, const char *name)
+{
+	return GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid,
+						   CStringGetDatum(name),
+						   PointerGetDatum(buildoidvector(NULL, 0)),
+						   ObjectIdGetDatum(schema));
+}
+
+/*
  * What to give instead of an expected version that is refused.  The numbers
  * in parentheses are those of KurrentDB and, the first, of message-db.
  */
@@ -240,10 +253,8 @@ es_arg_expected(FunctionCallInfo fcinfo, int n, const char *argument)
 	expected = PG_GETARG_INT64(n);
 	if (expected == ES_0_1_ANY_VERSION || expected == ES_0_1_STREAM_EXISTS)
 	{
-		Oid			none = InvalidOid;
-		char	   *schema = get_namespace_name(get_func_namespace(fcinfo->flinfo->fn_oid));
-		Oid			any = LookupFuncName(list_make2(makeString(schema), makeString("es_any")),
-										 0, &none, true);
+		Oid			any = es_function_oid(get_func_namespace(fcinfo->flinfo->fn_oid),
+										  "es_any");
 
 		if (OidIsValid(any) &&
 			DatumGetInt64(OidFunctionCall0(any)) == ES_0_1_ANY_VERSION)

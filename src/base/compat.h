@@ -125,6 +125,21 @@ es_index_beginscan(Relation heap, Relation index, Snapshot snapshot, int nkeys)
 #include "commands/explain.h"
 #endif
 
+/* PG 18 brought generated columns that are computed when read.  Drop with 17. */
+#if PG_VERSION_NUM >= 180000
+#define es_attribute_is_virtual(attr) \
+	((attr)->attgenerated == ATTRIBUTE_GENERATED_VIRTUAL)
+#else
+#define es_attribute_is_virtual(attr) false
+#endif
+
+/* PG 18 brought check constraints that are not enforced.  Drop with 17. */
+#if PG_VERSION_NUM >= 180000
+#define es_check_is_enforced(check) ((check)->ccenforced)
+#else
+#define es_check_is_enforced(check) true
+#endif
+
 /* PG 14 made the compression method a property of the column.  Drop with 13. */
 #if PG_VERSION_NUM >= 140000
 #define es_toast_compress(value, attr) \

@@ -5,7 +5,8 @@
  * The append functions insert below the executor and fire no triggers, so
  * these triggers see only what others do.  They are ENABLE ALWAYS: neither
  * session_replication_role nor the apply worker of logical replication gets
- * past them.  UPDATE, DELETE and TRUNCATE are refused to everybody; somebody
+ * past them.  An event trigger (event_store.es_guard_ddl) makes plain ones
+ * ENABLE ALWAYS again, as pg_restore --disable-triggers leaves them.  UPDATE, DELETE and TRUNCATE are refused to everybody; somebody
  * who may alter the table can disable the triggers on purpose.
  *
  * INSERT and COPY are let through where they put back what was stored: in the

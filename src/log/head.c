@@ -384,7 +384,7 @@ es_head_mark(Relation event, const EsStore *store)
 		memset(isnull, true, RelationGetDescr(rel)->natts);
 		values[Anum_es_mark_global_position - 1] = Int64GetDatum(mark);
 		isnull[Anum_es_mark_global_position - 1] = false;
-		es_table_insert(rel, values, isnull);
+		es_table_insert(store, rel, values, isnull);
 		table_close(rel, NoLock);
 	}
 }

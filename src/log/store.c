@@ -32,6 +32,7 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
+#include "base/args.h"
 #include "base/compat.h"
 #include "log/store.h"
 
@@ -340,6 +341,7 @@ es_store_get(void)
 		{
 			es_store.extension = get_extension_oid("event_store", true);
 			schema = get_namespace_oid("event_store", false);
+			es_store.guard = es_function_oid(schema, "es_guard");
 			es_store.event = es_store_relation(schema, "event");
 			es_store.stream = es_store_relation(schema, "stream");
 			es_store.event_type = es_store_relation(schema, "event_type");

@@ -71,6 +71,7 @@ typedef struct EsStore
 {
 	Oid			extension;
 	Oid			owner;			/* of the event table, thus of all of them */
+	Oid			guard;			/* the function of the tables' own triggers */
 	Oid			event;
 	Oid			stream;
 	Oid			event_type;

@@ -618,7 +618,7 @@ es_stream_create(const EsStore *store, const char *name, int len)
 	values[Anum_es_stream_stream_id - 1] =
 		PointerGetDatum(cstring_to_text_with_len(name, len));
 	isnull[Anum_es_stream_stream_id - 1] = false;
-	es_table_insert(rel, values, isnull);
+	es_table_insert(store, rel, values, isnull);
 	table_close(rel, NoLock);
 
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash,

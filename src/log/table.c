@@ -4,8 +4,9 @@
  *
  * The store's tables refuse INSERT (log/guard.c), so the store itself goes
  * below the executor, as PostgreSQL does for its catalogs (CatalogTupleInsert
- * in indexing.c).  No trigger or check constraint runs.  Indexes that an
- * administrator has added, with expressions or predicates, are kept up too.
+ * in indexing.c).  No trigger or check constraint runs (log/shape.c).  Indexes
+ * that an administrator has added, with expressions or predicates, are kept up
+ * too.
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -20,6 +21,7 @@
 #include "utils/snapmgr.h"
 
 #include "base/compat.h"
+#include "log/shape.h"
 #include "log/store.h"
 #include "log/table.h"
 
@@ -40,6 +42,7 @@ es_table_index_tuple(Relation rel, Relation index, HeapTuple tuple)
 
 	if (!index->rd_index->indisready)
 		return;					/* CREATE INDEX CONCURRENTLY, first phase */
+	es_shape_check_index(rel, index);
 
 	info = BuildIndexInfo(index);
 	estate = CreateExecutorState();
@@ -69,12 +72,14 @@ es_table_index_tuple(Relation rel, Relation index, HeapTuple tuple)
  *				added later are set to NULL
  */
 void
-es_table_insert(Relation rel, Datum *values, bool *isnull)
+es_table_insert(const EsStore *store, Relation rel, Datum *values, bool *isnull)
 {
-	HeapTuple	tuple = heap_form_tuple(RelationGetDescr(rel), values, isnull);
+	HeapTuple	tuple;
 	List	   *list;
 	ListCell   *lc;
 
+	es_shape_check(store, rel);
+	tuple = heap_form_tuple(RelationGetDescr(rel), values, isnull);
 	heap_insert(rel, tuple, GetCurrentCommandId(true), 0, NULL);
 
 	list = RelationGetIndexList(rel);

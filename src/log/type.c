@@ -245,7 +245,7 @@ es_type_get(const EsStore *store, const char *category, int category_len,
 			PointerGetDatum(cstring_to_text_with_len(category, category_len));
 		values[Anum_es_type_event_type - 1] =
 			PointerGetDatum(cstring_to_text_with_len(name, name_len));
-		es_table_insert(rel, values, isnull);
+		es_table_insert(store, rel, values, isnull);
 	}
 	table_close(rel, NoLock);
 	return type_no;

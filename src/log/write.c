@@ -45,6 +45,7 @@
 #include "base/fault.h"
 #include "log/order.h"
 #include "log/sequence.h"
+#include "log/shape.h"
 #include "log/stream.h"
 #include "log/table.h"
 #include "log/write.h"
@@ -120,10 +121,7 @@ es_write_prepare(Relation event, const EsStore *store)
 	es_open_sequence(store->position_seq);
 	if (es_sequence_check(event, store))
 		es_last_drawn = 0;
-	if (RelationGetDescr(event)->natts < Natts_es_event)
-		ereport(ERROR,
-				errcode(ERRCODE_UNDEFINED_COLUMN),
-				errmsg("table event_store.event lacks columns"));
+	es_shape_check(store, event);
 }
 
 /*
