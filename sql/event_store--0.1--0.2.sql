@@ -24,6 +24,40 @@ COMMENT ON FUNCTION @extschema@.es_append_streams(jsonb) IS
     'appends to several streams atomically, each under its expected version; an entry without events is only checked';
 REVOKE ALL ON FUNCTION @extschema@.es_append_streams(jsonb) FROM PUBLIC;
 
+--
+-- Projections and subscriptions that logical replication has brought are not
+-- run before es_take_over().  A subscriber's are marked now: what the rows are
+-- in a table that a subscription writes cannot be told otherwise.
+--
+
+CREATE FUNCTION event_store.es_mark_replicated() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'es_mark_replicated';
+COMMENT ON FUNCTION event_store.es_mark_replicated() IS 'marks a projection or subscription that logical replication brings: it is not run here';
+REVOKE ALL ON FUNCTION event_store.es_mark_replicated() FROM PUBLIC;
+
+ALTER TABLE event_store.projection ADD COLUMN replicated boolean NOT NULL DEFAULT false;
+COMMENT ON COLUMN event_store.projection.replicated IS 'it came by logical replication and is not run here before es_take_over()';
+CREATE TRIGGER es_mark_replicated BEFORE INSERT OR UPDATE ON event_store.projection
+    FOR EACH ROW EXECUTE FUNCTION event_store.es_mark_replicated();
+ALTER TABLE event_store.projection ENABLE ALWAYS TRIGGER es_mark_replicated;
+UPDATE event_store.projection SET replicated = true
+ WHERE EXISTS (SELECT FROM pg_subscription_rel WHERE srrelid = 'event_store.projection'::regclass);
+
+ALTER TABLE event_store.subscription ADD COLUMN replicated boolean NOT NULL DEFAULT false;
+COMMENT ON COLUMN event_store.subscription.replicated IS 'it came by logical replication and is not run here before es_take_over()';
+CREATE TRIGGER es_mark_replicated BEFORE INSERT OR UPDATE ON event_store.subscription
+    FOR EACH ROW EXECUTE FUNCTION event_store.es_mark_replicated();
+ALTER TABLE event_store.subscription ENABLE ALWAYS TRIGGER es_mark_replicated;
+UPDATE event_store.subscription SET replicated = true
+ WHERE EXISTS (SELECT FROM pg_subscription_rel WHERE srrelid = 'event_store.subscription'::regclass);
+
+CREATE FUNCTION @extschema@.es_take_over() RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_take_over';
+COMMENT ON FUNCTION @extschema@.es_take_over() IS
+    'a former logical subscriber takes the place of its publisher: runs the projections and subscriptions that came by replication; how many there are';
+REVOKE ALL ON FUNCTION @extschema@.es_take_over() FROM PUBLIC;
+
+--
 -- Consumers: where one can go no further its lag is not known, and a reason is
 -- given; what a session that is gone had in hand is not in flight
 --
@@ -44,7 +78,8 @@ CREATE OR REPLACE VIEW event_store.subscriptions AS
            coalesce(p.retrying, 0) AS retrying_streams, coalesce(p.parked, 0) AS parked_streams,
            s.lease, s.max_retries, s.retry_delay, s.created_by, s.created_at,
            greatest(c.updated_at, m.updated_at) AS updated_at,
-           CASE WHEN h.settled_head IS NULL THEN 'the global order is not available'
+           CASE WHEN s.replicated THEN 'it came by logical replication and is not run here before es_take_over()'
+                WHEN h.settled_head IS NULL THEN 'the global order is not available'
                 WHEN l.lag_events IS NULL THEN 'the checkpoint is ahead of the head' END AS reason
       FROM event_store.subscription s
       LEFT JOIN LATERAL (
@@ -93,7 +128,8 @@ COMMENT ON VIEW event_store.subscription_members IS
 
 CREATE OR REPLACE VIEW event_store.projections AS
     SELECT p.name, p.is_shadow, p.owner, p.handler, p.reset_handler, p.categories, p.event_types,
-           p.batch_size, p.policy, p.state, p.position,
+           p.batch_size, p.policy,
+           CASE WHEN p.replicated THEN 'replicated' ELSE p.state END AS state, p.position,
            b.events AS lag_events,
            CASE WHEN b.events IS NOT NULL
                 THEN COALESCE(pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) b.oldest), 0)
@@ -110,7 +146,8 @@ CREATE OR REPLACE VIEW event_store.projections AS
              WHERE k.projection OPERATOR(pg_catalog.=) p.name AND k.is_shadow OPERATOR(pg_catalog.=) p.is_shadow
                AND k.disposition OPERATOR(pg_catalog.=) 'skipped') AS events_skipped,
            p.created_at, p.started_at, p.updated_at,
-           CASE WHEN h.settled_head IS NULL THEN 'the global order is not available'
+           CASE WHEN p.replicated THEN 'it came by logical replication and is not run here before es_take_over()'
+                WHEN h.settled_head IS NULL THEN 'the global order is not available'
                 WHEN b.events IS NULL THEN 'the checkpoint is ahead of the head' END AS reason
       FROM event_store.projection p
       CROSS JOIN LATERAL event_store.es_projection_backlog(p.position, 9223372036854775807, p.categories, p.event_types) b

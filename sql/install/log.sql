@@ -105,6 +105,11 @@ CREATE FUNCTION event_store.es_guard() RETURNS trigger
 COMMENT ON FUNCTION event_store.es_guard() IS 'refuses changes that are not appends, SQLSTATE VE003';
 REVOKE ALL ON FUNCTION event_store.es_guard() FROM PUBLIC;
 
+CREATE FUNCTION event_store.es_mark_replicated() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'es_mark_replicated';
+COMMENT ON FUNCTION event_store.es_mark_replicated() IS 'marks a projection or subscription that logical replication brings: it is not run here';
+REVOKE ALL ON FUNCTION event_store.es_mark_replicated() FROM PUBLIC;
+
 CREATE TRIGGER es_guard_statement BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON event_store.event
     FOR EACH STATEMENT EXECUTE FUNCTION event_store.es_guard();
 CREATE TRIGGER es_guard_row BEFORE INSERT OR UPDATE OR DELETE ON event_store.event

@@ -46,6 +46,7 @@ CREATE FUNCTION event_store.es_role_functions(kind text) RETURNS SETOF regproced
         ('admin', '%1$s.es_pause_projection(text)'),
         ('admin', '%1$s.es_resume_projection(text)'),
         ('admin', '%1$s.es_run_projection(text)'),
+        ('admin', '%1$s.es_take_over()'),
         ('both', '%1$s.es_wait_projection(text, bigint, interval)'),
         ('both', '%1$s.es_is_replaying()'),
         ('admin', '%1$s.es_rebuild_projection(text)'),

@@ -32,6 +32,7 @@ CREATE TABLE event_store.projection (
     error_message pg_catalog.text,
     error_position bigint,
     error_at timestamptz,
+    replicated boolean NOT NULL DEFAULT false,
     PRIMARY KEY (name, is_shadow)
 ) USING heap WITH (fillfactor = 50);
 COMMENT ON TABLE event_store.projection IS 'projections with their checkpoints; see view event_store.projections';
@@ -62,6 +63,10 @@ COMMENT ON COLUMN event_store.projection.error_sqlstate IS 'last error: its SQLS
 COMMENT ON COLUMN event_store.projection.error_message IS 'last error: its message';
 COMMENT ON COLUMN event_store.projection.error_position IS 'last error: the event, NULL when none was to blame';
 COMMENT ON COLUMN event_store.projection.error_at IS 'last error: when';
+COMMENT ON COLUMN event_store.projection.replicated IS 'it came by logical replication and is not run here before es_take_over()';
+CREATE TRIGGER es_mark_replicated BEFORE INSERT OR UPDATE ON event_store.projection
+    FOR EACH ROW EXECUTE FUNCTION event_store.es_mark_replicated();
+ALTER TABLE event_store.projection ENABLE ALWAYS TRIGGER es_mark_replicated;
 
 CREATE TABLE event_store.projection_parked (
     projection pg_catalog.text COLLATE pg_catalog."C" NOT NULL,
@@ -181,9 +186,16 @@ COMMENT ON FUNCTION event_store.es_projection_backlog(bigint, bigint, text[], te
     'number and age of the events that the filters want in a range of positions';
 REVOKE ALL ON FUNCTION event_store.es_projection_backlog(bigint, bigint, text[], text[]) FROM PUBLIC;
 
+CREATE FUNCTION @extschema@.es_take_over() RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_take_over';
+COMMENT ON FUNCTION @extschema@.es_take_over() IS
+    'a former logical subscriber takes the place of its publisher: runs the projections and subscriptions that came by replication; how many there are';
+REVOKE ALL ON FUNCTION @extschema@.es_take_over() FROM PUBLIC;
+
 CREATE VIEW event_store.projections AS
     SELECT p.name, p.is_shadow, p.owner, p.handler, p.reset_handler, p.categories, p.event_types,
-           p.batch_size, p.policy, p.state, p.position,
+           p.batch_size, p.policy,
+           CASE WHEN p.replicated THEN 'replicated' ELSE p.state END AS state, p.position,
            b.events AS lag_events,
            CASE WHEN b.events IS NOT NULL
                 THEN COALESCE(pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) b.oldest), 0)
@@ -200,7 +212,8 @@ CREATE VIEW event_store.projections AS
              WHERE k.projection OPERATOR(pg_catalog.=) p.name AND k.is_shadow OPERATOR(pg_catalog.=) p.is_shadow
                AND k.disposition OPERATOR(pg_catalog.=) 'skipped') AS events_skipped,
            p.created_at, p.started_at, p.updated_at,
-           CASE WHEN h.settled_head IS NULL THEN 'the global order is not available'
+           CASE WHEN p.replicated THEN 'it came by logical replication and is not run here before es_take_over()'
+                WHEN h.settled_head IS NULL THEN 'the global order is not available'
                 WHEN b.events IS NULL THEN 'the checkpoint is ahead of the head' END AS reason
       FROM event_store.projection p
       CROSS JOIN LATERAL event_store.es_projection_backlog(p.position, 9223372036854775807, p.categories, p.event_types) b

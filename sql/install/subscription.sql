@@ -12,6 +12,7 @@ CREATE TABLE event_store.subscription (
     categories pg_catalog.text[],
     event_types pg_catalog.text[],
     created_by pg_catalog.text,
+    replicated boolean NOT NULL DEFAULT false,
     PRIMARY KEY (name)
 ) USING heap;
 COMMENT ON TABLE event_store.subscription IS 'durable subscriptions; changed by functions only';
@@ -24,6 +25,10 @@ COMMENT ON COLUMN event_store.subscription.name IS 'name of the subscription';
 COMMENT ON COLUMN event_store.subscription.categories IS 'categories that it wants, NULL = all';
 COMMENT ON COLUMN event_store.subscription.event_types IS 'event types that it wants, NULL = all';
 COMMENT ON COLUMN event_store.subscription.created_by IS 'role that made it';
+COMMENT ON COLUMN event_store.subscription.replicated IS 'it came by logical replication and is not run here before es_take_over()';
+CREATE TRIGGER es_mark_replicated BEFORE INSERT OR UPDATE ON event_store.subscription
+    FOR EACH ROW EXECUTE FUNCTION event_store.es_mark_replicated();
+ALTER TABLE event_store.subscription ENABLE ALWAYS TRIGGER es_mark_replicated;
 
 CREATE TABLE event_store.subscription_checkpoint (
     position bigint NOT NULL,
@@ -208,7 +213,8 @@ CREATE VIEW event_store.subscriptions AS
            coalesce(p.retrying, 0) AS retrying_streams, coalesce(p.parked, 0) AS parked_streams,
            s.lease, s.max_retries, s.retry_delay, s.created_by, s.created_at,
            greatest(c.updated_at, m.updated_at) AS updated_at,
-           CASE WHEN h.settled_head IS NULL THEN 'the global order is not available'
+           CASE WHEN s.replicated THEN 'it came by logical replication and is not run here before es_take_over()'
+                WHEN h.settled_head IS NULL THEN 'the global order is not available'
                 WHEN l.lag_events IS NULL THEN 'the checkpoint is ahead of the head' END AS reason
       FROM event_store.subscription s
       LEFT JOIN LATERAL (

@@ -81,10 +81,10 @@ es_mark_newest(const EsStore *store, Snapshot snapshot, bool own)
 }
 
 /*
- * Does a subscription write a table?  *ready tells whether its initial copy
- * is over, so that changes arrive in commit order.
+ * Does a subscription write a table?  *ready becomes false if its initial copy
+ * is not over, so that changes do not arrive in commit order.
  */
-static bool
+bool
 es_table_is_subscribed(Oid relid, bool *ready)
 {
 	Relation	rel = table_open(SubscriptionRelRelationId, AccessShareLock);

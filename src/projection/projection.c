@@ -29,6 +29,7 @@
 #include "base/compat.h"
 #include "base/errors.h"
 #include "log/head.h"
+#include "log/replicated.h"
 #include "log/sql.h"
 #include "projection/projection.h"
 #include "settings.h"
@@ -119,6 +120,21 @@ es_projection_get_own(const char *name)
 					errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 					errmsg("must be owner of projection \"%s\"", name));
 	}
+	return projection;
+}
+
+/*
+ * The same for whoever is to run it or to change how it runs.
+ *
+ * Errors: 55000 if it came by replication.
+ */
+EsProjection *
+es_projection_get_here(const char *name)
+{
+	EsProjection *projection = es_projection_get_own(name);
+
+	if (projection->replicated)
+		es_replicated_refuse("projection", name);
 	return projection;
 }
 
@@ -274,7 +290,7 @@ es_projection_set_state(EsProjection *projection, const char *state)
 Datum
 es_pause_projection(PG_FUNCTION_ARGS)
 {
-	es_projection_set_state(es_projection_get_own(es_projection_arg_name(fcinfo, 0)), "paused");
+	es_projection_set_state(es_projection_get_here(es_projection_arg_name(fcinfo, 0)), "paused");
 	PG_RETURN_VOID();
 }
 
@@ -286,7 +302,7 @@ es_pause_projection(PG_FUNCTION_ARGS)
 Datum
 es_resume_projection(PG_FUNCTION_ARGS)
 {
-	es_projection_set_state(es_projection_get_own(es_projection_arg_name(fcinfo, 0)), "running");
+	es_projection_set_state(es_projection_get_here(es_projection_arg_name(fcinfo, 0)), "running");
 	PG_RETURN_VOID();
 }
 
@@ -368,7 +384,7 @@ es_projection_catch_up(EsProjection *projection, int64 upto)
 Datum
 es_run_projection(PG_FUNCTION_ARGS)
 {
-	EsProjection *projection = es_projection_get_own(es_projection_arg_name(fcinfo, 0));
+	EsProjection *projection = es_projection_get_here(es_projection_arg_name(fcinfo, 0));
 	int64		applied = es_projection_catch_up(projection, PG_INT64_MAX);
 
 	/* it got past what had stopped it */

@@ -42,6 +42,7 @@ typedef struct EsProjection
 	char	   *state;			/* running, paused, stopped */
 	int64		position;		/* everything up to here is in the read model */
 	int64		replay_until;	/* up to here events were applied once before */
+	bool		replicated;		/* not run here: see log/replicated.c */
 	int64		limit_position; /* a shadow stays behind its original */
 	int			attempts;
 	TimestampTz next_attempt_at;	/* 0 = at once */
@@ -93,6 +94,7 @@ typedef struct EsApplied
 /* projection/projection.c */
 extern void es_projection_init(void);
 extern EsProjection *es_projection_get_own(const char *name);
+extern EsProjection *es_projection_get_here(const char *name);
 extern void es_projection_wake(void);
 extern int64 es_projection_catch_up(EsProjection *projection, int64 upto);
 extern char *es_projection_arg_name(FunctionCallInfo fcinfo, int n);

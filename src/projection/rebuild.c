@@ -124,7 +124,7 @@ es_lock_shadow(const char *name)
 Datum
 es_rebuild_projection(PG_FUNCTION_ARGS)
 {
-	EsProjection *projection = es_projection_get_own(es_projection_arg_name(fcinfo, 0));
+	EsProjection *projection = es_projection_get_here(es_projection_arg_name(fcinfo, 0));
 	Datum		values[3];
 	int64		replay_until = Max(projection->replay_until, projection->position);
 	const EsStore *store;
@@ -159,7 +159,7 @@ es_rebuild_projection(PG_FUNCTION_ARGS)
 Datum
 es_prepare_projection(PG_FUNCTION_ARGS)
 {
-	EsProjection *projection = es_projection_get_own(es_projection_arg_name(fcinfo, 0));
+	EsProjection *projection = es_projection_get_here(es_projection_arg_name(fcinfo, 0));
 	bool		keep = es_arg_bool(fcinfo, 5, "keep_filters");
 	Datum	   *names;
 	Datum		values[7];
@@ -216,7 +216,7 @@ es_prepare_projection(PG_FUNCTION_ARGS)
 Datum
 es_switch_projection(PG_FUNCTION_ARGS)
 {
-	EsProjection *projection = es_projection_get_own(es_projection_arg_name(fcinfo, 0));
+	EsProjection *projection = es_projection_get_here(es_projection_arg_name(fcinfo, 0));
 	EsProjection *shadow = es_lock_shadow(projection->name);
 	int64		max_lag = es_arg_int64(fcinfo, 2, "max_lag", 0, PG_INT64_MAX);
 	char	   *switch_handler = NULL;
@@ -266,7 +266,7 @@ es_switch_projection(PG_FUNCTION_ARGS)
 Datum
 es_cancel_rebuild(PG_FUNCTION_ARGS)
 {
-	EsProjection *projection = es_projection_get_own(es_projection_arg_name(fcinfo, 0));
+	EsProjection *projection = es_projection_get_here(es_projection_arg_name(fcinfo, 0));
 	Datum		values[1] = {CStringGetTextDatum(projection->name)};
 
 	(void) es_lock_shadow(projection->name);
@@ -334,7 +334,7 @@ es_retry_here(EsProjection *projection, const char *stream)
 Datum
 es_retry_projection_parked(PG_FUNCTION_ARGS)
 {
-	EsProjection *projection = es_projection_get_own(es_projection_arg_name(fcinfo, 0));
+	EsProjection *projection = es_projection_get_here(es_projection_arg_name(fcinfo, 0));
 	char	   *stream = es_arg_stream(fcinfo, 1);
 	int64		applied = es_retry_here(projection, stream);
 
@@ -354,7 +354,7 @@ es_retry_projection_parked(PG_FUNCTION_ARGS)
 Datum
 es_discard_projection_parked(PG_FUNCTION_ARGS)
 {
-	EsProjection *projection = es_projection_get_own(es_projection_arg_name(fcinfo, 0));
+	EsProjection *projection = es_projection_get_here(es_projection_arg_name(fcinfo, 0));
 	int64		count = es_forget_parked(projection, es_arg_stream(fcinfo, 1), true);
 
 	es_projection_wake();

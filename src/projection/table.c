@@ -21,14 +21,16 @@
 /* the rate is the mean over at least so long */
 #define ES_RATE_WINDOW_MS	1000
 
+/* d: in tables older than this library, not brought up yet, nothing is marked */
 #define ES_PROJECTION_COLUMNS \
 	"SELECT p.name, p.is_shadow, p.generation, p.owner, p.handler, p.reset_handler," \
 	" p.categories, p.event_types, p.batch_size, p.max_attempts, p.policy, p.state," \
 	" p.position, p.replay_until, p.attempts, p.next_attempt_at," \
 	" p.rate, p.rate_since, p.rate_applied," \
 	" (SELECT l.position FROM event_store.projection l" \
-	"   WHERE p.is_shadow AND NOT l.is_shadow AND l.name OPERATOR(pg_catalog.=) p.name)" \
-	" FROM event_store.projection p"
+	"   WHERE p.is_shadow AND NOT l.is_shadow AND l.name OPERATOR(pg_catalog.=) p.name)," \
+	" (SELECT replicated FROM (SELECT (p).*) r)" \
+	" FROM event_store.projection p, (SELECT false AS replicated) d"
 #define ES_PROJECTION_KEY \
 	" WHERE p.name OPERATOR(pg_catalog.=) $1 AND p.is_shadow OPERATOR(pg_catalog.=) $2"
 
@@ -99,6 +101,7 @@ es_projection_from_row(uint64 row)
 	projection->rate_since = es_sql_int64(row, 18, 0);
 	projection->rate_applied = es_sql_int64(row, 19, 0);
 	projection->limit_position = es_sql_int64(row, 20, PG_INT64_MAX);
+	projection->replicated = DatumGetBool(es_sql_datum(row, 21, &isnull));
 	return projection;
 }
 
@@ -133,7 +136,8 @@ es_projection_load(const char *name, bool is_shadow, EsProjectionLock lock)
 
 /*
  * The running projections of a role, or of all, as the active snapshot sees
- * them; those not served for longest first.
+ * them; those not served for longest first.  Without those that came by
+ * replication.
  */
 List *
 es_projection_list(Oid owner)
@@ -151,7 +155,12 @@ es_projection_list(Oid owner)
 	es_owner_begin(&scope);
 	count = es_sql_read(&es_list_query, values, nulls);
 	for (uint64 i = 0; i < count; i++)
-		result = lappend(result, es_projection_from_row(i));
+	{
+		EsProjection *projection = es_projection_from_row(i);
+
+		if (!projection->replicated)
+			result = lappend(result, projection);
+	}
 	es_owner_end(&scope);
 	return result;
 }

@@ -265,7 +265,8 @@ es_worker_record(EsSeen *entry, EsApplied *failed, ErrorData *error)
 
 	projection = es_projection_load(entry->name, entry->is_shadow, ES_PROJECTION_TRY_LOCK);
 	if (projection == NULL || projection->generation != entry->generation ||
-		projection->position != entry->position || strcmp(projection->state, "running") != 0)
+		projection->position != entry->position || strcmp(projection->state, "running") != 0 ||
+		projection->replicated)
 	{
 		PopActiveSnapshot();
 		CommitTransactionCommand();
@@ -351,7 +352,7 @@ es_worker_slice(EsSeen *entry, MemoryContext context, EsApplied *result)
 		/* a session that runs it at the moment does our work */
 		projection = es_projection_load(entry->name, entry->is_shadow, ES_PROJECTION_TRY_LOCK);
 		if (projection != NULL && projection->generation == entry->generation &&
-			strcmp(projection->state, "running") == 0)
+			strcmp(projection->state, "running") == 0 && !projection->replicated)
 		{
 			int			limit = projection->batch_size;
 

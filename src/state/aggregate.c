@@ -555,7 +555,8 @@ es_state_save(const EsStore *store, int64 stream_no, int32 schema_version,
 	if (es_upcast_generation() != upcast_generation ||
 		es_aggregates_generation != aggregates_generation)
 		return;
-	if (es_snapshot_contended(es_store_get(), stream_no, schema_version))
+	if (es_snapshot_is_replicated(es_store_get()) ||
+		es_snapshot_contended(es_store_get(), stream_no, schema_version))
 		return;
 
 	(void) es_subxact_run(es_state_save_body, &save, &error);

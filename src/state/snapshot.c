@@ -30,6 +30,7 @@
 #include "base/args.h"
 #include "base/compat.h"
 #include "base/result.h"
+#include "log/head.h"
 #include "log/sql.h"
 #include "log/stream.h"
 #include "read/read.h"
@@ -135,12 +136,25 @@ es_snapshot_allowed(Relation event)
 }
 
 /*
+ * Do snapshots come by logical replication?  One that is kept here would then
+ * be in the way of the publisher's, and stop the apply worker.
+ */
+bool
+es_snapshot_is_replicated(const EsStore *store)
+{
+	bool		ready = true;
+
+	return es_table_is_subscribed(store->snapshot, &ready);
+}
+
+/*
  * es_snapshot(stream_id text, version bigint, data jsonb, schema_version int)
  *		RETURNS boolean
  *
  * Result: false when a newer snapshot is there already.
  * Errors: 22023 for a version that the stream has not reached; 42501 for a
- * user to whom row-level security applies, who may not know the whole state.
+ * user to whom row-level security applies, who may not know the whole state;
+ * 55000 where a subscription writes snapshots.
  */
 Datum
 es_snapshot(PG_FUNCTION_ARGS)
@@ -158,6 +172,12 @@ es_snapshot(PG_FUNCTION_ARGS)
 	PreventCommandIfReadOnly("es_snapshot()");
 
 	event = es_store_open_event(&store, AccessShareLock);
+	if (es_snapshot_is_replicated(store))
+		ereport(ERROR,
+				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				errmsg("cannot keep a snapshot where a subscription does"),
+				errdetail("Snapshots arrive from the publisher, and one for the same stream would stop the replication."),
+				errhint("Keep it on the publisher."));
 	if (!es_snapshot_allowed(event))
 		ereport(ERROR,
 				errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),

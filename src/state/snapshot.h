@@ -17,5 +17,6 @@ extern bool es_snapshot_find(Relation rel, const EsStore *store, int64 stream_no
 							 int32 schema_version, int64 max_version,
 							 TupleTableSlot *slot);
 extern bool es_snapshot_allowed(Relation event);
+extern bool es_snapshot_is_replicated(const EsStore *store);
 
 #endif							/* ES_STATE_SNAPSHOT_H */

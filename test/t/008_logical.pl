@@ -2,6 +2,10 @@
 # still unsettled.  With all tables of the store subscribed it reads up to the
 # newest settled mark that has arrived, and misses nothing; until then, and with
 # the events alone, the global order is refused with VE005.
+#
+# Where everything is published, the projections and subscriptions of the
+# publisher arrive with their checkpoints, and so does what they have written:
+# they are not run here before es_take_over.
 
 use strict;
 use warnings;
@@ -42,6 +46,7 @@ empty($copy, 'event_store.event');
 
 subscribe('store');
 follow_under_load();
+everything();
 
 $_->disconnect for $dbh, $copy;
 $target->stop;
@@ -193,6 +198,127 @@ sub follow_under_load
 			$last),
 		'Early-1/11 Fresh-1/1',
 		'former subscriber: readers see both');
+	return;
+}
+
+# The publisher's consumers stay the publisher's, beside one of this server.
+sub everything
+{
+	my @both = map {
+		create_store($_, 'everything');
+		my $conn = connect_store($_, db => 'everything');
+		run_sql($conn,
+			'CREATE TABLE seen (global_position bigint)',
+			'CREATE TABLE local (global_position bigint)',
+			'CREATE FUNCTION on_event(e es_event) RETURNS void LANGUAGE sql AS '
+			  . q{'INSERT INTO seen VALUES (e.global_position)'},
+			'CREATE FUNCTION count_up(state jsonb, e es_event) RETURNS jsonb LANGUAGE sql IMMUTABLE AS '
+			  . q{$$ SELECT jsonb_build_object('n', coalesce((state->>'n')::int, 0) + 1) $$},
+			'CREATE FUNCTION on_local(e es_event) RETURNS void LANGUAGE sql AS '
+			  . q{'INSERT INTO local VALUES (e.global_position)'});
+		$conn;
+	} $source, $target;
+	my ($here, $there) = @both;
+	my $last = sub { sql_value($here, 'SELECT max(global_position) FROM event_store.event') };
+	my $rows = sub { sql_value($_[0], 'SELECT count(*) FROM seen') };
+	my $arrived = sub {
+		my $head = $last->();
+		sql_value($here, q{SELECT es_wait_projection('counts', $1, '60 s')}, $head);
+		return poll_until(sub {
+			sql_value($there, q{SELECT position FROM event_store.projections WHERE name = 'counts'}) == $head
+			  && $rows->($there) == $rows->($here) });
+	};
+
+	append_batch($here, 'Every-1', ANY, 'T', [ (undef) x 1100 ]);
+	run_sql($here,
+		q{SELECT es_define_aggregate('Every', 'count_up(jsonb, es_event)', snapshot_every => 10)},
+		q{SELECT es_create_projection('counts', 'on_event(es_event)')},
+		q{SELECT es_create_subscription('mailer'), es_create_subscription('team', slots => 4)},
+		q{SELECT es_fetch('mailer', 5)},
+		q{SELECT es_ack('mailer', 5)},
+		'CREATE PUBLICATION everything FOR ALL TABLES');
+	sql_value($here, q{SELECT es_wait_projection('counts', $1, '60 s')}, $last->());
+	my $dsn = $source->connstr('everything');
+	$dsn =~ s/'/''/g;
+	$there->do("CREATE SUBSCRIPTION everything CONNECTION '$dsn' PUBLICATION everything");
+	ok(poll_until(sub {
+		sql_value($there, q{SELECT bool_and(srsubstate = 'r') FROM pg_subscription_rel}) }),
+		'everything: the copy is over');
+	append_batch($here, 'Every-2', ANY, 'T', [ (undef) x 1100 ]) for 1 .. 2;
+	ok($arrived->(), 'everything: what is appended since arrives, with what the projection writes');
+
+	# a worker has looked at all projections once it has run the local one
+	run_sql($there, q{SELECT es_create_projection('local', 'on_local(es_event)')});
+	cmp_ok(sql_value($there, q{SELECT es_wait(0)}), '>', 1100, 'everything: es_wait works');
+	is(sql_value($there, q{SELECT es_wait_projection('local', es_head(), '60 s')}),
+		'1', 'everything: a projection that was made here runs');
+
+	# held up at the publisher it has much to do for whoever does it here
+	my $holder = connect_store($source, db => 'everything');
+	run_sql($holder, 'BEGIN', q{SELECT FROM event_store.projection WHERE name = 'counts' FOR UPDATE});
+	append_batch($here, 'Every-3', ANY, 'T', [ (undef) x 1100 ]) for 1 .. 2;
+	ok(poll_until(sub { sql_value($there, 'SELECT max(global_position) FROM event_store.event') == $last->() }),
+		'everything: the publisher goes on');
+	is(sql_value($there, q{SELECT es_wait_projection('local', es_head(), '60 s')}),
+		'1', 'everything: so does the local projection');
+	is($rows->($there), $rows->($here), 'everything: the publisher\'s projection has not been run here');
+	$holder->do('COMMIT');
+	$holder->disconnect;
+	ok($arrived->(), 'everything: what it does there arrives');
+	is($rows->($there), $last->(), 'everything: once');
+	not_here($there);
+
+	# a snapshot of one's own would be in the way of the publisher's
+	my $snapshots = q{SELECT count(*) FROM event_store.snapshot};
+	is(sql_value($there, q{SELECT (es_state('Every-1')).state->>'n'}), 1100, 'es_state works');
+	is(sql_value($there, $snapshots), 0, '... and keeps no snapshot');
+	is(sqlstate($there, q{SELECT es_snapshot('Every-1', 1, '{}', 7)}), '55000',
+		'... nor does es_snapshot');
+	sql_value($here, q{SELECT (es_state('Every-1')).state->>'n'});
+	ok(poll_until(sub { sql_value($there, $snapshots) == 1 }), 'that of the publisher arrives');
+
+	is(sqlstate($there, 'SELECT es_take_over()'), '55000',
+		'es_take_over is refused while the publisher still writes');
+	$there->do('DROP SUBSCRIPTION everything');
+	not_here($there);
+	my $head = $last->();
+	is(sql_value($there, 'SELECT es_take_over()'), 3, 'es_take_over: the projection and the subscriptions');
+	is(sql_value($there, 'SELECT es_take_over()'), 0, '... once');
+	$head = append($there, 'Every-4', 0, 'T', random_uuid())->{position};
+	is(sql_value($there, q{SELECT es_wait_projection('counts', $1, '60 s')}, $head),
+		'1', 'taken over: the projection runs');
+	is(sql_value($there, 'SELECT count(*) || $$ $$ || count(DISTINCT global_position) FROM seen'),
+		join(' ', (sql_value($there, 'SELECT count(*) FROM event_store.event')) x 2),
+		'taken over: every event once');
+	is(sql_value($there, q{SELECT min(global_position) FROM es_fetch('mailer', 5)}),
+		6, 'taken over: the subscription goes on at its checkpoint');
+	is(sql_value($there, q{SELECT count(reason) FROM event_store.subscriptions}), 0,
+		'taken over: no reason not to');
+	$_->disconnect for @both;
+	return;
+}
+
+sub not_here
+{
+	my ($there) = @_;
+	foreach my $call (
+		q{es_run_projection('counts')}, q{es_pause_projection('counts')},
+		q{es_resume_projection('counts')}, q{es_rebuild_projection('counts')},
+		q{es_prepare_projection('counts', 'on_event(es_event)')},
+		q{es_retry_projection_parked('counts')},
+		q{es_fetch('mailer')}, q{es_ack('mailer', 5)}, q{es_nack('mailer', 5, 'bad')},
+		q{es_reset_subscription('mailer')}, q{es_retry_parked('mailer')},
+		q{es_fetch('team', member => 'm')}, q{es_join('team', 'm')})
+	{
+		is(sqlstate($there, "SELECT $call"), '55000', "not run here: $call");
+	}
+	is( sql_value($there, q{SELECT string_agg(concat_ws(' ', name, state, reason), ', ' ORDER BY name)
+			FROM event_store.projections}),
+		'counts replicated it came by logical replication and is not run here before es_take_over(), local running',
+		'the view of projections says why');
+	is( sql_value($there, q{SELECT count(*) FROM event_store.subscriptions
+			WHERE reason LIKE '%came by logical replication%'}),
+		2, 'the view of subscriptions says why');
 	return;
 }
 

@@ -1,0 +1,11 @@
+/*-------------------------------------------------------------------------
+ * log/replicated.h
+ *	  Tell what a consumer has come to here from what has come by replication.
+ *-------------------------------------------------------------------------
+ */
+#ifndef ES_LOG_REPLICATED_H
+#define ES_LOG_REPLICATED_H
+
+extern void es_replicated_refuse(const char *kind, const char *name) pg_attribute_noreturn();
+
+#endif							/* ES_LOG_REPLICATED_H */
