@@ -8,12 +8,16 @@
  *	  fatal					end the session as pg_terminate_backend would
  *	  crash					end the process as kill -9 would
  * Points may lie inside an LWLock, so a pause must not look at interrupts.
+ *
+ * event_store.fault_malloc = N makes the Nth malloc from now on fail, in a
+ * server that runs with test/malloc.c preloaded; shown is what is left of N.
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #ifdef ES_FAULTS
 
+#include <dlfcn.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -24,6 +28,33 @@ bool		es_fault_no_barrier = false;
 bool		es_fault_no_stop = false;
 
 static char *es_fault_spec = NULL;
+static int	es_fault_malloc = 0;
+
+/* of test/malloc.c; NULL when that is not there */
+static int *
+es_fault_malloc_left(void)
+{
+	return (int *) dlsym(RTLD_DEFAULT, "es_malloc_left");
+}
+
+static void
+es_fault_malloc_assign(int value, void *extra)
+{
+	int		   *left = es_fault_malloc_left();
+
+	if (left != NULL)
+		*left = value;
+}
+
+static const char *
+es_fault_malloc_show(void)
+{
+	static char shown[16];
+	int		   *left = es_fault_malloc_left();
+
+	snprintf(shown, sizeof(shown), "%d", left != NULL ? *left : -1);
+	return shown;
+}
 
 void
 es_fault_init(void)
@@ -32,6 +63,10 @@ es_fault_init(void)
 							   "Test build: actions at named fault points.",
 							   NULL, &es_fault_spec, "", PGC_SUSET, 0,
 							   NULL, NULL, NULL);
+	DefineCustomIntVariable("event_store.fault_malloc",
+							"Test build: the malloc that fails, counted from now.",
+							NULL, &es_fault_malloc, 0, 0, INT_MAX, PGC_SUSET, 0,
+							NULL, es_fault_malloc_assign, es_fault_malloc_show);
 	DefineCustomBoolVariable("event_store.fault_no_barrier",
 							 "Test build: commit without the insertion barrier.",
 							 NULL, &es_fault_no_barrier, false, PGC_SUSET, 0,

@@ -37,6 +37,7 @@
 
 #include "base/compat.h"
 #include "base/errors.h"
+#include "base/fault.h"
 #include "evolution/function.h"
 #include "evolution/upcast.h"
 #include "log/event.h"
@@ -285,6 +286,7 @@ es_upcast_load(void)
 		{
 			old_context = MemoryContextSwitchTo(context);
 			es_upcast_read(rel);
+			ES_FAULT_POINT("upcast_loading");
 			es_upcast_link();
 			MemoryContextSwitchTo(old_context);
 		}

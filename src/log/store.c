@@ -34,6 +34,7 @@
 
 #include "base/args.h"
 #include "base/compat.h"
+#include "base/fault.h"
 #include "log/store.h"
 
 /* es_store_on_change so often at the most */
@@ -362,6 +363,7 @@ es_store_get(void)
 							   Anum_es_type_category, Anum_es_type_event_type);
 			es_store.type_by_name =
 				es_store_index(es_store.event_type, 1, Anum_es_type_event_type, 0);
+			ES_FAULT_POINT("store_loading");
 			es_store.mark_by_position =
 				es_store_index(es_store.mark, 1, Anum_es_mark_global_position, 0);
 			es_store.snapshot_by_stream =

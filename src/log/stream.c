@@ -44,6 +44,7 @@
 #include "utils/snapmgr.h"
 
 #include "base/compat.h"
+#include "base/fault.h"
 #include "log/stream.h"
 #include "log/table.h"
 
@@ -563,6 +564,7 @@ es_stream_lock(const EsStore *store, const char *name, int len)
 		held_before = LockAcquire(&tag, ExclusiveLock, false, false) != LOCKACQUIRE_OK;
 		es_stream_nlocks++;
 		locked = true;
+		ES_FAULT_POINT("stream_locked");
 		if (state == ES_STREAM_COMMITTED)
 			break;				/* committed streams do not vanish */
 	}

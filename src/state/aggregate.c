@@ -46,6 +46,7 @@
 
 #include "base/args.h"
 #include "base/compat.h"
+#include "base/fault.h"
 #include "base/result.h"
 #include "base/subxact.h"
 #include "evolution/function.h"
@@ -231,6 +232,7 @@ es_aggregate_load(void)
 		{
 			old_context = MemoryContextSwitchTo(context);
 			es_aggregate_read(rel);
+			ES_FAULT_POINT("aggregate_loading");
 			MemoryContextSwitchTo(old_context);
 		}
 		PG_CATCH();

@@ -29,6 +29,7 @@
 #include "base/args.h"
 #include "base/compat.h"
 #include "base/errors.h"
+#include "base/fault.h"
 #include "base/result.h"
 #include "evolution/upcast.h"
 #include "log/head.h"
@@ -512,6 +513,7 @@ es_fetch_write(EsFetch *fetch)
 			cursor.position = cursor.scanned;
 			cursor.lease_until = DT_NOBEGIN;
 		}
+		ES_FAULT_POINT("fetch_claimed");
 		es_cursor_store(&fetch->sub, fetch->member, &cursor);
 		if (fetch->nparked > 0)
 			es_parked_handed_out(&fetch->sub, fetch->parked, fetch->nparked);
