@@ -55,5 +55,8 @@ extern void append_forget(Append *append);
 
 extern const Method append_method;
 extern const Method batch_append_method;
+/* append_v2.c */
+extern const Method append_session_method;
+extern const Method append_records_method;
 
 #endif							/* GW_APPEND_H */

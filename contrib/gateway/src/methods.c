@@ -14,6 +14,8 @@ const Method *const methods[] = {
 	&gossip_method,
 	&append_method,
 	&batch_append_method,
+	&append_session_method,
+	&append_records_method,
 	&read_method,
 	&group_read_method,
 	&group_create_method,
@@ -23,5 +25,9 @@ const Method *const methods[] = {
 	&group_list_method,
 	&group_replay_method,
 	&group_restart_method,
+	&projection_statistics_method,
+	&projection_enable_method,
+	&projection_disable_method,
+	&projection_reset_method,
 	NULL
 };

@@ -12,6 +12,12 @@
 extern const Method server_features_method;
 extern const Method gossip_method;
 
+/* projections.c */
+extern const Method projection_statistics_method;
+extern const Method projection_enable_method;
+extern const Method projection_disable_method;
+extern const Method projection_reset_method;
+
 extern const Method refused_methods[];	/* ends with service NULL */
 
 #endif							/* GW_NODE_H */
