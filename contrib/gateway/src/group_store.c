@@ -240,9 +240,8 @@ group_insert(const Gw__GroupReq__Options *options, const char *source, QueryDone
 		"   WHEN $2 <> '$all' AND $2 NOT LIKE '$et-_%' THEN ARRAY[split_part($2, '-', 1)] END,"
 		"  CASE WHEN $2 LIKE '$et-_%' THEN ARRAY[substr($2, 5)] END,"
 		"  CASE WHEN $4 < 0 THEN es_head()"
-		"   WHEN $2 = '$all' THEN $4"
 		"   WHEN $4 = 0 THEN 0"
-		"   WHEN $2 LIKE '$ce-_%' OR $2 LIKE '$et-_%' THEN $4 - 1"
+		"   WHEN $2 = '$all' OR $2 LIKE '$ce-_%' OR $2 LIKE '$et-_%' THEN $4 - 1"
 		"   ELSE coalesce((SELECT r.global_position - 1 FROM es_read_stream($2, $4 + 1, 1) r), es_head()) END,"
 		"  lease => " LEASE ")",
 		19, {TEXTOID, TEXTOID, TEXTOID, INT8OID, SETTING_TYPES, TEXTOID, TEXTOID, TEXTARRAYOID}

@@ -37,6 +37,7 @@
 #define MAX_BYTES		(4 * 1024 * 1024)	/* of events that a group holds */
 #define MAX_FETCH		5000
 #define REPLAY_PAGE		200
+#define MEASURED		1000	/* events of which the time is kept for statistics */
 
 typedef struct Group Group;
 typedef struct Consumer Consumer;
@@ -62,6 +63,7 @@ typedef struct Item
 	bool		replayed;		/* was parked before */
 	bool		orphan;			/* in no list; freed when its query is over */
 	int			retries;
+	int64_t		sent;			/* when it was handed out */
 	int64_t		deadline;		/* 0: none */
 	Consumer   *consumer;
 } Item;
@@ -83,6 +85,8 @@ struct Consumer
 	bool		halves;
 	bool		admitted;
 	int64_t		total;
+	int32_t    *times;			/* ms until an event was acknowledged, a ring; NULL: not wanted */
+	int			ntimes;			/* for ever */
 	char		name[128];
 };
 
@@ -622,7 +626,8 @@ hand_out(Group *group, ItemList *list)
 		}
 		item_set(item, ITEM_OUT);
 		item->consumer = c;
-		item->deadline = group->row.timeout_ms > 0 ? now_ms() + group->row.timeout_ms : 0;
+		item->sent = now_ms();
+		item->deadline = group->row.timeout_ms > 0 ? item->sent + group->row.timeout_ms : 0;
 		c->out++;
 		c->total++;
 		call_send(c->call, event_message(item->event, group->linked ? &group->link : NULL, c->halves, item->retries));
@@ -737,6 +742,8 @@ admit(Consumer *c)
 		return;
 	}
 	c->admitted = true;
+	if (group->row.extra_statistics)
+		c->times = xmalloc(MEASURED * sizeof(int32_t));
 	/* ReadResp.subscription_confirmation.subscription_id */
 	uuid_random(id);
 	uuid_format(id, text);
@@ -860,6 +867,7 @@ consumer_over(Call *call)
 	for (Item *item = group->items.first; item; item = item->next)
 		if (item->consumer == c)
 			item_set(item, ITEM_READY);
+	free(c->times);
 	free(c);
 	group_work(group);
 	group_free_if_unused(group);
@@ -890,6 +898,8 @@ verdict(Consumer *c, const Gw__ConsumeReq__Verdict *v, bool nack)
 		/* it took too long, and is somebody else's now */
 		if (item == NULL)
 			continue;
+		if (c->times)
+			c->times[c->ntimes++ % MEASURED] = now_ms() - item->sent;
 		if (!nack || v->action == 3)
 			item_done(item);
 		else if (v->action == 1)
@@ -1003,6 +1013,61 @@ groups_replay(const char *subscription)
 	}
 }
 
+static int
+compare(const void *a, const void *b)
+{
+	int32_t		x = *(const int32_t *) a,
+				y = *(const int32_t *) b;
+
+	return (x > y) - (x < y);
+}
+
+static void
+add_figure(Gw__GroupInfo__Consumer *consumer, const char *key, int64_t value)
+{
+	Gw__GroupInfo__Figure *figure = xmalloc(sizeof(*figure));
+
+	gw__group_info__figure__init(figure);
+	figure->key = (char *) key;
+	figure->value = value;
+	consumer->figures = xrealloc(consumer->figures, (consumer->n_figures + 1) * sizeof(figure));
+	consumer->figures[consumer->n_figures++] = figure;
+}
+
+/* how long a consumer takes, in ms */
+static void
+describe_times(const Consumer *c, Gw__GroupInfo__Consumer *consumer)
+{
+	static const struct
+	{
+		const char *key;
+		int			permille;
+	}			shares[] = {
+		{"Median", 500}, {"Fastest", 0}, {"Quintile 1", 0}, {"Quintile 2", 200}, {"Quintile 3", 400},
+		{"Quintile 4", 600}, {"Quintile 5", 800}, {"90%", 900}, {"95%", 950}, {"99%", 990}, {"99.5%", 995},
+		{"99.9%", 999}, {"Highest", 1000}
+	};
+	int			n = c->ntimes < MEASURED ? c->ntimes : MEASURED;
+	int32_t    *sorted;
+	int64_t		sum = 0;
+
+	if (c->times == NULL || n == 0)
+		return;
+	sorted = xmalloc(n * sizeof(int32_t));
+	memcpy(sorted, c->times, n * sizeof(int32_t));
+	qsort(sorted, n, sizeof(int32_t), compare);
+	for (int i = 0; i < n; i++)
+		sum += sorted[i];
+	add_figure(consumer, "Mean", sum / n);
+	for (size_t i = 0; i < sizeof(shares) / sizeof(shares[0]); i++)
+	{
+		int			at = (int64_t) shares[i].permille * n / 1000;
+
+		add_figure(consumer, shares[i].key, sorted[at < n ? at : n - 1]);
+	}
+	free(sorted);
+}
+
 void
 groups_describe(const char *subscription, Gw__GroupInfo *info)
 {
@@ -1036,6 +1101,7 @@ groups_describe(const char *subscription, Gw__GroupInfo *info)
 			consumer->total = c->total;
 			consumer->in_flight = c->out;
 			consumer->free_slots = c->buffer - c->out;
+			describe_times(c, consumer);
 		}
 	}
 	if (info->n_consumers > 0)
@@ -1050,6 +1116,9 @@ groups_describe_free(Gw__GroupInfo *info)
 		free(info->consumers[i]->address);
 		free(info->consumers[i]->username);
 		free(info->consumers[i]->name);
+		for (size_t k = 0; k < info->consumers[i]->n_figures; k++)
+			free(info->consumers[i]->figures[k]);
+		free(info->consumers[i]->figures);
 		free(info->consumers[i]);
 	}
 	free(info->consumers);

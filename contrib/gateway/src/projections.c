@@ -30,6 +30,16 @@ run(Call *call, Query *q)
 	query_send(call_pool(call), q);
 }
 
+/*
+ * KurrentDB's own projections that make $ce- and $et-: they are indexes here,
+ * so they always run.
+ */
+static bool
+is_index(const char *name)
+{
+	return strcmp(name, "$by_category") == 0 || strcmp(name, "$by_event_type") == 0;
+}
+
 static void
 unknown(Call *call)
 {
@@ -86,6 +96,22 @@ one_done(void *arg, const PGresult *r, const DbError *error)
 		statistics_done(arg, r, error);
 }
 
+static void
+index_statistics(Call *call, const char *name)
+{
+	Gw__ProjectionStatistics answer = GW__PROJECTION_STATISTICS__INIT;
+	Gw__ProjectionStatistics__Details d = GW__PROJECTION_STATISTICS__DETAILS__INIT;
+
+	d.name = d.effective_name = (char *) name;
+	d.status = "Running";
+	d.reason = "an index of the store";
+	d.mode = "Continuous";
+	d.progress = 100;
+	answer.details = &d;
+	call_send_message(call, &answer.base);
+	call_finish(call, GRPC_STATUS_OK, NULL);
+}
+
 #define PROJECTIONS \
 	"SELECT p.name, p.state, p.position, es_head(), coalesce(p.error_message, ''), p.events_applied" \
 	" FROM event_store.projections p WHERE NOT p.is_shadow"
@@ -104,6 +130,11 @@ statistics_message(Call *call, const uint8_t *data, size_t len)
 		switch (req->options->which_case)
 		{
 			case GW__PROJECTION_STATISTICS_REQ__OPTIONS__WHICH_NAME:
+				if (is_index(req->options->name))
+				{
+					index_statistics(call, req->options->name);
+					break;
+				}
 				q = query_new(&one, one_done, call);
 				query_text(q, req->options->name);
 				run(call, q);
@@ -143,13 +174,20 @@ command_done(void *arg, const PGresult *r, const DbError *error)
 }
 
 static void
-command(Call *call, const uint8_t *data, size_t len, Statement *statement)
+command(Call *call, const uint8_t *data, size_t len, Statement *statement, bool enable)
 {
 	Gw__ProjectionReq *req = data ? gw__projection_req__unpack(NULL, len, data) : NULL;
 	Query	   *q;
 
 	if (req == NULL || req->options == NULL)
 		call_malformed(call);
+	else if (is_index(req->options->name) && enable)
+	{
+		call_send(call, grpc_empty_slice());
+		call_finish(call, GRPC_STATUS_OK, NULL);
+	}
+	else if (is_index(req->options->name))
+		call_finish(call, GRPC_STATUS_UNIMPLEMENTED, "this is an index of the store, which is always up to date");
 	else
 	{
 		q = query_new(statement, command_done, call);
@@ -165,7 +203,7 @@ enable_message(Call *call, const uint8_t *data, size_t len)
 {
 	static Statement statement = {"SELECT es_resume_projection($1)", 1, {TEXTOID}};
 
-	command(call, data, len, &statement);
+	command(call, data, len, &statement, true);
 }
 
 static void
@@ -173,7 +211,7 @@ disable_message(Call *call, const uint8_t *data, size_t len)
 {
 	static Statement statement = {"SELECT es_pause_projection($1)", 1, {TEXTOID}};
 
-	command(call, data, len, &statement);
+	command(call, data, len, &statement, false);
 }
 
 static void
@@ -181,7 +219,7 @@ reset_message(Call *call, const uint8_t *data, size_t len)
 {
 	static Statement statement = {"SELECT es_rebuild_projection($1)", 1, {TEXTOID}};
 
-	command(call, data, len, &statement);
+	command(call, data, len, &statement, false);
 }
 
 #define METHOD(variable, name_, handler) \
