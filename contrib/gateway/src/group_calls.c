@@ -297,8 +297,10 @@ list_done(void *arg, const PGresult *r, const DbError *error)
 	Gw__ListResp resp = GW__LIST_RESP__INIT;
 	GroupRow	row;
 
-	if (!came_through(request, r, error))
+	/* a list of everything may be empty, that of a stream that nobody consumes is an error */
+	if ((error || request->source) && !came_through(request, r, error))
 		return;
+	request->query = NULL;
 	resp.n_infos = PQntuples(r);
 	resp.infos = xmalloc(resp.n_infos * sizeof(Gw__GroupInfo *));
 	for (size_t i = 0; i < resp.n_infos; i++)
