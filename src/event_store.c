@@ -31,6 +31,7 @@
 #include "projection/projection.h"
 #include "read/eventscan.h"
 #include "settings.h"
+#include "wakeup/listen.h"
 #include "wakeup/wakeup.h"
 #include "wakeup/worker.h"
 
@@ -54,6 +55,8 @@ _PG_init(void)
 	es_upcast_init();
 	es_eventscan_init();
 	es_wakeup_init();
+	if (process_shared_preload_libraries_in_progress)
+		es_listen_init();
 	es_launcher_init();
 	es_projection_init();
 }

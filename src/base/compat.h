@@ -232,4 +232,24 @@ es_no_transaction_timeout(void)
 #define DATCONNLIMIT_INVALID_DB	(-2)
 #endif
 
+/*
+ * The arguments of a ProcessUtility hook: PG 14 added read_only_tree.  Drop
+ * with 13.
+ */
+#if PG_VERSION_NUM >= 140000
+#define ES_PROCESS_UTILITY_ARGS \
+	PlannedStmt *pstmt, const char *query_string, bool read_only_tree, \
+	ProcessUtilityContext context, ParamListInfo params, \
+	QueryEnvironment *query_env, DestReceiver *dest, QueryCompletion *qc
+#define ES_PROCESS_UTILITY_CALL \
+	pstmt, query_string, read_only_tree, context, params, query_env, dest, qc
+#else
+#define ES_PROCESS_UTILITY_ARGS \
+	PlannedStmt *pstmt, const char *query_string, \
+	ProcessUtilityContext context, ParamListInfo params, \
+	QueryEnvironment *query_env, DestReceiver *dest, QueryCompletion *qc
+#define ES_PROCESS_UTILITY_CALL \
+	pstmt, query_string, context, params, query_env, dest, qc
+#endif
+
 #endif							/* ES_BASE_COMPAT_H */

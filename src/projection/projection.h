@@ -174,7 +174,7 @@ typedef struct EsProjectionWorkerArgs
 	Oid			owner;
 } EsProjectionWorkerArgs;
 
-extern bool es_projection_reconcile(void);
+extern bool es_projection_reconcile(bool *follows);
 extern bool es_projection_others_wait(void);
 extern void es_projection_note_worker(Oid owner, const char *sqlstate, const char *message);
 

@@ -224,10 +224,11 @@ es_owner_may_connect(Oid owner)
  * Result: true when something is waiting for a worker, or may be.
  */
 bool
-es_projection_reconcile(void)
+es_projection_reconcile(bool *follows)
 {
 	static TimestampTz looked_at = 0;
 	static bool waiting = false;
+	static bool any = true;
 	TimestampTz now = GetCurrentTimestamp();
 	const EsStore *store;
 	Relation	event;
@@ -239,11 +240,15 @@ es_projection_reconcile(void)
 	bool		crowded = false;
 
 	if (!es_time_is_up(looked_at, now, ES_RECONCILE_MS))
+	{
+		*follows = any;
 		return true;
+	}
 	looked_at = now;
 	waiting = false;
 
 	projections = es_projection_list(InvalidOid);
+	*follows = any = projections != NIL;
 	foreach(lc, projections)
 	{
 		EsProjection *projection = lfirst(lc);

@@ -9,6 +9,13 @@
  * wakes the sessions that sleep in es_wait and the like, and sends one
  * coalesced NOTIFY.
  *
+ * That latch is dear: for one client it is the largest single part of an
+ * append.  So the worker is called only where somebody is to be told: a session
+ * that waits (it counts itself before it looks for the last time, so a commit
+ * either sees it or is seen by it), a session that listens (wakeup/listen.c),
+ * or a projection that has no worker at the moment.  Otherwise the worker
+ * looks once a second.
+ *
  * Shared memory: one entry for each database, taken at first use and kept
  * until the database is gone and another one needs it.  dboid is set under
  * AddinShmemInitLock; the rest are atomics, written by the worker
@@ -73,7 +80,10 @@ typedef struct EsWakeupEntry
 	pg_atomic_uint32 store;		/* event table that head is of; 0 = none */
 	pg_atomic_uint64 head;		/* settled head that the worker saw last */
 	pg_atomic_uint64 attempted_at;	/* last attempt to start the worker */
-	pg_atomic_uint32 waiters;	/* sessions that sleep on settled */
+	pg_atomic_uint32 waiters;	/* processes that wait for settled, or look */
+	pg_atomic_uint32 listeners; /* sessions that LISTEN */
+	pg_atomic_uint32 followed;	/* lowest bit: the worker's tasks want events;
+								 * the rest counts who has said so */
 	pg_atomic_uint32 resting;	/* the worker rests and then looks unasked */
 	pg_atomic_uint32 called;	/* somebody has called since it last looked */
 	pg_atomic_uint32 wanted;	/* there is to be a worker: none has retired */
@@ -84,6 +94,8 @@ typedef struct EsWakeupShared
 {
 	pg_atomic_uint32 launcher;	/* PGPROC number of the launcher + 1; 0 = none */
 	bool		told_full;		/* the log says that there is no entry left */
+	bool		preloaded;		/* every session has the library, and so counts
+								 * its LISTEN */
 	EsWakeupEntry entries[ES_WAKEUP_DATABASES];
 } EsWakeupShared;
 
@@ -91,11 +103,15 @@ static EsWakeupShared *es_wakeup_shared = NULL;
 static EsWakeupEntry *es_wakeup_entry = NULL;
 static bool es_wakeup_tried = false;
 
-/* whether this session is counted among the waiters */
-static bool es_wakeup_sleeping = false;
+/* whether this process is counted among the waiters, the listeners */
+static bool es_wakeup_waiting = false;
+static bool es_wakeup_listening = false;
 
-/* whether this transaction has appended */
+/* whether this transaction has appended, or done what the worker must see */
 static bool es_wakeup_pending = false;
+static bool es_wakeup_urgent = false;
+
+static void es_wakeup_exit(int code, Datum arg);
 
 static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
 #ifdef ES_HAVE_SHMEM_REQUEST_HOOK
@@ -121,6 +137,8 @@ es_wakeup_reset(EsWakeupEntry *entry, Oid dboid)
 	pg_atomic_init_u64(&entry->head, 0);
 	pg_atomic_init_u64(&entry->attempted_at, 0);
 	pg_atomic_init_u32(&entry->waiters, 0);
+	pg_atomic_init_u32(&entry->listeners, 0);
+	pg_atomic_init_u32(&entry->followed, 1);
 	pg_atomic_init_u32(&entry->resting, 0);
 	pg_atomic_init_u32(&entry->called, 0);
 	pg_atomic_init_u32(&entry->wanted, 0);
@@ -138,6 +156,8 @@ es_wakeup_create(void)
 	{
 		pg_atomic_init_u32(&es_wakeup_shared->launcher, 0);
 		es_wakeup_shared->told_full = false;
+		es_wakeup_shared->preloaded = process_shared_preload_libraries_in_progress ||
+			!IsUnderPostmaster;
 		for (int i = 0; i < ES_WAKEUP_DATABASES; i++)
 		{
 			es_wakeup_reset(&es_wakeup_shared->entries[i], InvalidOid);
@@ -321,7 +341,8 @@ es_worker_ensure(void)
 /*
  * Called by an append: tell the world once its transaction has committed.
  *
- * position		the highest appended one
+ * position		the highest appended one; 0 = nothing was appended, but the
+ *				worker's tasks have to look
  */
 void
 es_wakeup_after_commit(int64 position)
@@ -330,6 +351,8 @@ es_wakeup_after_commit(int64 position)
 	{
 		es_worker_ensure();
 		es_wakeup_pending = true;
+		if (position == 0)
+			es_wakeup_urgent = true;
 	}
 	else if (es_notify_mode == ES_NOTIFY_TRANSACTION)
 	{
@@ -341,20 +364,82 @@ es_wakeup_after_commit(int64 position)
 }
 
 /*
- * No longer count among the waiters; also called at the end of a transaction.
+ * Count this process among those who wait, from before its last look until it
+ * gives up or has what it wanted.
  */
 static void
-es_wakeup_awake(void)
+es_wakeup_begin_wait(EsWakeupEntry *entry)
 {
-	if (es_wakeup_sleeping)
+	static bool exit_registered = false;
+
+	if (es_wakeup_waiting)
+		return;
+	if (!exit_registered)
+		before_shmem_exit(es_wakeup_exit, (Datum) 0);
+	exit_registered = true;
+
+	/* a full barrier: whoever commits unseen by what follows sees this */
+	pg_atomic_fetch_add_u32(&entry->waiters, 1);
+	es_wakeup_waiting = true;
+}
+
+static void
+es_wakeup_end_wait(void)
+{
+	if (es_wakeup_waiting)
 		pg_atomic_fetch_sub_u32(&es_wakeup_entry->waiters, 1);
-	es_wakeup_sleeping = false;
+	es_wakeup_waiting = false;
+}
+
+/*
+ * This session listens, or does not any longer.
+ */
+void
+es_wakeup_listen(bool listens)
+{
+	EsWakeupEntry *entry = es_wakeup_get();
+
+	if (entry == NULL || listens == es_wakeup_listening)
+		return;
+	if (listens)
+		before_shmem_exit(es_wakeup_exit, (Datum) 0);
+	pg_atomic_fetch_add_u32(&entry->listeners, listens ? 1 : -1);
+	es_wakeup_listening = listens;
 }
 
 static void
 es_wakeup_exit(int code, Datum arg)
 {
-	es_wakeup_awake();
+	es_wakeup_end_wait();
+	if (es_wakeup_listening)
+		pg_atomic_fetch_sub_u32(&es_wakeup_entry->listeners, 1);
+	es_wakeup_listening = false;
+}
+
+/*
+ * Is there anybody to be told of a commit?
+ */
+static bool
+es_wakeup_wanted(EsWakeupEntry *entry)
+{
+	/* pairs with the one of es_wakeup_begin_wait */
+	pg_memory_barrier();
+	return !es_wakeup_shared->preloaded ||
+		pg_atomic_read_u32(&entry->waiters) != 0 ||
+		pg_atomic_read_u32(&entry->listeners) != 0 ||
+		(pg_atomic_read_u32(&entry->followed) & 1) != 0;
+}
+
+/*
+ * The worker's tasks may want events from now on.
+ */
+static void
+es_wakeup_follow(EsWakeupEntry *entry)
+{
+	uint32		old = pg_atomic_read_u32(&entry->followed);
+
+	while (!pg_atomic_compare_exchange_u32(&entry->followed, &old, (old | 1) + 2))
+		;
 }
 
 /*
@@ -368,6 +453,7 @@ static void
 es_wakeup_xact_callback(XactEvent event, void *arg)
 {
 	uint32		worker;
+	bool		urgent = es_wakeup_urgent;
 
 	switch (event)
 	{
@@ -379,12 +465,20 @@ es_wakeup_xact_callback(XactEvent event, void *arg)
 			return;
 	}
 
-	/* an error has ended the sleep, maybe one that was caught */
-	es_wakeup_awake();
+	/*
+	 * An error has ended the wait, maybe one that was caught.  Workers wait
+	 * over their transactions.
+	 */
+	if (MyBackendType != B_BG_WORKER)
+		es_wakeup_end_wait();
 	if (!es_wakeup_pending)
 		return;
-	es_wakeup_pending = false;
+	es_wakeup_pending = es_wakeup_urgent = false;
 	if (es_wakeup_entry == NULL)
+		return;
+	if (urgent)
+		es_wakeup_follow(es_wakeup_entry);
+	else if (!es_wakeup_wanted(es_wakeup_entry))
 		return;
 	pg_atomic_write_u32(&es_wakeup_entry->called, 1);
 	pg_memory_barrier();
@@ -397,15 +491,18 @@ es_wakeup_xact_callback(XactEvent event, void *arg)
 
 /*
  * Get ready to sleep until the next broadcast.  Call, look whether there is
- * something to do, then sleep: a broadcast in between is not lost.
+ * something to do, then sleep: a broadcast in between is not lost, and whoever
+ * commits what that look did not see calls the worker.
  */
 void
 es_wakeup_prepare(void)
 {
 	EsWakeupEntry *entry = es_wakeup_get();
 
-	if (entry != NULL)
-		ConditionVariablePrepareToSleep(&entry->settled);
+	if (entry == NULL)
+		return;
+	ConditionVariablePrepareToSleep(&entry->settled);
+	es_wakeup_begin_wait(entry);
 }
 
 /*
@@ -420,18 +517,8 @@ es_wakeup_sleep(long max_ms)
 
 	if (entry != NULL)
 	{
-		static bool exit_registered = false;
-		bool		timed_out;
-
-		/* workers sleep outside transactions, whose end would count down */
-		if (!exit_registered)
-			before_shmem_exit(es_wakeup_exit, (Datum) 0);
-		exit_registered = true;
-
-		/* a caught error may have left us counted */
-		if (!es_wakeup_sleeping)
-			pg_atomic_fetch_add_u32(&entry->waiters, 1);
-		es_wakeup_sleeping = true;
+		/* a caught error, or the end of a transaction, may have undone it */
+		es_wakeup_begin_wait(entry);
 
 		/*
 		 * A broadcast since es_wakeup_prepare has set the latch, but waiting
@@ -439,9 +526,7 @@ es_wakeup_sleep(long max_ms)
 		 * before the first sleep.
 		 */
 		SetLatch(MyLatch);
-		timed_out = ConditionVariableTimedSleep(&entry->settled, max_ms, es_wait_event());
-		es_wakeup_awake();
-		return !timed_out;
+		return !ConditionVariableTimedSleep(&entry->settled, max_ms, es_wait_event());
 	}
 
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
@@ -451,10 +536,14 @@ es_wakeup_sleep(long max_ms)
 	return false;
 }
 
+/*
+ * Wait no longer.
+ */
 void
 es_wakeup_cancel(void)
 {
 	ConditionVariableCancelSleep();
+	es_wakeup_end_wait();
 }
 
 /*
@@ -545,7 +634,8 @@ es_wakeup_await(int64 after, TimestampTz deadline)
 	EsWakeupEntry *entry = es_wakeup_get();
 	XLogRecPtr	seen = InvalidXLogRecPtr;
 	int64		proven = 0;
-	bool		look = entry == NULL || pg_atomic_read_u32(&entry->resting) == 0;
+	bool		look = false;
+	bool		first = true;
 	bool		woken = false;
 
 	for (;;)
@@ -557,6 +647,9 @@ es_wakeup_await(int64 after, TimestampTz deadline)
 		if (remaining > 0 && es_notify_mode == ES_NOTIFY_WORKER)
 			es_worker_ensure();
 		es_wakeup_prepare();
+		if (first)
+			look = entry == NULL || pg_atomic_read_u32(&entry->resting) == 0;
+		first = false;
 		has_worker = entry != NULL && pg_atomic_read_u32(&entry->worker) != 0;
 
 		/*
@@ -585,6 +678,8 @@ es_wakeup_await(int64 after, TimestampTz deadline)
 static void
 es_wakeup_release(int code, Datum arg)
 {
+	/* who ends knows nothing for the next one */
+	es_wakeup_follow(es_wakeup_entry);
 	pg_atomic_write_u32(&es_wakeup_entry->resting, 0);
 	pg_atomic_write_u32(&es_wakeup_entry->worker, 0);
 	es_wakeup_broadcast();
@@ -632,13 +727,46 @@ es_wakeup_waiters(void)
 
 /*
  * The worker is about to look: who comes now may be too late for it.
+ *
+ * Result: what es_wakeup_end_look wants to know.
  */
-void
+uint32
 es_wakeup_begin_look(void)
 {
 	pg_atomic_write_u32(&es_wakeup_entry->resting, 0);
 	pg_atomic_write_u32(&es_wakeup_entry->called, 0);
 	pg_memory_barrier();
+	return pg_atomic_read_u32(&es_wakeup_entry->followed);
+}
+
+/*
+ * The worker has looked.
+ *
+ * before		result of es_wakeup_begin_look
+ * followed		its tasks want to hear of events.  No has no effect when
+ *				somebody has given them something since.
+ */
+void
+es_wakeup_end_look(uint32 before, bool followed)
+{
+	uint32		now = followed ? before | 1 : before & ~(uint32) 1;
+
+	(void) pg_atomic_compare_exchange_u32(&es_wakeup_entry->followed, &before, now);
+}
+
+/*
+ * Will the worker look again without being asked?  It has said so, but need
+ * not where nobody is to be told.
+ */
+bool
+es_wakeup_keep_looking(void)
+{
+	if (es_wakeup_wanted(es_wakeup_entry))
+		return true;
+
+	/* who has come since relies on what it was told, or looks for himself */
+	pg_atomic_write_u32(&es_wakeup_entry->resting, 0);
+	return es_wakeup_wanted(es_wakeup_entry);
 }
 
 /*

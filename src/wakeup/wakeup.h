@@ -14,7 +14,8 @@ extern void es_wakeup_init(void);
 /* for appenders */
 extern void es_wakeup_after_commit(int64 position);
 
-/* for those who wait */
+/* for those who wait, and those who listen */
+extern void es_wakeup_listen(bool listens);
 extern void es_wakeup_prepare(void);
 extern bool es_wakeup_sleep(long max_ms);
 extern void es_wakeup_cancel(void);
@@ -24,7 +25,9 @@ extern int64 es_wakeup_published(void);
 /* for the database's worker */
 extern bool es_wakeup_claim(void);
 extern int	es_wakeup_waiters(void);
-extern void es_wakeup_begin_look(void);
+extern uint32 es_wakeup_begin_look(void);
+extern void es_wakeup_end_look(uint32 before, bool followed);
+extern bool es_wakeup_keep_looking(void);
 extern bool es_wakeup_called(void);
 extern bool es_wakeup_retire(void);
 extern void es_wakeup_resign(void);

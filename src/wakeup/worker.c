@@ -182,12 +182,13 @@ es_worker_rest(bool busy, int waiters)
  *
  * head			in: published last; out: now
  * busy			result: this round's head will soon be old
+ * follows		result: the tasks want to hear of appends
  *
  * Result: ms until the next look if nobody wakes us, -1 = the extension is
  * not there, or somebody wants the database for himself.
  */
 static long
-es_worker_round(int64 *head, bool *busy)
+es_worker_round(int64 *head, bool *busy, bool *follows)
 {
 	static Oid	published_store = InvalidOid;
 	const EsStore *store;
@@ -196,7 +197,7 @@ es_worker_round(int64 *head, bool *busy)
 	bool		pending;
 	bool		waiting = false;
 
-	*busy = false;
+	*busy = *follows = false;
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
@@ -242,7 +243,7 @@ es_worker_round(int64 *head, bool *busy)
 		Async_Notify("event_store", payload);
 	}
 	for (int i = 0; i < es_worker_ntasks; i++)
-		waiting |= es_worker_tasks[i] ();
+		waiting |= es_worker_tasks[i] (follows);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	*head = Max(*head, now);
@@ -300,6 +301,8 @@ es_worker_main(Datum main_arg)
 		int			waiters = es_wakeup_waiters();
 		bool		called = es_wakeup_called();
 		bool		busy;
+		bool		follows;
+		uint32		followed;
 		long		timeout;
 
 		CHECK_FOR_INTERRUPTS();
@@ -310,8 +313,9 @@ es_worker_main(Datum main_arg)
 		}
 
 		pgstat_report_activity(STATE_RUNNING, "event_store: looking for the settled head");
-		es_wakeup_begin_look();
-		timeout = es_worker_round(&head, &busy);
+		followed = es_wakeup_begin_look();
+		timeout = es_worker_round(&head, &busy, &follows);
+		es_wakeup_end_look(followed, follows);
 		pgstat_report_stat(false);
 		pgstat_report_activity(STATE_IDLE, NULL);
 		if (timeout < 0)
@@ -341,7 +345,7 @@ es_worker_main(Datum main_arg)
 		else if (called && ++in_vain > 1)
 			pg_usleep(ES_REST_US << Min(in_vain - 2, ES_MAX_REST_DOUBLINGS));
 
-		if (!busy && !es_wakeup_called())
+		if (!(busy && es_wakeup_keep_looking()) && !es_wakeup_called())
 			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 							 timeout, es_wait_event());
 		ResetLatch(MyLatch);

@@ -6,8 +6,14 @@
 #ifndef ES_WAKEUP_WORKER_H
 #define ES_WAKEUP_WORKER_H
 
-/* something to do in each round of the worker; true = something is waiting */
-typedef bool (*EsWorkerTask) (void);
+/*
+ * Something to do in each round of the worker.
+ *
+ * follows		set it when the task wants to be called soon after each append
+ *
+ * Result: true = something is waiting.
+ */
+typedef bool (*EsWorkerTask) (bool *follows);
 
 /* wakeup/worker.c */
 extern void es_worker_add_task(EsWorkerTask task);
