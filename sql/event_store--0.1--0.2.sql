@@ -248,3 +248,103 @@ CREATE EVENT TRIGGER event_store_drop ON ddl_command_start
     EXECUTE FUNCTION event_store.es_guard_drop();
 ALTER EVENT TRIGGER event_store_drop ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER event_store_drop IS 'commands that may drop the event store';
+
+-- Tags
+--
+
+CREATE FUNCTION event_store.es_tag_index_handler(internal) RETURNS index_am_handler
+    LANGUAGE c AS 'MODULE_PATHNAME', 'es_tag_index_handler';
+COMMENT ON FUNCTION event_store.es_tag_index_handler(internal) IS 'access method event_store_tags';
+REVOKE ALL ON FUNCTION event_store.es_tag_index_handler(internal) FROM PUBLIC;
+CREATE ACCESS METHOD event_store_tags TYPE INDEX HANDLER event_store.es_tag_index_handler;
+COMMENT ON ACCESS METHOD event_store_tags IS 'btree with an entry for each tag of an event';
+CREATE OPERATOR CLASS event_store.es_tag_ops DEFAULT FOR TYPE pg_catalog.text[] USING event_store_tags AS
+    FUNCTION 1 pg_catalog.bttextcmp(pg_catalog.text, pg_catalog.text), STORAGE pg_catalog.text;
+COMMENT ON OPERATOR FAMILY event_store.es_tag_ops USING event_store_tags IS 'the tags of an event';
+COMMENT ON OPERATOR CLASS event_store.es_tag_ops USING event_store_tags IS 'the tags of an event';
+CREATE OPERATOR CLASS event_store.es_position_ops DEFAULT FOR TYPE pg_catalog.int8 USING event_store_tags AS
+    FUNCTION 1 pg_catalog.btint8cmp(pg_catalog.int8, pg_catalog.int8);
+COMMENT ON OPERATOR FAMILY event_store.es_position_ops USING event_store_tags IS 'its position';
+COMMENT ON OPERATOR CLASS event_store.es_position_ops USING event_store_tags IS 'its position';
+
+-- an event may belong to no stream, and then to no category
+ALTER TABLE event_store.event_type ALTER COLUMN category DROP NOT NULL;
+COMMENT ON COLUMN event_store.event_type.category IS 'part of the stream''s name before the first "-"; NULL for events that belong to no stream';
+ALTER TABLE event_store.event ALTER COLUMN stream_no DROP NOT NULL, ALTER COLUMN version DROP NOT NULL,
+    ADD COLUMN tags pg_catalog.text[] COLLATE pg_catalog."C";
+COMMENT ON COLUMN event_store.event.stream_no IS 'see event_store.stream; NULL for an event that belongs to no stream';
+COMMENT ON COLUMN event_store.event.version IS 'place in the stream: 1, 2, 3 ... without holes; 4 bytes, for these are in every row; NULL for an event that belongs to no stream';
+COMMENT ON COLUMN event_store.event.tags IS 'tags of the event, sorted, each once; NULL if it has none';
+-- reads the table once, and finds nothing to enter
+CREATE INDEX event_tags_global_position_idx ON event_store.event USING event_store_tags (tags, global_position);
+
+CREATE OR REPLACE VIEW event_store.events AS
+    SELECT e.global_position, s.stream_id::pg_catalog.text, e.version::pg_catalog.int8, e.event_id,
+           event_store.es_upcast_type(t.event_type, e.schema_version) AS event_type,
+           event_store.es_upcast_schema_version(t.event_type, e.schema_version) AS schema_version,
+           event_store.es_upcast_data(t.event_type, e.schema_version, e.data,
+                                      e.event_id, coalesce(s.stream_id, ''), coalesce(e.version, 0)) AS data,
+           e.metadata, e.created_at,
+           t.category::pg_catalog.text,
+           coalesce(e.tags, '{}') AS tags
+      FROM event_store.event e
+      LEFT JOIN event_store.stream s ON s.stream_no OPERATOR(pg_catalog.=) e.stream_no
+      JOIN event_store.event_type t ON t.type_no OPERATOR(pg_catalog.=) e.type_no
+     -- before 15 a view reads with its owner's rights and would go round
+     -- row-level security: then it shows nothing to whom policies apply
+     WHERE pg_catalog.current_setting('server_version_num')::pg_catalog.int4 OPERATOR(pg_catalog.>=) 150000
+        OR NOT pg_catalog.row_security_active('event_store.event'::pg_catalog.regclass);
+
+-- Functions that get one more argument stay who they are, with their grants,
+-- and whatever was made of them: views, functions in standard SQL, generated
+-- columns go on to work.
+CREATE FUNCTION event_store.es_new_arguments(old regprocedure, new regprocedure) RETURNS void
+    LANGUAGE sql AS $$
+    UPDATE pg_catalog.pg_proc o
+       SET pronargs = n.pronargs, pronargdefaults = n.pronargdefaults, proargtypes = n.proargtypes,
+           proallargtypes = n.proallargtypes, proargmodes = n.proargmodes,
+           proargnames = n.proargnames, proargdefaults = n.proargdefaults
+      FROM pg_catalog.pg_proc n
+     WHERE o.oid = $1 AND n.oid = $2
+    $$;
+
+CREATE FUNCTION event_store.es_new_append(stream_id text, expected_version bigint, event_type text, data jsonb,
+        metadata jsonb DEFAULT '{}', event_id uuid DEFAULT NULL, schema_version int DEFAULT 1,
+        tags text[] DEFAULT NULL)
+    RETURNS @extschema@.es_appended
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_append';
+SELECT event_store.es_new_arguments('@extschema@.es_append(text, bigint, text, jsonb, jsonb, uuid, int)'::regprocedure,
+    'event_store.es_new_append(text, bigint, text, jsonb, jsonb, uuid, int, text[])'::regprocedure);
+DROP FUNCTION event_store.es_new_append(text, bigint, text, jsonb, jsonb, uuid, int, text[]);
+
+CREATE FUNCTION event_store.es_new_append(stream_id text, expected_version bigint, event_types text[], data jsonb[],
+        metadata jsonb[] DEFAULT NULL, event_ids uuid[] DEFAULT NULL, schema_versions int[] DEFAULT NULL,
+        tags jsonb[] DEFAULT NULL)
+    RETURNS SETOF @extschema@.es_appended
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 10 AS 'MODULE_PATHNAME', 'es_append_batch';
+SELECT event_store.es_new_arguments('@extschema@.es_append_batch(text, bigint, text[], jsonb[], jsonb[], uuid[], int[])'::regprocedure,
+    'event_store.es_new_append(text, bigint, text[], jsonb[], jsonb[], uuid[], int[], jsonb[])'::regprocedure);
+DROP FUNCTION event_store.es_new_append(text, bigint, text[], jsonb[], jsonb[], uuid[], int[], jsonb[]);
+
+DROP FUNCTION event_store.es_new_arguments(regprocedure, regprocedure);
+
+CREATE FUNCTION @extschema@.es_append_if(events jsonb, fail_if jsonb, after_position bigint DEFAULT NULL)
+    RETURNS SETOF @extschema@.es_appended
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 10 AS 'MODULE_PATHNAME', 'es_append_if';
+COMMENT ON FUNCTION @extschema@.es_append_if(jsonb, jsonb, bigint) IS
+    'appends events unless one above after_position matches the query fail_if; SQLSTATE VE007 then';
+REVOKE ALL ON FUNCTION @extschema@.es_append_if(jsonb, jsonb, bigint) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.es_read_query(query jsonb, after_position bigint DEFAULT NULL, max_count bigint DEFAULT 1000,
+        backward boolean DEFAULT false)
+    RETURNS SETOF @extschema@.es_event
+    LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 50 SUPPORT event_store.es_read_support
+    AS 'MODULE_PATHNAME', 'es_read_query';
+COMMENT ON FUNCTION @extschema@.es_read_query(jsonb, bigint, bigint, boolean) IS
+    'events that match a query of event types and tags in the global order, a settled prefix';
+REVOKE ALL ON FUNCTION @extschema@.es_read_query(jsonb, bigint, bigint, boolean) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.es_tags(event @extschema@.es_event) RETURNS text[]
+    LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'es_tags';
+COMMENT ON FUNCTION @extschema@.es_tags(@extschema@.es_event) IS 'the tags of a stored event, sorted; an empty array if it has none';
+REVOKE ALL ON FUNCTION @extschema@.es_tags(@extschema@.es_event) FROM PUBLIC;

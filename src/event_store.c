@@ -17,6 +17,7 @@
  */
 #include "postgres.h"
 
+#include "append/condition.h"
 #include "base/compat.h"
 #include "evolution/function.h"
 #include "evolution/upcast.h"
@@ -28,6 +29,7 @@
 #include "log/store.h"
 #include "log/stream.h"
 #include "log/type.h"
+#include "log/write.h"
 #include "projection/projection.h"
 #include "read/eventscan.h"
 #include "settings.h"
@@ -51,6 +53,8 @@ _PG_init(void)
 	es_head_init();
 	es_stream_init();
 	es_type_init();
+	es_write_init();
+	es_condition_init();
 	es_function_init();
 	es_upcast_init();
 	es_eventscan_init();

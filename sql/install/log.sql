@@ -18,7 +18,7 @@ COMMENT ON SEQUENCE event_store.stream_stream_no_seq IS 'numbers of streams';
 
 CREATE TABLE event_store.event_type (
     type_no int NOT NULL,
-    category pg_catalog.text COLLATE pg_catalog."C" NOT NULL,
+    category pg_catalog.text COLLATE pg_catalog."C",
     event_type pg_catalog.text COLLATE pg_catalog."C" NOT NULL,
     PRIMARY KEY (type_no)
 ) USING heap;
@@ -28,39 +28,60 @@ CREATE SEQUENCE event_store.event_type_type_no_seq AS int
     OWNED BY event_store.event_type.type_no;
 COMMENT ON TABLE event_store.event_type IS 'the event types of each category, with the number that events carry; two appends that introduce a type at the same time make a row each';
 COMMENT ON COLUMN event_store.event_type.type_no IS 'number of the event type in its category, internal';
-COMMENT ON COLUMN event_store.event_type.category IS 'part of the stream''s name before the first "-"';
+COMMENT ON COLUMN event_store.event_type.category IS 'part of the stream''s name before the first "-"; NULL for events that belong to no stream';
 COMMENT ON COLUMN event_store.event_type.event_type IS 'name of the event type';
 COMMENT ON SEQUENCE event_store.event_type_type_no_seq IS 'numbers of event types';
+
+-- An index with an entry (tag, global_position) for each tag of an event; the
+-- store alone reads it, the planner never chooses it.
+CREATE FUNCTION event_store.es_tag_index_handler(internal) RETURNS index_am_handler
+    LANGUAGE c AS 'MODULE_PATHNAME', 'es_tag_index_handler';
+COMMENT ON FUNCTION event_store.es_tag_index_handler(internal) IS 'access method event_store_tags';
+REVOKE ALL ON FUNCTION event_store.es_tag_index_handler(internal) FROM PUBLIC;
+CREATE ACCESS METHOD event_store_tags TYPE INDEX HANDLER event_store.es_tag_index_handler;
+COMMENT ON ACCESS METHOD event_store_tags IS 'btree with an entry for each tag of an event';
+CREATE OPERATOR CLASS event_store.es_tag_ops DEFAULT FOR TYPE pg_catalog.text[] USING event_store_tags AS
+    FUNCTION 1 pg_catalog.bttextcmp(pg_catalog.text, pg_catalog.text), STORAGE pg_catalog.text;
+COMMENT ON OPERATOR FAMILY event_store.es_tag_ops USING event_store_tags IS 'the tags of an event';
+COMMENT ON OPERATOR CLASS event_store.es_tag_ops USING event_store_tags IS 'the tags of an event';
+CREATE OPERATOR CLASS event_store.es_position_ops DEFAULT FOR TYPE pg_catalog.int8 USING event_store_tags AS
+    FUNCTION 1 pg_catalog.btint8cmp(pg_catalog.int8, pg_catalog.int8);
+COMMENT ON OPERATOR FAMILY event_store.es_position_ops USING event_store_tags IS 'its position';
+COMMENT ON OPERATOR CLASS event_store.es_position_ops USING event_store_tags IS 'its position';
 
 -- fixed-width columns first, in order of alignment
 CREATE TABLE event_store.event (
     global_position bigint NOT NULL,
-    stream_no bigint NOT NULL,
+    stream_no bigint,
     created_at timestamptz NOT NULL,
     event_id uuid NOT NULL,
-    version int NOT NULL,
+    version int,
     type_no int NOT NULL,
     schema_version int NOT NULL,
     data jsonb NOT NULL,
     metadata jsonb NOT NULL,
+    -- the last column, left out of the row of an event without tags
+    tags pg_catalog.text[] COLLATE pg_catalog."C",
     -- entries arrive in order but for a few of concurrent appends
     PRIMARY KEY (global_position) WITH (fillfactor = 97),
     UNIQUE (stream_no, version),
     UNIQUE (event_id)
 ) USING heap;
 CREATE INDEX event_type_no_global_position_idx ON event_store.event (type_no, global_position);
+CREATE INDEX event_tags_global_position_idx ON event_store.event USING event_store_tags (tags, global_position);
 CREATE SEQUENCE event_store.event_global_position_seq AS bigint
     OWNED BY event_store.event.global_position;
 COMMENT ON TABLE event_store.event IS 'all events; written by es_append only, never changed; see view event_store.events';
 COMMENT ON COLUMN event_store.event.global_position IS 'place in the global order; ascending, with gaps';
-COMMENT ON COLUMN event_store.event.stream_no IS 'see event_store.stream';
-COMMENT ON COLUMN event_store.event.version IS 'place in the stream: 1, 2, 3 ... without holes; 4 bytes, for these are in every row';
+COMMENT ON COLUMN event_store.event.stream_no IS 'see event_store.stream; NULL for an event that belongs to no stream';
+COMMENT ON COLUMN event_store.event.version IS 'place in the stream: 1, 2, 3 ... without holes; 4 bytes, for these are in every row; NULL for an event that belongs to no stream';
 COMMENT ON COLUMN event_store.event.created_at IS 'when it was appended, by the server''s clock; not an order';
 COMMENT ON COLUMN event_store.event.event_id IS 'unique in the store';
 COMMENT ON COLUMN event_store.event.type_no IS 'see event_store.event_type';
 COMMENT ON COLUMN event_store.event.schema_version IS 'version of the shape of data';
 COMMENT ON COLUMN event_store.event.data IS 'payload, any JSON value';
 COMMENT ON COLUMN event_store.event.metadata IS 'correlation_id, causation_id, user_id ...; a JSON object';
+COMMENT ON COLUMN event_store.event.tags IS 'tags of the event, sorted, each once; NULL if it has none';
 COMMENT ON SEQUENCE event_store.event_global_position_seq IS 'positions of the global order';
 
 -- not unique: two appends may write the same mark and must not wait for it

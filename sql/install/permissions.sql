@@ -13,10 +13,11 @@ CREATE FUNCTION event_store.es_role_functions(kind text) RETURNS SETOF regproced
                              JOIN pg_namespace n ON n.oid = e.extnamespace
                             WHERE e.extname = 'event_store'))::regprocedure
       FROM (VALUES
-        ('writer', '%1$s.es_append(text, bigint, text, jsonb, jsonb, uuid, int)'),
-        ('writer', '%1$s.es_append_batch(text, bigint, text[], jsonb[], jsonb[], uuid[], int[])'),
+        ('writer', '%1$s.es_append(text, bigint, text, jsonb, jsonb, uuid, int, text[])'),
+        ('writer', '%1$s.es_append_batch(text, bigint, text[], jsonb[], jsonb[], uuid[], int[], jsonb[])'),
         ('writer', '%1$s.es_append(text, bigint, jsonb)'),
         ('writer', '%1$s.es_append_streams(jsonb)'),
+        ('writer', '%1$s.es_append_if(jsonb, jsonb, bigint)'),
         ('writer', '%1$s.es_snapshot(text, bigint, jsonb, int)'),
         ('both', '%1$s.es_any()'),
         ('both', '%1$s.es_exists()'),
@@ -26,6 +27,8 @@ CREATE FUNCTION event_store.es_role_functions(kind text) RETURNS SETOF regproced
         ('both', '%1$s.es_wait(bigint, interval)'),
         ('both', 'event_store.es_head_status()'),
         ('both', '%1$s.es_read_event(uuid)'),
+        ('both', '%1$s.es_read_query(jsonb, bigint, bigint, boolean)'),
+        ('both', '%1$s.es_tags(%1$s.es_event)'),
         ('both', '%1$s.es_envelope(%1$s.es_event)'),
         ('both', '%1$s.es_read_snapshot(text, int)'),
         ('both', '%1$s.es_load(text, int)'),

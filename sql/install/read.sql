@@ -70,16 +70,31 @@ COMMENT ON FUNCTION @extschema@.es_envelope(@extschema@.es_event) IS
     'an event as one JSON document; metadata gets a timestamp when the writer gave none';
 REVOKE ALL ON FUNCTION @extschema@.es_envelope(@extschema@.es_event) FROM PUBLIC;
 
+CREATE FUNCTION @extschema@.es_read_query(query jsonb, after_position bigint DEFAULT NULL, max_count bigint DEFAULT 1000,
+        backward boolean DEFAULT false)
+    RETURNS SETOF @extschema@.es_event
+    LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 50 SUPPORT event_store.es_read_support
+    AS 'MODULE_PATHNAME', 'es_read_query';
+COMMENT ON FUNCTION @extschema@.es_read_query(jsonb, bigint, bigint, boolean) IS
+    'events that match a query of event types and tags in the global order, a settled prefix';
+REVOKE ALL ON FUNCTION @extschema@.es_read_query(jsonb, bigint, bigint, boolean) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.es_tags(event @extschema@.es_event) RETURNS text[]
+    LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'es_tags';
+COMMENT ON FUNCTION @extschema@.es_tags(@extschema@.es_event) IS 'the tags of a stored event, sorted; an empty array if it has none';
+REVOKE ALL ON FUNCTION @extschema@.es_tags(@extschema@.es_event) FROM PUBLIC;
+
 CREATE VIEW event_store.events AS
     SELECT e.global_position, s.stream_id::pg_catalog.text, e.version::pg_catalog.int8, e.event_id,
            event_store.es_upcast_type(t.event_type, e.schema_version) AS event_type,
            event_store.es_upcast_schema_version(t.event_type, e.schema_version) AS schema_version,
            event_store.es_upcast_data(t.event_type, e.schema_version, e.data,
-                                      e.event_id, s.stream_id, e.version) AS data,
+                                      e.event_id, coalesce(s.stream_id, ''), coalesce(e.version, 0)) AS data,
            e.metadata, e.created_at,
-           t.category::pg_catalog.text
+           t.category::pg_catalog.text,
+           coalesce(e.tags, '{}') AS tags
       FROM event_store.event e
-      JOIN event_store.stream s ON s.stream_no OPERATOR(pg_catalog.=) e.stream_no
+      LEFT JOIN event_store.stream s ON s.stream_no OPERATOR(pg_catalog.=) e.stream_no
       JOIN event_store.event_type t ON t.type_no OPERATOR(pg_catalog.=) e.type_no
      -- before 15 a view reads with its owner's rights and would go round
      -- row-level security: then it shows nothing to whom policies apply

@@ -18,8 +18,10 @@
  * events is in the store can they be a retry, so an ordinary append probes
  * one id before it writes; the uniqueness of the others shows on insertion.
  *
- * Lock order: event table, streams by the hashes of their names, (row or
- * transaction waits), insertion lock.
+ * An append may have a condition on other events: append/condition.c.
+ *
+ * Lock order: event table, items of a condition, streams by the hashes of their
+ * names, (row or transaction waits), insertion lock.
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -36,7 +38,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
-#include "append/append.h"
+#include "append/condition.h"
 #include "base/args.h"
 #include "base/compat.h"
 #include "base/errors.h"
@@ -152,6 +154,8 @@ es_known_event(EsAppend *append, const pg_uuid_t *event_id, EsKnownEvent *known)
 		slot_getallattrs(slot);
 		known->stream_no = DatumGetInt64(slot->tts_values[Anum_es_event_stream_no - 1]);
 		known->version = DatumGetInt32(slot->tts_values[Anum_es_event_version - 1]);
+		if (slot->tts_isnull[Anum_es_event_stream_no - 1])
+			known->stream_no = known->version = 0;	/* belongs to no stream */
 		known->position = DatumGetInt64(slot->tts_values[Anum_es_event_global_position - 1]);
 		known->type_no = DatumGetInt32(slot->tts_values[Anum_es_event_type_no - 1]);
 		known->schema_version = DatumGetInt32(slot->tts_values[Anum_es_event_schema_version - 1]);
@@ -185,6 +189,7 @@ es_target_find(EsAppend *append, EsTarget *target)
 	EsKnownEvent first;
 	EsKnownEvent known;
 	int64		offset = 0;
+	int64		last = 0;
 
 	for (int i = target->first; i >= 0; i = append->events[i].next)
 	{
@@ -204,12 +209,15 @@ es_target_find(EsAppend *append, EsTarget *target)
 			es_event_id_conflict(append->event, append->store,
 								 &append->events[target->first].event_id, NULL);
 		if (known.stream_no != target->stream_no ||
-			known.version != first.version + offset ||
+			(target->stream == NULL ? offset > 0 && known.position <= last :
+			 known.version != first.version + offset) ||
+			(known.stream_no == 0 && target->stream != NULL) ||
 			!es_same_event(append, new_event, &known))
 			es_event_id_conflict(append->event, append->store, &new_event->event_id,
 								 NULL);
+		new_event->stream_no = known.stream_no;
 		new_event->version = known.version;
-		new_event->position = known.position;
+		new_event->position = last = known.position;
 		pfree(known.data);
 		offset++;
 	}
@@ -260,6 +268,9 @@ es_check_batch_ids(EsAppend *append)
 			ereport(ERROR,
 					errcode(ERRCODE_ES_EVENT_ID_CONFLICT),
 					errmsg("event id is used twice in one batch"),
+					target->stream == NULL ?
+					errdetail("event_id=%s",
+							  DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(ids[i])))) :
 					errdetail("event_id=%s stream=%.*s version=" INT64_FORMAT,
 							  DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(ids[i]))),
 							  target->stream_len, target->stream, version));
@@ -284,11 +295,12 @@ es_partly_known(EsAppend *append)
 
 		if (!target->is_known)
 			continue;
-		appendStringInfo(&detail, "%sevent_id=%s stream=%.*s version=" INT64_FORMAT,
-						 detail.len > 0 ? "\n" : "",
+		appendStringInfo(&detail, "%sevent_id=%s", detail.len > 0 ? "\n" : "",
 						 DatumGetCString(DirectFunctionCall1(uuid_out,
-															 UUIDPGetDatum(&append->events[target->first].event_id))),
-						 target->stream_len, target->stream, target->known_from);
+															 UUIDPGetDatum(&append->events[target->first].event_id))));
+		if (target->stream != NULL)
+			appendStringInfo(&detail, " stream=%.*s version=" INT64_FORMAT,
+							 target->stream_len, target->stream, target->known_from);
 	}
 	ereport(ERROR,
 			errcode(ERRCODE_ES_EVENT_ID_CONFLICT),
@@ -407,12 +419,16 @@ static void
 es_lock_targets(EsAppend *append)
 {
 	EsTarget  **order = palloc(sizeof(EsTarget *) * append->ntargets);
+	int			n = 0;
 
 	for (int i = 0; i < append->ntargets; i++)
-		order[i] = &append->targets[i];
-	if (append->ntargets > 1)
-		qsort(order, append->ntargets, sizeof(EsTarget *), es_target_compare);
-	for (int i = 0; i < append->ntargets; i++)
+	{
+		if (append->targets[i].stream != NULL)
+			order[n++] = &append->targets[i];
+	}
+	if (n > 1)
+		qsort(order, n, sizeof(EsTarget *), es_target_compare);
+	for (int i = 0; i < n; i++)
 	{
 		EsTarget   *target = order[i];
 
@@ -435,7 +451,7 @@ es_number_events(EsAppend *append)
 		EsNewEvent *last = NULL;
 		int64		version = target->current;
 
-		if (target->first >= 0 && target->stream_no == 0)
+		if (target->first >= 0 && target->stream_no == 0 && target->stream != NULL)
 			target->stream_no = es_stream_create(append->store, target->stream,
 												 target->stream_len);
 		for (int k = target->first; k >= 0; k = append->events[k].next)
@@ -452,13 +468,32 @@ es_number_events(EsAppend *append)
 				memcmp(event->type, last->type, event->type_len) == 0)
 				event->type_no = last->type_no;
 			else
-				event->type_no = es_type_get(append->store, target->stream,
+				event->type_no = es_type_get(append->store, target->stream, target->stream == NULL ? 0 :
 											 es_category_length(target->stream, target->stream_len),
 											 event->type, event->type_len);
 			event->stream_no = target->stream_no;
-			event->version = ++version;
+			event->version = target->stream == NULL ? 0 : ++version;
 			last = event;
 		}
+	}
+}
+
+/*
+ * Between the installation of this library and ALTER EXTENSION ... UPDATE the
+ * tables of 0.1 have no room for tags.
+ */
+static void
+es_check_tags_possible(EsAppend *append)
+{
+	if (likely(append->store->tags != 0))
+		return;
+	for (int i = 0; i < append->nevents; i++)
+	{
+		if (append->events[i].tags != NULL || append->targets[append->events[i].target].stream == NULL)
+			ereport(ERROR,
+					errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					errmsg("the tables of this database have no tags yet"),
+					errhint("Run ALTER EXTENSION event_store UPDATE."));
 	}
 }
 
@@ -481,7 +516,10 @@ es_append_run(EsAppend *append)
 	append->event = es_store_open_event(&append->store, RowExclusiveLock);
 	es_head_refuse_subscriber(append->store);
 	es_write_prepare(append->event, append->store);
+	es_check_tags_possible(append);
 
+	if (append->condition != NULL)
+		es_condition_lock(append->condition);
 	es_lock_targets(append);
 	if (append->nevents > 1)
 		es_check_batch_ids(append);
@@ -496,11 +534,15 @@ es_append_run(EsAppend *append)
 		table_close(append->event, NoLock);
 		return false;
 	}
+	if (append->condition != NULL)
+		es_condition_check(append, PG_INT64_MAX);
 	es_number_events(append);
 
 	if (es_force_sync_commit)
 		ForceSyncCommit();
 	es_write_events(append->event, append->store, append->events, append->nevents);
+	if (append->condition != NULL)
+		es_condition_confirm(append);
 
 	last_position = append->events[append->nevents - 1].position;
 	if (last_position / ES_MARK_INTERVAL !=
@@ -516,8 +558,10 @@ es_append_run(EsAppend *append)
  * The columns of es_appended for one event.
  */
 void
-es_append_answer(const EsNewEvent *event, bool is_duplicate, Datum *values)
+es_append_answer(const EsNewEvent *event, bool is_duplicate, Datum *values, bool *isnull)
 {
+	memset(isnull, false, 4 * sizeof(bool));
+	isnull[1] = event->stream_no == 0;
 	values[0] = UUIDPGetDatum(&event->event_id);
 	values[1] = Int64GetDatum(event->version);
 	values[2] = Int64GetDatum(event->position);
@@ -553,7 +597,10 @@ es_append_finish(EsAppend *append, EsNewEvent *events, int nevents)
 	return es_append_run(append);
 }
 
-static Datum
+/*
+ * The rows of es_appended, in the order given.
+ */
+Datum
 es_append_set(FunctionCallInfo fcinfo, EsNewEvent *events, int nevents, bool is_duplicate)
 {
 	TupleDesc	desc;
@@ -562,9 +609,9 @@ es_append_set(FunctionCallInfo fcinfo, EsNewEvent *events, int nevents, bool is_
 	for (int i = 0; i < nevents; i++)
 	{
 		Datum		values[4];
-		bool		isnull[4] = {false};
+		bool		isnull[4];
 
-		es_append_answer(&events[i], is_duplicate, values);
+		es_append_answer(&events[i], is_duplicate, values, isnull);
 		tuplestore_putvalues(result, desc, values, isnull);
 	}
 	return (Datum) 0;
@@ -572,7 +619,8 @@ es_append_set(FunctionCallInfo fcinfo, EsNewEvent *events, int nevents, bool is_
 
 /*
  * es_append(stream_id text, expected_version bigint, event_type text,
- *			 data jsonb, metadata jsonb, event_id uuid, schema_version int)
+ *			 data jsonb, metadata jsonb, event_id uuid, schema_version int,
+ *			 tags text[])
  *		RETURNS (event_id uuid, version bigint, global_position bigint,
  *				 is_duplicate boolean)
  *
@@ -585,20 +633,20 @@ es_append(PG_FUNCTION_ARGS)
 	EsTarget	target;
 	EsNewEvent	event;
 	Datum		values[4];
-	bool		isnull[4] = {false};
+	bool		isnull[4];
 	bool		is_duplicate;
 
 	es_append_begin(fcinfo, "es_append()", &append, &target);
 	es_events_from_scalars(fcinfo, &event);
 	is_duplicate = es_append_finish(&append, &event, 1);
-	es_append_answer(&event, is_duplicate, values);
+	es_append_answer(&event, is_duplicate, values, isnull);
 	return es_result_row(fcinfo, values, isnull);
 }
 
 /*
  * es_append_batch(stream_id text, expected_version bigint, event_types text[],
  *				   data jsonb[], metadata jsonb[], event_ids uuid[],
- *				   schema_versions int[])
+ *				   schema_versions int[], tags jsonb[])
  *		RETURNS SETOF (event_id, version, global_position, is_duplicate)
  *
  * Append many events atomically.
@@ -632,7 +680,7 @@ es_append_json(PG_FUNCTION_ARGS)
 	int			nevents;
 
 	es_append_begin(fcinfo, "es_append()", &append, &target);
-	events = es_events_from_json(&es_arg_jsonb(fcinfo, 2, "events")->root, &nevents);
+	events = es_events_from_json(&es_arg_jsonb(fcinfo, 2, "events")->root, &nevents, NULL);
 	return es_append_set(fcinfo, events, nevents,
 						 es_append_finish(&append, events, nevents));
 }

@@ -11,10 +11,20 @@
 
 #include "log/write.h"
 
-/* a stream that an append writes to, or only checks */
+/* the stream that an event names; NULL = none */
+typedef struct EsStreamName
+{
+	const char *name;			/* not zero-terminated */
+	int			len;
+} EsStreamName;
+
+/*
+ * A stream that an append writes to, or only checks; or the events that belong
+ * to none.
+ */
 typedef struct EsTarget
 {
-	const char *stream;			/* name, not zero-terminated */
+	const char *stream;			/* name, not zero-terminated; NULL = none */
 	int			stream_len;
 	int64		expected;		/* version that it should have */
 	int64		stream_no;		/* 0 = does not exist yet */
@@ -24,6 +34,9 @@ typedef struct EsTarget
 								 * already, 0 = it is not */
 	bool		is_known;		/* all its events are stored already */
 } EsTarget;
+
+/* see append/condition.h */
+typedef struct EsCondition EsCondition;
 
 /* an append on its way */
 typedef struct EsAppend
@@ -35,16 +48,21 @@ typedef struct EsAppend
 	int			ntargets;
 	EsNewEvent *events;			/* in the order in which they are written */
 	int			nevents;
+	const EsCondition *condition;	/* NULL = none */
 } EsAppend;
 
 /* append.c */
 extern bool es_append_run(EsAppend *append);
-extern void es_append_answer(const EsNewEvent *event, bool is_duplicate, Datum *values);
+extern Datum es_append_set(FunctionCallInfo fcinfo, EsNewEvent *events, int nevents,
+						   bool is_duplicate);
+extern void es_append_answer(const EsNewEvent *event, bool is_duplicate,
+							 Datum *values, bool *isnull);
 
 /* events.c */
 extern void es_batch_check(int64 nevents);
 extern void es_events_from_scalars(FunctionCallInfo fcinfo, EsNewEvent *event);
 extern EsNewEvent *es_events_from_arrays(FunctionCallInfo fcinfo, int *nevents);
-extern EsNewEvent *es_events_from_json(JsonbContainer *events, int *nevents);
+extern EsNewEvent *es_events_from_json(JsonbContainer *events, int *nevents,
+									   EsStreamName **streams);
 
 #endif							/* ES_APPEND_APPEND_H */

@@ -18,6 +18,7 @@
 #include "base/args.h"
 #include "base/compat.h"
 #include "base/uuid.h"
+#include "log/tags.h"
 #include "settings.h"
 
 static Datum
@@ -27,6 +28,62 @@ es_empty_object(void)
 
 	(void) pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
 	return JsonbPGetDatum(JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL)));
+}
+
+/*
+ * Give an event its tags.
+ *
+ * argument		name for errors: "tags", or what the tags are an element of
+ * element		1-based, 0 = scalars
+ * tags			texts without nulls; changed in place
+ */
+static void
+es_event_set_tags(EsNewEvent *event, const char *argument, int element, Datum *tags, int n)
+{
+	for (int i = 0; i < n; i++)
+	{
+		text	   *tag = DatumGetTextPP(tags[i]);
+
+		es_check_name(argument, element, VARDATA_ANY(tag), VARSIZE_ANY_EXHDR(tag));
+		tags[i] = PointerGetDatum(tag);
+	}
+	n = es_tags_sort(tags, n);
+	if (n > ES_MAX_TAGS)
+		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, argument, element,
+					 "An event has at most %d tags, this one has %d.", ES_MAX_TAGS, n);
+	event->tags = es_tags_array(tags, n);
+	event->ntags = n;
+}
+
+/*
+ * The same from a JSON array of strings.
+ */
+static void
+es_event_tags_from_json(EsNewEvent *event, const char *argument, int element,
+						JsonbContainer *array)
+{
+	Datum	   *tags;
+	JsonbIterator *it;
+	JsonbValue	value;
+	int			n = 0;
+
+	if (array == NULL || !JsonContainerIsArray(array) || JsonContainerIsScalar(array))
+		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, argument, element,
+					 "Tags must be an array of strings.");
+	tags = palloc(sizeof(Datum) * (JsonContainerSize(array) + 1));
+	it = JsonbIteratorInit(array);
+	(void) JsonbIteratorNext(&it, &value, false);	/* WJB_BEGIN_ARRAY */
+	while (JsonbIteratorNext(&it, &value, true) == WJB_ELEM)
+	{
+		if (value.type == jbvNull)
+			es_arg_error(ERRCODE_NULL_VALUE_NOT_ALLOWED, argument, element, "A tag is null.");
+		if (value.type != jbvString)
+			es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, argument, element,
+						 "Tags must be an array of strings.");
+		tags[n++] = PointerGetDatum(cstring_to_text_with_len(value.val.string.val,
+															 value.val.string.len));
+	}
+	es_event_set_tags(event, argument, element, tags, n);
 }
 
 /*
@@ -85,7 +142,9 @@ es_batch_check(int64 nevents)
 
 /*
  * es_append(stream_id, expected_version, event_type, data, metadata,
- *			 event_id, schema_version)
+ *			 event_id, schema_version, tags)
+ *
+ * Without the last one in a database whose script is still that of 0.1.
  */
 void
 es_events_from_scalars(FunctionCallInfo fcinfo, EsNewEvent *event)
@@ -102,6 +161,20 @@ es_events_from_scalars(FunctionCallInfo fcinfo, EsNewEvent *event)
 	}
 	es_arg_required(fcinfo, 6, "schema_version");
 	event->schema_version = PG_GETARG_INT32(6);
+	if (PG_NARGS() > 7 && !PG_ARGISNULL(7))
+	{
+		Datum	   *tags;
+		bool	   *isnull;
+		int			n = es_arg_array(fcinfo, 7, "tags", TEXTOID, -1, TYPALIGN_INT,
+									 &tags, &isnull);
+
+		for (int i = 0; i < n; i++)
+		{
+			if (isnull[i])
+				es_arg_error(ERRCODE_NULL_VALUE_NOT_ALLOWED, "tags", i + 1, "It is null.");
+		}
+		es_event_set_tags(event, "tags", 0, tags, n);
+	}
 	es_event_check(event, 0);
 }
 
@@ -129,7 +202,7 @@ es_batch_array(FunctionCallInfo fcinfo, int n, const char *argument, Oid type,
 
 /*
  * es_append_batch(stream_id, expected_version, event_types, data, metadata,
- *				   event_ids, schema_versions)
+ *				   event_ids, schema_versions, tags)
  */
 EsNewEvent *
 es_events_from_arrays(FunctionCallInfo fcinfo, int *nevents)
@@ -139,11 +212,13 @@ es_events_from_arrays(FunctionCallInfo fcinfo, int *nevents)
 	Datum	   *metadata = NULL;
 	Datum	   *ids = NULL;
 	Datum	   *versions = NULL;
+	Datum	   *tags = NULL;
 	bool	   *types_null;
 	bool	   *data_null;
 	bool	   *metadata_null = NULL;
 	bool	   *ids_null = NULL;
 	bool	   *versions_null = NULL;
+	bool	   *tags_null = NULL;
 	EsNewEvent *events;
 	int			n;
 
@@ -157,6 +232,8 @@ es_events_from_arrays(FunctionCallInfo fcinfo, int *nevents)
 				   &ids, &ids_null);
 	es_batch_array(fcinfo, 6, "schema_versions", INT4OID, sizeof(int32), TYPALIGN_INT, n,
 				   &versions, &versions_null);
+	if (PG_NARGS() > 7)
+		es_batch_array(fcinfo, 7, "tags", JSONBOID, -1, TYPALIGN_INT, n, &tags, &tags_null);
 	es_batch_check(n);
 
 	events = palloc0(sizeof(EsNewEvent) * n);
@@ -184,6 +261,8 @@ es_events_from_arrays(FunctionCallInfo fcinfo, int *nevents)
 			event->event_id = *DatumGetUUIDP(ids[i]);
 		}
 		event->schema_version = versions != NULL ? DatumGetInt32(versions[i]) : 1;
+		if (tags != NULL && !tags_null[i])
+			es_event_tags_from_json(event, "tags", i + 1, &DatumGetJsonbP(tags[i])->root);
 		es_event_check(event, i + 1);
 	}
 	*nevents = n;
@@ -256,9 +335,12 @@ es_json_schema_version(JsonbValue *value, int element)
 
 /*
  * One event object.  A JSON null for an optional key means "not given".
+ *
+ * stream		result, where an event may name its stream; else NULL
  */
 static void
-es_event_from_object(JsonbContainer *object, int element, EsNewEvent *event)
+es_event_from_object(JsonbContainer *object, int element, EsNewEvent *event,
+					 EsStreamName *stream)
 {
 	JsonbIterator *it = JsonbIteratorInit(object);
 	JsonbValue	key;
@@ -301,10 +383,27 @@ es_event_from_object(JsonbContainer *object, int element, EsNewEvent *event)
 		}
 		else if (IS_KEY("schema_version"))
 			event->schema_version = es_json_schema_version(&value, element);
+		else if (IS_KEY("tags"))
+		{
+			if (value.type != jbvNull)
+				es_event_tags_from_json(event, "events", element,
+										value.type == jbvBinary ? value.val.binary.data : NULL);
+		}
+		else if (stream != NULL && IS_KEY("stream_id"))
+		{
+			if (value.type == jbvNull)
+				continue;
+			if (value.type != jbvString)
+				es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, "events", element,
+							 "\"stream_id\" must be a string.");
+			es_check_name("stream_id", element, value.val.string.val, value.val.string.len);
+			stream->name = value.val.string.val;
+			stream->len = value.val.string.len;
+		}
 		else
 			es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, "events", element,
-						 "Key \"%.*s\" is not known; an event has \"event_type\", \"data\", \"metadata\", \"event_id\" and \"schema_version\".",
-						 len, name);
+						 "Key \"%.*s\" is not known; an event has \"event_type\", \"data\", \"metadata\", \"event_id\", \"schema_version\" and \"tags\"%s.",
+						 len, name, stream != NULL ? ", and here \"stream_id\"" : "");
 #undef IS_KEY
 	}
 
@@ -319,9 +418,12 @@ es_event_from_object(JsonbContainer *object, int element, EsNewEvent *event)
 
 /*
  * Events as JSON: an object, or an array of objects.
+ *
+ * streams		result, palloc'd: the stream that each event names; NULL = they
+ *				must not name any
  */
 EsNewEvent *
-es_events_from_json(JsonbContainer *events, int *nevents)
+es_events_from_json(JsonbContainer *events, int *nevents, EsStreamName **streams)
 {
 	EsNewEvent *result;
 	JsonbIterator *it;
@@ -334,13 +436,17 @@ es_events_from_json(JsonbContainer *events, int *nevents)
 	if (JsonContainerIsObject(events))
 	{
 		result = palloc0(sizeof(EsNewEvent));
-		es_event_from_object(events, 1, result);
+		if (streams != NULL)
+			*streams = palloc0(sizeof(EsStreamName));
+		es_event_from_object(events, 1, result, streams == NULL ? NULL : *streams);
 		*nevents = 1;
 		return result;
 	}
 
 	es_batch_check(JsonContainerSize(events));
 	result = palloc0(sizeof(EsNewEvent) * JsonContainerSize(events));
+	if (streams != NULL)
+		*streams = palloc0(sizeof(EsStreamName) * JsonContainerSize(events));
 	it = JsonbIteratorInit(events);
 	(void) JsonbIteratorNext(&it, &value, false);	/* WJB_BEGIN_ARRAY */
 	while (JsonbIteratorNext(&it, &value, true) == WJB_ELEM)
@@ -348,7 +454,8 @@ es_events_from_json(JsonbContainer *events, int *nevents)
 		if (value.type != jbvBinary || !JsonContainerIsObject(value.val.binary.data))
 			es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, "events", n + 1,
 						 "It must be a JSON object.");
-		es_event_from_object(value.val.binary.data, n + 1, &result[n]);
+		es_event_from_object(value.val.binary.data, n + 1, &result[n],
+							 streams == NULL ? NULL : &(*streams)[n]);
 		n++;
 	}
 	*nevents = n;

@@ -110,7 +110,8 @@ es_entry_from_object(JsonbContainer *object, int element, EsTarget *target,
 			if (value.type != jbvBinary)
 				es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, "events", 0,
 							 "It must be a JSON object or an array of objects.");
-			entry->events = es_events_from_json(value.val.binary.data, &entry->nevents);
+			entry->events = es_events_from_json(value.val.binary.data, &entry->nevents,
+												NULL);
 		}
 		else
 			es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, "appends", element,
@@ -256,7 +257,7 @@ es_append_streams(PG_FUNCTION_ARGS)
 
 		values[0] = PointerGetDatum(cstring_to_text_with_len(target->stream,
 															 target->stream_len));
-		es_append_answer(&append.events[i], is_duplicate, &values[1]);
+		es_append_answer(&append.events[i], is_duplicate, &values[1], &isnull[1]);
 		tuplestore_putvalues(result, desc, values, isnull);
 		pfree(DatumGetPointer(values[0]));
 	}

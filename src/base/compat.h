@@ -9,7 +9,9 @@
 #ifndef ES_BASE_COMPAT_H
 #define ES_BASE_COMPAT_H
 
+#include "access/amapi.h"
 #include "access/genam.h"
+#include "access/nbtree.h"
 #include "access/toast_internals.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_database.h"
@@ -87,6 +89,43 @@ es_index_insert(Relation index, Datum *values, bool *isnull, ItemPointer tid,
 	return index_insert(index, values, isnull, tid, heap, check, false, info);
 #else
 	return index_insert(index, values, isnull, tid, heap, check, info);
+#endif
+}
+
+#if PG_VERSION_NUM >= 140000
+#define ES_HAVE_INDEX_UNCHANGED 1
+#endif
+
+/* The same for an entry of nbtree that is not unique. */
+static inline void
+es_btinsert(Relation index, Datum *values, bool *isnull, ItemPointer tid, Relation heap,
+			struct IndexInfo *info)
+{
+#if PG_VERSION_NUM >= 140000
+	(void) btinsert(index, values, isnull, tid, heap, UNIQUE_CHECK_NO, false, info);
+#else
+	(void) btinsert(index, values, isnull, tid, heap, UNIQUE_CHECK_NO, info);
+#endif
+}
+
+/*
+ * PG 14, 17 and 18 added what nbtree claims and an access method that is
+ * nbtree inside must not.  Drop with 13, 16, 17.
+ */
+static inline void
+es_am_not_a_btree(IndexAmRoutine *am)
+{
+#if PG_VERSION_NUM >= 140000
+	am->amadjustmembers = NULL;
+#endif
+#if PG_VERSION_NUM >= 170000
+	am->amcanbuildparallel = false;
+#endif
+#if PG_VERSION_NUM >= 180000
+	am->amconsistentequality = false;
+	am->amconsistentordering = false;
+	am->amtranslatestrategy = NULL;
+	am->amtranslatecmptype = NULL;
 #endif
 }
 

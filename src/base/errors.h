@@ -25,4 +25,7 @@
 /* an upcaster, reducer or handler failed or returned what it must not */
 #define ERRCODE_ES_USER_FUNCTION		MAKE_SQLSTATE('V', 'E', '0', '0', '6')
 
+/* an event that a decision must not overlook has come in between */
+#define ERRCODE_ES_CONDITION_FAILED		MAKE_SQLSTATE('V', 'E', '0', '0', '7')
+
 #endif							/* ES_BASE_ERRORS_H */

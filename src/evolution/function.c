@@ -253,11 +253,16 @@ es_function_get(const char *what, const char *signature, int nargs, const Oid *a
 void
 es_function_detail(StringInfo detail, const Datum *event)
 {
-	appendStringInfo(detail, "event_id=%s stream=%s version=" INT64_FORMAT,
+	bool		isnull[Natts_es_out];
+
+	es_event_nulls(event, isnull);
+	appendStringInfo(detail, "event_id=%s",
 					 DatumGetCString(DirectFunctionCall1(uuid_out,
-														 event[Anum_es_out_event_id - 1])),
-					 TextDatumGetCString(event[Anum_es_out_stream_id - 1]),
-					 DatumGetInt64(event[Anum_es_out_version - 1]));
+														 event[Anum_es_out_event_id - 1])));
+	if (!isnull[Anum_es_out_stream_id - 1])
+		appendStringInfo(detail, " stream=%s version=" INT64_FORMAT,
+						 TextDatumGetCString(event[Anum_es_out_stream_id - 1]),
+						 DatumGetInt64(event[Anum_es_out_version - 1]));
 }
 
 /*

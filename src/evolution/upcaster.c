@@ -325,8 +325,12 @@ es_check_upcasters(PG_FUNCTION_ARGS)
 		if (error != NULL)
 		{
 			bool		isnull[6] = {false};
+			bool		event_null[Natts_es_out];
 			Datum		row[6];
 
+			es_event_nulls(values, event_null);
+			isnull[1] = event_null[Anum_es_out_stream_id - 1];
+			isnull[2] = event_null[Anum_es_out_version - 1];
 			row[0] = values[Anum_es_out_event_id - 1];
 			row[1] = values[Anum_es_out_stream_id - 1];
 			row[2] = values[Anum_es_out_version - 1];
@@ -418,8 +422,11 @@ es_upcast_data(PG_FUNCTION_ARGS)
 		return PG_GETARG_DATUM(2);
 	values[Anum_es_out_data - 1] = PG_GETARG_DATUM(2);
 	values[Anum_es_out_event_id - 1] = PG_GETARG_DATUM(3);
-	values[Anum_es_out_stream_id - 1] = PG_GETARG_DATUM(4);
-	values[Anum_es_out_version - 1] = PG_GETARG_DATUM(5);
+	if (PG_GETARG_INT64(5) > 0)
+	{
+		values[Anum_es_out_stream_id - 1] = PG_GETARG_DATUM(4);
+		values[Anum_es_out_version - 1] = PG_GETARG_DATUM(5);
+	}
 	es_upcaster_apply(upcaster, values);
 	return values[Anum_es_out_data - 1];
 }

@@ -114,8 +114,9 @@ es_row_filter_end(EsRowFilter *filter)
  * The columns of es_event for a row of the event table, as the event is
  * stored.
  *
- * values		Natts_es_out results, none is null; by-reference ones point
- *				into the slot or into the current memory context
+ * values		Natts_es_out results, none is null but for an event without
+ *				stream (es_event_nulls); by-reference ones point into the
+ *				slot or into the current memory context
  *
  * Result: its type, good until the next call of a function of log/type.c.
  */
@@ -123,28 +124,103 @@ EsType *
 es_event_stored_values(const EsStore *store, TupleTableSlot *slot, Datum *values)
 {
 	EsType	   *type;
-	const char *stream;
-	int			len;
 
 	slot_getallattrs(slot);
-	stream = es_stream_name(store,
-							DatumGetInt64(slot->tts_values[Anum_es_event_stream_no - 1]),
-							&len);
-	values[Anum_es_out_stream_id - 1] =
-		PointerGetDatum(cstring_to_text_with_len(stream, len));
+	values[Anum_es_out_stream_id - 1] = (Datum) 0;
+	values[Anum_es_out_version - 1] = (Datum) 0;
+	if (likely(!slot->tts_isnull[Anum_es_event_stream_no - 1]))
+	{
+		int			len;
+		const char *stream;
+
+		stream = es_stream_name(store,
+								DatumGetInt64(slot->tts_values[Anum_es_event_stream_no - 1]),
+								&len);
+		values[Anum_es_out_stream_id - 1] =
+			PointerGetDatum(cstring_to_text_with_len(stream, len));
+		values[Anum_es_out_version - 1] =
+			Int64GetDatum(DatumGetInt32(slot->tts_values[Anum_es_event_version - 1]));
+	}
 	type = es_type_lookup(store, DatumGetInt32(slot->tts_values[Anum_es_event_type_no - 1]));
 	values[Anum_es_out_event_type - 1] =
 		PointerGetDatum(cstring_to_text_with_len(type->name, type->name_len));
 
 	values[Anum_es_out_global_position - 1] = slot->tts_values[Anum_es_event_global_position - 1];
-	values[Anum_es_out_version - 1] =
-		Int64GetDatum(DatumGetInt32(slot->tts_values[Anum_es_event_version - 1]));
 	values[Anum_es_out_event_id - 1] = slot->tts_values[Anum_es_event_event_id - 1];
 	values[Anum_es_out_schema_version - 1] = slot->tts_values[Anum_es_event_schema_version - 1];
 	values[Anum_es_out_data - 1] = slot->tts_values[Anum_es_event_data - 1];
 	values[Anum_es_out_metadata - 1] = slot->tts_values[Anum_es_event_metadata - 1];
 	values[Anum_es_out_created_at - 1] = slot->tts_values[Anum_es_event_created_at - 1];
 	return type;
+}
+
+/*
+ * The tags of a stored event; NULL if it has none.
+ */
+ArrayType *
+es_event_tags(const EsStore *store, TupleTableSlot *slot)
+{
+	bool		isnull;
+	Datum		tags;
+
+	if (store->tags == 0)
+		return NULL;
+	tags = slot_getattr(slot, store->tags, &isnull);
+	return isnull ? NULL : DatumGetArrayTypeP(tags);
+}
+
+/*
+ * The first tag of an event; NULL if it has none.
+ */
+static text *
+es_event_first_tag(const EsStore *store, TupleTableSlot *slot)
+{
+	ArrayType  *array = es_event_tags(store, slot);
+	Datum	   *tags;
+
+	return array != NULL && es_tags_elements(array, &tags) > 0 ? DatumGetTextPP(tags[0]) : NULL;
+}
+
+/*
+ * A number that two events share if one has to wait for the other wherever
+ * order is kept: that of their stream, or, negative, of the first tag of
+ * events that belong to none.
+ */
+int64
+es_event_order_number(const EsStore *store, TupleTableSlot *slot)
+{
+	bool		isnull;
+	int64		stream_no = DatumGetInt64(slot_getattr(slot, Anum_es_event_stream_no, &isnull));
+	text	   *tag;
+
+	if (likely(!isnull))
+		return stream_no;
+	tag = es_event_first_tag(store, slot);
+	return tag == NULL ? -1 : -1 -
+		(int64) (es_tag_hash(VARDATA_ANY(tag), VARSIZE_ANY_EXHDR(tag)) >> 2);
+}
+
+/*
+ * The same as a text: the name of the stream, or a control character, which
+ * no name contains, and the first tag.
+ */
+text *
+es_event_order_key(const EsStore *store, TupleTableSlot *slot)
+{
+	bool		isnull;
+	int64		stream_no = DatumGetInt64(slot_getattr(slot, Anum_es_event_stream_no, &isnull));
+	text	   *tag;
+	int			len;
+
+	if (likely(!isnull))
+	{
+		const char *name = es_stream_name(store, stream_no, &len);
+
+		return cstring_to_text_with_len(name, len);
+	}
+	tag = es_event_first_tag(store, slot);
+	len = tag == NULL ? 0 : VARSIZE_ANY_EXHDR(tag);
+	return cstring_to_text(psprintf("\t%.*s", len, tag == NULL ? "" : VARDATA_ANY(tag)));
 }
 
 /*

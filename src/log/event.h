@@ -7,7 +7,9 @@
 #define ES_LOG_EVENT_H
 
 #include "executor/tuptable.h"
+#include "utils/snapshot.h"
 
+#include "log/tags.h"
 #include "log/type.h"
 
 /* columns of type es_event */
@@ -29,8 +31,23 @@ extern EsRowFilter *es_row_filter_begin(Relation event);
 extern bool es_row_filter_passes(EsRowFilter *filter, int64 position);
 extern void es_row_filter_end(EsRowFilter *filter);
 
+/*
+ * Which of the columns are null: those two of an event that belongs to no
+ * stream, whose values are then 0.
+ */
+static inline void
+es_event_nulls(const Datum *values, bool *isnull)
+{
+	memset(isnull, false, Natts_es_out * sizeof(bool));
+	isnull[Anum_es_out_stream_id - 1] = values[Anum_es_out_stream_id - 1] == (Datum) 0;
+	isnull[Anum_es_out_version - 1] = values[Anum_es_out_version - 1] == (Datum) 0;
+}
+
 extern EsType *es_event_stored_values(const EsStore *store, TupleTableSlot *slot,
 									  Datum *values);
+extern ArrayType *es_event_tags(const EsStore *store, TupleTableSlot *slot);
+extern int64 es_event_order_number(const EsStore *store, TupleTableSlot *slot);
+extern text *es_event_order_key(const EsStore *store, TupleTableSlot *slot);
 extern int64 es_event_version(Relation event, const EsStore *store, Snapshot snapshot,
 							  int64 stream_no, TransactionId *xmin);
 

@@ -17,9 +17,11 @@
  * bound fixed beforehand a scan can meet 6 on the second page and have
  * missed 5 on the first.
  *
- * With a filter the walk merges the entries of the wanted type numbers, so
- * it costs in proportion to what it returns; it may then pass an unsettled
- * event that the filter does not want.
+ * With a filter the walk merges the entries of the wanted type numbers and
+ * tags, so it costs in proportion to what it returns; it may then pass an
+ * unsettled event that the filter does not want.  Where several tags are
+ * wanted at once their entries are walked in step: each jumps to where the
+ * others are, so the rarest tag sets the pace.
  *
  * Entries are read from the index in lots and their rows fetched later, when
  * the index page may no longer be pinned.  A row that was removed meanwhile
@@ -33,6 +35,7 @@
 #include "access/tableam.h"
 #include "access/transam.h"
 #include "access/xact.h"
+#include "catalog/pg_collation.h"
 #include "lib/binaryheap.h"
 #include "storage/predicate.h"
 #include "utils/fmgroids.h"
@@ -60,28 +63,39 @@ typedef struct EsScanEntry
 	ItemPointerData tid;
 } EsScanEntry;
 
-/* the entries of one type number, or of the whole order */
-typedef struct EsScanSource
+/* the entries of one type number, of one tag, or of the whole order */
+typedef struct EsScanCursor
 {
-	int32		type_no;		/* unused without a filter */
+	EsIndexRole role;			/* index */
+	int32		type_no;		/* for ES_INDEX_TYPE */
+	Datum		tag;			/* for ES_INDEX_TAG */
 	int64		last;			/* last position read from the index */
 	ItemPointerData last_tid;	/* and its row; invalid before the first lot */
 	bool		exhausted;		/* the index has no more */
 	int			n;				/* entries in the lot */
 	int			next;			/* first not yet used */
 	EsScanEntry *lot;
+} EsScanCursor;
+
+/* entries that all of some cursors have */
+typedef struct EsScanSource
+{
+	int			ncursors;
+	EsScanCursor *cursors;
+	const EsScanItem *item;		/* whose types the rows must be of; NULL = any */
 } EsScanSource;
 
 struct EsScan
 {
 	Relation	event;
-	Relation	index;
 	Snapshot	snapshot;
+	SnapshotData dirty;			/* for ES_SCAN_NOW */
 	EsScanMode	mode;
 	ScanDirection direction;
-	bool		filtered;
+	bool		whole;			/* every entry of the order is looked at */
 	int64		upto;			/* last position of interest */
-	IndexScanDesc desc;
+	Relation	indexes[ES_NUM_INDEX_ROLES];	/* those in use */
+	IndexScanDesc descs[ES_NUM_INDEX_ROLES];
 	IndexFetchTableData *fetch; /* keeps the heap page of the last row pinned */
 	TupleTableSlot *slot;
 	int			nsources;
@@ -89,6 +103,7 @@ struct EsScan
 	EsScanSource *sources;
 	binaryheap *heap;			/* sources by next position; NULL if one */
 	int64		position;		/* of the event returned last */
+	ItemPointerData tid;		/* and its row */
 	int64		dead_from;		/* start of the present run of dead gaps */
 	EsBlocked	blocked;
 };
@@ -97,6 +112,7 @@ typedef enum EsJudgement
 {
 	ES_LIVE,
 	ES_DEAD,
+	ES_UNWANTED,				/* of another type */
 	ES_UNSETTLED
 } EsJudgement;
 
@@ -255,44 +271,62 @@ es_scan_forward(EsScan *scan)
 }
 
 /*
- * Read the next lot of a source from the index.
+ * Which of two entries comes first in the direction of the walk?
+ */
+static inline int
+es_entry_compare(EsScan *scan, const EsScanEntry *a, const EsScanEntry *b)
+{
+	int			cmp = (a->position > b->position) - (a->position < b->position);
+
+	if (cmp == 0)
+		cmp = ItemPointerCompare(unconstify(ItemPointerData *, &a->tid),
+								 unconstify(ItemPointerData *, &b->tid));
+	return es_scan_forward(scan) ? cmp : -cmp;
+}
+
+/*
+ * Read the next lot of a cursor from the index.
  */
 static void
-es_scan_fill(EsScan *scan, EsScanSource *source)
+es_cursor_fill(EsScan *scan, EsScanCursor *cursor)
 {
+	IndexScanDesc desc = scan->descs[cursor->role];
 	ScanKeyData keys[3];
 	int			nkeys = 0;
-	AttrNumber	column = scan->filtered ? 2 : 1;
+	AttrNumber	column = cursor->role == ES_INDEX_POSITION ? 1 : 2;
 	bool		again;
 
-	source->n = source->next = 0;
-	if (source->exhausted)
+	cursor->n = cursor->next = 0;
+	if (cursor->exhausted)
 		return;
 
 	if (es_dead_event == RelationGetRelid(scan->event) && es_scan_forward(scan) &&
-		source->last >= es_dead_from - 1 && source->last < es_dead_to)
+		cursor->last >= es_dead_from - 1 && cursor->last < es_dead_to)
 	{
-		source->last = es_dead_to;
-		ItemPointerSetInvalid(&source->last_tid);
+		cursor->last = es_dead_to;
+		ItemPointerSetInvalid(&cursor->last_tid);
 	}
 
 	/*
 	 * A dead row and a live one may share a position, if rows were put back
 	 * twice; so go on behind the last row, not behind its position.
 	 */
-	again = ItemPointerIsValid(&source->last_tid);
+	again = ItemPointerIsValid(&cursor->last_tid);
 
-	if (scan->filtered)
+	if (cursor->role == ES_INDEX_TYPE)
 		ScanKeyInit(&keys[nkeys++], 1, BTEqualStrategyNumber, F_INT4EQ,
-					Int32GetDatum(source->type_no));
+					Int32GetDatum(cursor->type_no));
+	else if (cursor->role == ES_INDEX_TAG)
+		ScanKeyEntryInitialize(&keys[nkeys++], 0, 1, BTEqualStrategyNumber, InvalidOid,
+							   C_COLLATION_OID, F_TEXTEQ, cursor->tag);
 	if (es_scan_forward(scan))
 	{
 		if (again)
 			ScanKeyInit(&keys[nkeys++], column, BTGreaterEqualStrategyNumber,
-						F_INT8GE, Int64GetDatum(source->last));
+						F_INT8GE, Int64GetDatum(cursor->last));
 		else
 			ScanKeyInit(&keys[nkeys++], column, BTGreaterStrategyNumber,
-						F_INT8GT, Int64GetDatum(source->last));
+						F_INT8GT, Int64GetDatum(cursor->last));
 		ScanKeyInit(&keys[nkeys++], column, BTLessEqualStrategyNumber, F_INT8LE,
 					Int64GetDatum(scan->upto));
 	}
@@ -300,108 +334,210 @@ es_scan_fill(EsScan *scan, EsScanSource *source)
 	{
 		if (again)
 			ScanKeyInit(&keys[nkeys++], column, BTLessEqualStrategyNumber,
-						F_INT8LE, Int64GetDatum(source->last));
+						F_INT8LE, Int64GetDatum(cursor->last));
 		else
 			ScanKeyInit(&keys[nkeys++], column, BTLessStrategyNumber,
-						F_INT8LT, Int64GetDatum(source->last));
+						F_INT8LT, Int64GetDatum(cursor->last));
 		ScanKeyInit(&keys[nkeys++], column, BTGreaterEqualStrategyNumber, F_INT8GE,
 					Int64GetDatum(scan->upto));
 	}
 
-	index_rescan(scan->desc, keys, nkeys, NULL, 0);
-	while (source->n < scan->lot_size)
+	index_rescan(desc, keys, nkeys, NULL, 0);
+	while (cursor->n < scan->lot_size)
 	{
-		ItemPointer tid = index_getnext_tid(scan->desc, scan->direction);
+		ItemPointer tid = index_getnext_tid(desc, scan->direction);
 		int64		position;
 		bool		isnull;
 
 		if (tid == NULL)
 		{
-			source->exhausted = true;
+			cursor->exhausted = true;
 			break;
 		}
-		position = DatumGetInt64(index_getattr(scan->desc->xs_itup, column,
-											   scan->desc->xs_itupdesc, &isnull));
-		if (again && position == source->last)
+		position = DatumGetInt64(index_getattr(desc->xs_itup, column,
+											   desc->xs_itupdesc, &isnull));
+		if (again && position == cursor->last)
 		{
-			int			cmp = ItemPointerCompare(tid, &source->last_tid);
+			int			cmp = ItemPointerCompare(tid, &cursor->last_tid);
 
 			if (es_scan_forward(scan) ? cmp <= 0 : cmp >= 0)
 				continue;		/* had it in the last lot */
 		}
-		source->lot[source->n].tid = *tid;
-		source->lot[source->n].position = position;
-		source->n++;
+		cursor->lot[cursor->n].tid = *tid;
+		cursor->lot[cursor->n].position = position;
+		cursor->n++;
 	}
-	if (source->n > 0)
+	if (cursor->n > 0)
 	{
-		source->last = source->lot[source->n - 1].position;
-		source->last_tid = source->lot[source->n - 1].tid;
+		cursor->last = cursor->lot[cursor->n - 1].position;
+		cursor->last_tid = cursor->lot[cursor->n - 1].tid;
 	}
+}
+
+/*
+ * The next entry of a cursor; NULL at the end.
+ */
+static inline EsScanEntry *
+es_cursor_peek(EsScan *scan, EsScanCursor *cursor)
+{
+	if (cursor->next == cursor->n)
+		es_cursor_fill(scan, cursor);
+	return cursor->next < cursor->n ? &cursor->lot[cursor->next] : NULL;
+}
+
+/*
+ * The first entry of a cursor that does not come before "entry"; NULL at the
+ * end.  What lies between is passed in the index, not read.
+ */
+static EsScanEntry *
+es_cursor_seek(EsScan *scan, EsScanCursor *cursor, const EsScanEntry *entry)
+{
+	if (!cursor->exhausted &&
+		(cursor->n == 0 || es_entry_compare(scan, &cursor->lot[cursor->n - 1], entry) < 0))
+	{
+		cursor->last = es_scan_forward(scan) ? entry->position - 1 : entry->position + 1;
+		ItemPointerSetInvalid(&cursor->last_tid);
+		cursor->next = cursor->n;
+	}
+	for (;;)
+	{
+		EsScanEntry *next = es_cursor_peek(scan, cursor);
+
+		if (next == NULL || es_entry_compare(scan, next, entry) >= 0)
+			return next;
+		cursor->next++;
+	}
+}
+
+/*
+ * The next entry of a source: the first one that all its cursors have; NULL
+ * at the end.
+ */
+static EsScanEntry *
+es_source_peek(EsScan *scan, EsScanSource *source)
+{
+	EsScanEntry *entry = es_cursor_peek(scan, &source->cursors[0]);
+
+	for (int agreed = 1, i = 1; entry != NULL && agreed < source->ncursors;
+		 i = (i + 1) % source->ncursors)
+	{
+		EsScanEntry *next = es_cursor_seek(scan, &source->cursors[i], entry);
+
+		CHECK_FOR_INTERRUPTS();
+		agreed = next != NULL && es_entry_compare(scan, next, entry) == 0 ? agreed + 1 : 1;
+		entry = next;
+	}
+	return entry;
+}
+
+/*
+ * Take that entry.
+ */
+static inline void
+es_source_take(EsScanSource *source)
+{
+	for (int i = 0; i < source->ncursors; i++)
+		source->cursors[i].next++;
 }
 
 static int
 es_scan_compare(Datum a, Datum b, void *arg)
 {
 	EsScan	   *scan = arg;
-	EsScanSource *left = &scan->sources[DatumGetInt32(a)];
-	EsScanSource *right = &scan->sources[DatumGetInt32(b)];
-	int64		l = left->lot[left->next].position;
-	int64		r = right->lot[right->next].position;
-	int			cmp = (l > r) - (l < r);
+	EsScanCursor *left = &scan->sources[DatumGetInt32(a)].cursors[0];
+	EsScanCursor *right = &scan->sources[DatumGetInt32(b)].cursors[0];
 
 	/* binaryheap puts the largest first */
-	return es_scan_forward(scan) ? -cmp : cmp;
+	return -es_entry_compare(scan, &left->lot[left->next], &right->lot[right->next]);
 }
 
 /*
- * Begin a walk.
+ * Begin a walk over the events of any of some kinds.
  *
  * snapshot		an MVCC snapshot, registered or active until es_scan_end
  * after		exclusive: positions above it, or below it when backward
  * upto			inclusive: forward, at most the highest position visible in
  *				the snapshot; backward, the lowest position of interest, and
  *				everything below "after" must be settled for the snapshot
- * type_nos		numbers from es_type_list, taken after "upto"; NULL = all
+ * items		type numbers as from es_type_list, taken after "upto"; good until
+ *				es_scan_end
  * expected_rows	a guess, to size the lots
  */
 EsScan *
-es_scan_begin(Relation event, const EsStore *store, Snapshot snapshot,
-			  EsScanMode mode, ScanDirection direction, int64 after, int64 upto,
-			  const int32 *type_nos, int ntypes, int64 expected_rows)
+es_scan_begin_items(Relation event, const EsStore *store, Snapshot snapshot,
+					EsScanMode mode, ScanDirection direction, int64 after, int64 upto,
+					const EsScanItem *items, int nitems, int64 expected_rows)
 {
 	EsScan	   *scan = palloc0(sizeof(EsScan));
-	EsIndexRole role = type_nos != NULL ? ES_INDEX_TYPE : ES_INDEX_POSITION;
+	int			nsources = 0;
 
 	scan->event = event;
-	scan->index = es_store_open_index(&store->read_index[role]);
 	scan->snapshot = snapshot;
 	scan->mode = mode;
 	scan->direction = direction;
-	scan->filtered = type_nos != NULL;
 	scan->upto = upto;
 	scan->slot = table_slot_create(event, NULL);
-	scan->desc = es_index_beginscan(event, scan->index, SnapshotAny,
-									scan->filtered ? 3 : 2);
-	scan->desc->xs_want_itup = true;
 	scan->fetch = table_index_fetch_begin(event);
-	scan->nsources = scan->filtered ? ntypes : 1;
+	InitDirtySnapshot(scan->dirty);
+
+	for (int i = 0; i < nitems; i++)
+	{
+		nsources += items[i].ntags > 0 || items[i].type_nos == NULL ? 1 : items[i].ntypes;
+		scan->whole |= items[i].ntags == 0 && items[i].type_nos == NULL;
+	}
+	if (scan->whole)
+		nsources = 1;			/* and nothing else matters */
+	scan->sources = palloc0(sizeof(EsScanSource) * Max(nsources, 1));
+	for (int i = 0; i < nitems && scan->nsources < nsources; i++)
+	{
+		const EsScanItem *item = &items[i];
+		int			first = scan->nsources;
+		bool		by_tag = item->ntags > 0;
+
+		if (scan->whole && (by_tag || item->type_nos != NULL))
+			continue;
+		scan->nsources += by_tag || scan->whole ? 1 : item->ntypes;
+		for (int k = first; k < scan->nsources; k++)
+		{
+			EsScanSource *source = &scan->sources[k];
+
+			source->ncursors = by_tag ? item->ntags : 1;
+			source->item = by_tag && item->type_nos != NULL ? item : NULL;
+			source->cursors = palloc0(sizeof(EsScanCursor) * source->ncursors);
+			for (int c = 0; c < source->ncursors; c++)
+			{
+				EsScanCursor *cursor = &source->cursors[c];
+
+				cursor->role = by_tag ? ES_INDEX_TAG :
+					scan->whole ? ES_INDEX_POSITION : ES_INDEX_TYPE;
+				cursor->type_no = by_tag || scan->whole ? 0 : item->type_nos[k - first];
+				cursor->tag = by_tag ? item->tags[c] : (Datum) 0;
+				cursor->last = after;
+				ItemPointerSetInvalid(&cursor->last_tid);
+				if (scan->descs[cursor->role] == NULL)
+				{
+					scan->indexes[cursor->role] =
+						es_store_open_index(&store->read_index[cursor->role]);
+					scan->descs[cursor->role] =
+						es_index_beginscan(event, scan->indexes[cursor->role], SnapshotAny,
+										   scan->whole ? 2 : 3);
+					scan->descs[cursor->role]->xs_want_itup = true;
+				}
+			}
+		}
+	}
+
 	scan->lot_size = (int) Min(expected_rows, ES_SCAN_MAX_LOT) / Max(scan->nsources, 1);
 	scan->lot_size = Max(scan->lot_size + 1, ES_SCAN_MIN_LOT);
-	scan->sources = palloc0(sizeof(EsScanSource) * Max(scan->nsources, 1));
-
 	if (scan->nsources > 1)
 		scan->heap = binaryheap_allocate(scan->nsources, es_scan_compare, scan);
 	for (int i = 0; i < scan->nsources; i++)
 	{
 		EsScanSource *source = &scan->sources[i];
 
-		source->type_no = scan->filtered ? type_nos[i] : 0;
-		source->last = after;
-		ItemPointerSetInvalid(&source->last_tid);
-		source->lot = palloc(sizeof(EsScanEntry) * scan->lot_size);
-		es_scan_fill(scan, source);
-		if (scan->heap != NULL && source->n > 0)
+		for (int c = 0; c < source->ncursors; c++)
+			source->cursors[c].lot = palloc(sizeof(EsScanEntry) * scan->lot_size);
+		if (scan->heap != NULL && es_source_peek(scan, source) != NULL)
 			binaryheap_add_unordered(scan->heap, Int32GetDatum(i));
 	}
 	if (scan->heap != NULL)
@@ -411,19 +547,35 @@ es_scan_begin(Relation event, const EsStore *store, Snapshot snapshot,
 	 * A walk steps over what it does not see, so for SSI it has read the
 	 * whole table.
 	 */
-	if (IsolationIsSerializable() && mode != ES_SCAN_SETTLED)
+	if (IsolationIsSerializable() && mode != ES_SCAN_SETTLED && mode != ES_SCAN_NOW)
 		PredicateLockRelation(event, snapshot);
 	return scan;
 }
 
 /*
+ * The same for events of some types.
+ *
+ * type_nos		numbers from es_type_list, taken after "upto"; NULL = all
+ */
+EsScan *
+es_scan_begin(Relation event, const EsStore *store, Snapshot snapshot,
+			  EsScanMode mode, ScanDirection direction, int64 after, int64 upto,
+			  const int32 *type_nos, int ntypes, int64 expected_rows)
+{
+	EsScanItem	item = {type_nos, ntypes, NULL, 0};
+
+	return es_scan_begin_items(event, store, snapshot, mode, direction, after, upto,
+							   &item, 1, expected_rows);
+}
+
+/*
  * Take the next entry in order.
+ *
+ * source		result: where it comes from
  */
 static bool
-es_scan_entry(EsScan *scan, EsScanEntry *entry)
+es_scan_entry(EsScan *scan, EsScanEntry *entry, EsScanSource **source)
 {
-	EsScanSource *source;
-
 	if (scan->heap != NULL)
 	{
 		int			i;
@@ -431,26 +583,29 @@ es_scan_entry(EsScan *scan, EsScanEntry *entry)
 		if (binaryheap_empty(scan->heap))
 			return false;
 		i = DatumGetInt32(binaryheap_first(scan->heap));
-		source = &scan->sources[i];
-		*entry = source->lot[source->next++];
-		if (source->next == source->n)
-			es_scan_fill(scan, source);
-		if (source->next < source->n)
+		*source = &scan->sources[i];
+		*entry = (*source)->cursors[0].lot[(*source)->cursors[0].next];
+		es_source_take(*source);
+		if (es_source_peek(scan, *source) != NULL)
 			binaryheap_replace_first(scan->heap, Int32GetDatum(i));
 		else
 			(void) binaryheap_remove_first(scan->heap);
 		return true;
 	}
+	else
+	{
+		EsScanEntry *next;
 
-	if (scan->nsources == 0)
-		return false;
-	source = &scan->sources[0];
-	if (source->next == source->n)
-		es_scan_fill(scan, source);
-	if (source->next == source->n)
-		return false;
-	*entry = source->lot[source->next++];
-	return true;
+		if (scan->nsources == 0)
+			return false;
+		*source = &scan->sources[0];
+		next = es_source_peek(scan, *source);
+		if (next == NULL)
+			return false;
+		*entry = *next;
+		es_source_take(*source);
+		return true;
+	}
 }
 
 /*
@@ -471,17 +626,57 @@ es_scan_fetch(EsScan *scan, EsScanEntry *entry, Snapshot snapshot)
 }
 
 /*
+ * Is the row in the slot of a type that its source wants?
+ */
+static bool
+es_scan_wants(EsScan *scan, EsScanSource *source)
+{
+	bool		isnull;
+	int32		type_no;
+
+	if (likely(source->item == NULL))
+		return true;
+	type_no = DatumGetInt32(slot_getattr(scan->slot, Anum_es_event_type_no, &isnull));
+	for (int i = 0; i < source->item->ntypes; i++)
+	{
+		if (source->item->type_nos[i] == type_no)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Judge one entry by the state of now.
+ */
+static EsJudgement
+es_scan_judge_now(EsScan *scan, EsScanEntry *entry, EsScanSource *source,
+				  TransactionId *inserter)
+{
+	if (!es_scan_fetch(scan, entry, &scan->dirty))
+		return ES_DEAD;
+	if (!es_scan_wants(scan, source))
+		return ES_UNWANTED;
+	*inserter = scan->dirty.xmin;
+	return TransactionIdIsValid(*inserter) ? ES_UNSETTLED : ES_LIVE;
+}
+
+/*
  * Judge one entry by the snapshot; see the head of this file.
  */
 static EsJudgement
-es_scan_judge(EsScan *scan, EsScanEntry *entry, TransactionId *inserter)
+es_scan_judge(EsScan *scan, EsScanEntry *entry, EsScanSource *source,
+			  TransactionId *inserter)
 {
 	TransactionId xmin;
 
+	if (scan->mode == ES_SCAN_NOW)
+		return es_scan_judge_now(scan, entry, source, inserter);
 	if (scan->mode != ES_SCAN_SETTLED && es_scan_fetch(scan, entry, scan->snapshot))
-		return ES_LIVE;
+		return es_scan_wants(scan, source) ? ES_LIVE : ES_UNWANTED;
 	if (!es_scan_fetch(scan, entry, SnapshotAny))
 		return ES_DEAD;
+	if (!es_scan_wants(scan, source))
+		return ES_UNWANTED;
 
 	xmin = es_slot_xmin(scan->slot);
 	*inserter = xmin;
@@ -509,7 +704,8 @@ es_scan_judge(EsScan *scan, EsScanEntry *entry, TransactionId *inserter)
 static void
 es_scan_remember_dead(EsScan *scan, int64 upto)
 {
-	if (scan->dead_from > 0 && scan->mode != ES_SCAN_PROBE && !scan->filtered && es_scan_forward(scan) &&
+	if (scan->dead_from > 0 && scan->mode != ES_SCAN_PROBE &&
+		scan->mode != ES_SCAN_NOW && scan->whole && es_scan_forward(scan) &&
 		upto - scan->dead_from >= ES_MIN_DEAD_RUN)
 	{
 		if (es_dead_event == RelationGetRelid(scan->event) &&
@@ -535,21 +731,29 @@ bool
 es_scan_next(EsScan *scan)
 {
 	EsScanEntry entry;
+	EsScanSource *source = NULL;
 	TransactionId inserter = InvalidTransactionId;
 	int64		dead_upto = 0;
 
 	if (scan->blocked.position != 0)
 		return false;
 
-	while (es_scan_entry(scan, &entry))
+	while (es_scan_entry(scan, &entry, &source))
 	{
 		CHECK_FOR_INTERRUPTS();
-		switch (es_scan_judge(scan, &entry, &inserter))
+		/* several sources may have the same event */
+		if (entry.position == scan->position && ItemPointerEquals(&entry.tid, &scan->tid))
+			continue;
+		switch (es_scan_judge(scan, &entry, source, &inserter))
 		{
 			case ES_LIVE:
 				es_scan_remember_dead(scan, dead_upto);
 				scan->position = entry.position;
+				scan->tid = entry.tid;
 				return true;
+			case ES_UNWANTED:
+				es_scan_remember_dead(scan, dead_upto);
+				break;
 			case ES_UNSETTLED:
 				es_scan_remember_dead(scan, dead_upto);
 				scan->blocked.position = entry.position;
@@ -561,7 +765,7 @@ es_scan_next(EsScan *scan)
 				 */
 				if (IsolationIsSerializable() && scan->mode == ES_SCAN_VISIBLE)
 				{
-					while (es_scan_entry(scan, &entry))
+					while (es_scan_entry(scan, &entry, &source))
 						(void) es_scan_fetch(scan, &entry, scan->snapshot);
 				}
 				return false;
@@ -600,12 +804,22 @@ es_scan_blocked(EsScan *scan)
 void
 es_scan_end(EsScan *scan)
 {
-	index_endscan(scan->desc);
+	for (int role = 0; role < ES_NUM_INDEX_ROLES; role++)
+	{
+		if (scan->descs[role] != NULL)
+		{
+			index_endscan(scan->descs[role]);
+			index_close(scan->indexes[role], AccessShareLock);
+		}
+	}
 	table_index_fetch_end(scan->fetch);
 	ExecDropSingleTupleTableSlot(scan->slot);
-	index_close(scan->index, AccessShareLock);
 	for (int i = 0; i < scan->nsources; i++)
-		pfree(scan->sources[i].lot);
+	{
+		for (int c = 0; c < scan->sources[i].ncursors; c++)
+			pfree(scan->sources[i].cursors[c].lot);
+		pfree(scan->sources[i].cursors);
+	}
 	pfree(scan->sources);
 	if (scan->heap != NULL)
 		binaryheap_free(scan->heap);

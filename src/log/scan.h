@@ -17,10 +17,25 @@ typedef enum EsScanMode
 {
 	ES_SCAN_VISIBLE,			/* return visible events, stop at unsettled */
 	ES_SCAN_PROBE,				/* the same beyond what is proven to be inserted */
-	ES_SCAN_SETTLED				/* return whatever is settled once this
+	ES_SCAN_SETTLED,			/* return whatever is settled once this
 								 * transaction has ended, dead gaps included;
 								 * no slot */
+	ES_SCAN_NOW					/* return events committed by now and our own,
+								 * stop at those of running transactions; no
+								 * snapshot */
 } EsScanMode;
+
+/*
+ * One kind of events to walk over: of one of these types, with all of these
+ * tags.
+ */
+typedef struct EsScanItem
+{
+	const int32 *type_nos;		/* ascending; NULL = any */
+	int			ntypes;
+	const Datum *tags;			/* texts */
+	int			ntags;
+} EsScanItem;
 
 typedef struct EsScan EsScan;
 
@@ -40,6 +55,11 @@ extern EsScan *es_scan_begin(Relation event, const EsStore *store,
 							 ScanDirection direction, int64 after, int64 upto,
 							 const int32 *type_nos, int ntypes,
 							 int64 expected_rows);
+extern EsScan *es_scan_begin_items(Relation event, const EsStore *store,
+								   Snapshot snapshot, EsScanMode mode,
+								   ScanDirection direction, int64 after, int64 upto,
+								   const EsScanItem *items, int nitems,
+								   int64 expected_rows);
 extern bool es_scan_next(EsScan *scan);
 extern TupleTableSlot *es_scan_slot(EsScan *scan);
 extern int64 es_scan_position(EsScan *scan);

@@ -36,6 +36,7 @@
 #include "base/compat.h"
 #include "base/fault.h"
 #include "log/store.h"
+#include "log/tags.h"
 
 /* es_store_on_change so often at the most */
 #define ES_MAX_FORGETS			16
@@ -220,6 +221,8 @@ es_index_role(Relation index)
 		if (es_index_matches(index, roles[i].nkeys, roles[i].keys))
 			return roles[i].role;
 	}
+	if (es_store.tags != 0 && es_tags_is_index(index, es_store.tags))
+		return ES_INDEX_TAG;
 	return ES_INDEX_OTHER;
 }
 
@@ -233,12 +236,14 @@ es_store_load_indexes(Oid event)
 	List	   *list = RelationGetIndexList(rel);
 	ListCell   *lc;
 	int			n = 0;
+	bool		has_tags = false;
 
 	if (es_store_context == NULL)
 		es_store_context = AllocSetContextCreate(TopMemoryContext,
 												 "event_store relations",
 												 ALLOCSET_SMALL_SIZES);
 	es_store.owner = rel->rd_rel->relowner;
+	es_store.tags = get_attnum(event, "tags");
 	es_store.indexes = NULL;
 	MemoryContextReset(es_store_context);
 	es_store.indexes = MemoryContextAlloc(es_store_context,
@@ -256,16 +261,20 @@ es_store_load_indexes(Oid event)
 		es_store.indexes[n].oid = RelationGetRelid(index);
 		es_store.indexes[n].role = role;
 		n++;
+		has_tags |= role == ES_INDEX_TAG;
 		if (role != ES_INDEX_OTHER && index->rd_index->indisvalid)
 			es_store.read_index[role] = RelationGetRelid(index);
 		index_close(index, AccessShareLock);
 	}
 	es_store.nindexes = n;
 	list_free(list);
+	if (!has_tags)
+		es_store.tags = 0;
 
 	for (int role = 0; role < ES_NUM_INDEX_ROLES; role++)
 	{
-		if (!OidIsValid(es_store.read_index[role]) && es_store_valid)
+		if (!OidIsValid(es_store.read_index[role]) && es_store_valid &&
+			(role != ES_INDEX_TAG || has_tags))
 			ereport(ERROR,
 					errcode(ERRCODE_UNDEFINED_OBJECT),
 					errmsg("an index of table \"event_store.event\" is missing or invalid"),

@@ -20,7 +20,7 @@
 #define Anum_es_event_schema_version	7
 #define Anum_es_event_data				8
 #define Anum_es_event_metadata			9
-#define Natts_es_event					9
+#define Natts_es_event					9	/* "tags" may be another one later */
 
 /* columns of event_store.stream */
 #define Anum_es_stream_stream_no		1
@@ -52,6 +52,7 @@ typedef enum EsIndexRole
 	ES_INDEX_TYPE,				/* (type_no, global_position) */
 	ES_INDEX_STREAM,			/* (stream_no, version) */
 	ES_INDEX_EVENT_ID,			/* (event_id) */
+	ES_INDEX_TAG,				/* (each tag, global_position) */
 	ES_INDEX_OTHER				/* made by the administrator */
 } EsIndexRole;
 
@@ -87,6 +88,8 @@ typedef struct EsStore
 	Oid			type_by_name;	/* (event_type) */
 	Oid			mark_by_position;
 	Oid			snapshot_by_stream;
+	AttrNumber	tags;			/* column of the event table; 0 in a database
+								 * whose script is still that of 0.1 */
 	Oid			read_index[ES_NUM_INDEX_ROLES]; /* valid index for each role */
 	int			nindexes;		/* every index of the event table */
 	EsIndex    *indexes;

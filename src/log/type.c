@@ -6,6 +6,9 @@
  * index, (type_no, global_position), serves reads by category, by event type
  * and by both: a reader merges the positions of the numbers that it wants.
  *
+ * Events that belong to no stream are in no category: the category of their
+ * types is NULL.
+ *
  * A new type is entered by the first append that uses it, without waiting
  * for anybody: two transactions that introduce the same type at once make a
  * number each, and every reader follows both.  Readers list the numbers with
@@ -76,8 +79,8 @@ es_type_init(void)
 static uint64
 es_type_hash(const char *category, int category_len, const char *name, int name_len)
 {
-	uint64		seed = hash_bytes_extended((const unsigned char *) category,
-										   category_len, 0);
+	uint64		seed = category == NULL ? 0 :
+		hash_bytes_extended((const unsigned char *) category, category_len, 0);
 
 	return hash_bytes_extended((const unsigned char *) name, name_len, seed);
 }
@@ -127,8 +130,8 @@ es_type_remember(TupleTableSlot *slot)
 {
 	bool		isnull;
 	int32		type_no = DatumGetInt32(slot_getattr(slot, Anum_es_type_type_no, &isnull));
-	text	   *category = DatumGetTextPP(slot_getattr(slot, Anum_es_type_category, &isnull));
 	text	   *name = DatumGetTextPP(slot_getattr(slot, Anum_es_type_event_type, &isnull));
+	Datum		category = slot_getattr(slot, Anum_es_type_category, &isnull);
 	TransactionId xmin;
 	EsType	   *type;
 
@@ -136,16 +139,17 @@ es_type_remember(TupleTableSlot *slot)
 	type = hash_search(es_type_by_no, &type_no, HASH_FIND, NULL);
 	if (type == NULL)
 	{
-		int			category_len = VARSIZE_ANY_EXHDR(category);
+		int			category_len = isnull ? 0 : VARSIZE_ANY_EXHDR(DatumGetPointer(category));
 		int			name_len = VARSIZE_ANY_EXHDR(name);
 		char	   *copy = MemoryContextAlloc(es_type_context, category_len + name_len + 1);
 
-		memcpy(copy, VARDATA_ANY(category), category_len);
+		if (!isnull)
+			memcpy(copy, VARDATA_ANY(DatumGetPointer(category)), category_len);
 		memcpy(copy + category_len, VARDATA_ANY(name), name_len);
 
 		/* last, because an error before would leave an unfinished entry */
 		type = hash_search(es_type_by_no, &type_no, HASH_ENTER, NULL);
-		type->category = copy;
+		type->category = isnull ? NULL : copy;
 		type->category_len = category_len;
 		type->name = copy + category_len;
 		type->name_len = name_len;
@@ -188,6 +192,8 @@ es_type_is_usable(const EsType *type)
 /*
  * The number of an event type in a category, for an append; made when it
  * is new.
+ *
+ * category		NULL for events that belong to no stream
  */
 int32
 es_type_get(const EsStore *store, const char *category, int category_len,
@@ -206,9 +212,10 @@ es_type_get(const EsStore *store, const char *category, int category_len,
 	hash = es_type_hash(category, category_len, name, name_len);
 	by_name = hash_search(es_type_by_name, &hash, HASH_FIND, NULL);
 	if (by_name != NULL &&
+		(by_name->type->category == NULL) == (category == NULL) &&
 		by_name->type->category_len == category_len &&
 		by_name->type->name_len == name_len &&
-		memcmp(by_name->type->category, category, category_len) == 0 &&
+		(category == NULL || memcmp(by_name->type->category, category, category_len) == 0) &&
 		memcmp(by_name->type->name, name, name_len) == 0 &&
 		es_type_is_usable(by_name->type))
 		return by_name->type->type_no;
@@ -216,7 +223,11 @@ es_type_get(const EsStore *store, const char *category, int category_len,
 	rel = table_open(store->event_type, RowExclusiveLock);
 	index = es_store_open_index(&store->type_by_category);
 	slot = table_slot_create(rel, NULL);
-	es_type_text_key(&keys[0], 1, category, category_len);
+	if (category != NULL)
+		es_type_text_key(&keys[0], 1, category, category_len);
+	else
+		ScanKeyEntryInitialize(&keys[0], SK_ISNULL | SK_SEARCHNULL, 1, InvalidStrategy,
+							   InvalidOid, InvalidOid, InvalidOid, (Datum) 0);
 	es_type_text_key(&keys[1], 2, name, name_len);
 	scan = es_index_beginscan(rel, index, SnapshotSelf, 2);
 	index_rescan(scan, keys, 2, NULL, 0);
@@ -241,8 +252,10 @@ es_type_get(const EsStore *store, const char *category, int category_len,
 		memset(isnull, false, Natts_es_type);
 		type_no = (int32) nextval_internal(store->type_seq, false);
 		values[Anum_es_type_type_no - 1] = Int32GetDatum(type_no);
-		values[Anum_es_type_category - 1] =
-			PointerGetDatum(cstring_to_text_with_len(category, category_len));
+		isnull[Anum_es_type_category - 1] = category == NULL;
+		if (category != NULL)
+			values[Anum_es_type_category - 1] =
+				PointerGetDatum(cstring_to_text_with_len(category, category_len));
 		values[Anum_es_type_event_type - 1] =
 			PointerGetDatum(cstring_to_text_with_len(name, name_len));
 		es_table_insert(store, rel, values, isnull);

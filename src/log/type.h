@@ -13,8 +13,8 @@ typedef struct EsType
 	int32		type_no;		/* hash key */
 	int			category_len;
 	int			name_len;
-	char	   *category;		/* neither is zero-terminated */
-	char	   *name;
+	char	   *category;		/* NULL = of events that belong to no stream */
+	char	   *name;			/* neither is zero-terminated */
 	TransactionId xmin;			/* who entered it */
 	uint64		upcast_generation;	/* evolution/upcast.c: what follows is of that */
 	int			nupcasters;

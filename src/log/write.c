@@ -5,7 +5,7 @@
  * The caller holds the locks of the streams, has checked everything and assigned
  * the versions.  Tuples are formed and compressed first; then, under the
  * insertion lock, positions are drawn and put into the tuples, the tuples go
- * into the heap and their entries into the position and type indexes.  The
+ * into the heap and their entries into the indexes by position, type and tag.  The
  * entries of all other indexes are made after the lock is released.  Under
  * the lock nothing waits for another transaction: a position that is taken,
  * because somebody has set the sequence back, is found without waiting and
@@ -48,14 +48,23 @@
 #include "log/shape.h"
 #include "log/stream.h"
 #include "log/table.h"
+#include "log/tags.h"
 #include "log/write.h"
 
-/* events and payload bytes under one insertion lock period */
+/* events, payload bytes and entries of tags under one insertion lock period */
 #define ES_CHUNK_EVENTS		64
 #define ES_CHUNK_BYTES		(64 * 1024)
+#define ES_CHUNK_TAGS		512
 
 /* the position that this session has drawn last since es_sequence_check looked */
 static int64 es_last_drawn = 0;
+
+/*
+ * The columns of the event table up to metadata, of which the row of an
+ * event without tags is formed; NULL = not known or not to be used.
+ */
+static TupleDesc es_short_desc = NULL;
+static bool es_short_desc_known = false;
 
 /* an index that an append has opened; *store may be reloaded meanwhile */
 typedef struct EsOpenIndex
@@ -177,11 +186,19 @@ es_event_id_conflict(Relation event, const EsStore *store, const pg_uuid_t *even
 	{
 		bool		isnull;
 		int64		stream_no = DatumGetInt64(slot_getattr(slot, Anum_es_event_stream_no, &isnull));
-		int64		version = DatumGetInt32(slot_getattr(slot, Anum_es_event_version, &isnull));
 		int			len;
-		const char *name = es_stream_name(store, stream_no, &len);
 
-		appendStringInfo(&detail, " stream=%.*s version=" INT64_FORMAT, len, name, version);
+		if (isnull)
+			appendStringInfo(&detail, " global_position=" INT64_FORMAT,
+							 DatumGetInt64(slot_getattr(slot, Anum_es_event_global_position,
+														&isnull)));
+		else
+		{
+			const char *name = es_stream_name(store, stream_no, &len);
+
+			appendStringInfo(&detail, " stream=%.*s version=%d", len, name,
+							 DatumGetInt32(slot_getattr(slot, Anum_es_event_version, &isnull)));
+		}
 	}
 	ExecDropSingleTupleTableSlot(slot);
 	ereport(ERROR,
@@ -211,27 +228,83 @@ es_resolve_event_id(Relation event, const EsStore *store, EsNewEvent *new_event,
 	ExecDropSingleTupleTableSlot(slot);
 }
 
+static void
+es_short_desc_forget(void)
+{
+	es_short_desc_known = false;
+}
+
+/*
+ * Called once per process, from _PG_init.
+ */
+void
+es_write_init(void)
+{
+	es_store_on_change(offsetof(EsStore, event), es_short_desc_forget);
+}
+
+/*
+ * Row type of an event without tags.
+ *
+ * A row may have fewer columns than its table: the others read as null, and no
+ * bitmap has to say so, as after ALTER TABLE ADD COLUMN.  With columns of an
+ * administrator behind the tags, which may have a default, all are written.
+ */
+static TupleDesc
+es_untagged_desc(Relation event, const EsStore *store)
+{
+	TupleDesc	desc = RelationGetDescr(event);
+
+	if (!es_short_desc_known)
+	{
+		if (es_short_desc != NULL)
+			FreeTupleDesc(es_short_desc);
+		es_short_desc = NULL;
+		if (store->tags == Natts_es_event + 1 && desc->natts == store->tags)
+		{
+			MemoryContext old_context = MemoryContextSwitchTo(TopMemoryContext);
+			TupleDesc	copy = CreateTemplateTupleDesc(Natts_es_event);
+
+			MemoryContextSwitchTo(old_context);
+			for (int i = 1; i <= Natts_es_event; i++)
+				TupleDescCopyEntry(copy, i, desc, i);
+			es_short_desc = copy;
+		}
+		es_short_desc_known = true;
+	}
+	return es_short_desc != NULL ? es_short_desc : desc;
+}
+
 /*
  * Form one tuple, position left open, and compress its payload if heapam
  * would have to do so under the lock.
  */
 static HeapTuple
-es_form_tuple(Relation event, EsNewEvent *new_event, TimestampTz now,
+es_form_tuple(Relation event, const EsStore *store, EsNewEvent *new_event, TimestampTz now,
 			  Datum *values, bool *isnull)
 {
-	TupleDesc	desc = RelationGetDescr(event);
+	TupleDesc	desc = new_event->tags != NULL ? RelationGetDescr(event) :
+		es_untagged_desc(event, store);
 	HeapTuple	tuple;
 	AttrNumber	payload[] = {Anum_es_event_data, Anum_es_event_metadata};
+	bool		in_stream = new_event->stream_no != 0;
 
 	values[Anum_es_event_global_position - 1] = Int64GetDatum(0);
 	values[Anum_es_event_stream_no - 1] = Int64GetDatum(new_event->stream_no);
+	isnull[Anum_es_event_stream_no - 1] = !in_stream;
 	values[Anum_es_event_version - 1] = Int32GetDatum((int32) new_event->version);
+	isnull[Anum_es_event_version - 1] = !in_stream;
 	values[Anum_es_event_created_at - 1] = TimestampTzGetDatum(now);
 	values[Anum_es_event_event_id - 1] = UUIDPGetDatum(&new_event->event_id);
 	values[Anum_es_event_type_no - 1] = Int32GetDatum(new_event->type_no);
 	values[Anum_es_event_schema_version - 1] = Int32GetDatum(new_event->schema_version);
 	values[Anum_es_event_data - 1] = new_event->data;
 	values[Anum_es_event_metadata - 1] = new_event->metadata;
+	if (store->tags != 0)
+	{
+		values[store->tags - 1] = PointerGetDatum(new_event->tags);
+		isnull[store->tags - 1] = new_event->tags == NULL;
+	}
 	tuple = heap_form_tuple(desc, values, isnull);
 
 	for (int i = 0; i < lengthof(payload) && tuple->t_len > TOAST_TUPLE_THRESHOLD; i++)
@@ -290,8 +363,17 @@ es_index_event(Relation event, const EsStore *store, Relation index, EsIndexRole
 			es_index_insert(index, values, isnull, &tuple->t_self, event,
 							UNIQUE_CHECK_NO, NULL);
 			break;
+		case ES_INDEX_TAG:
+			if (new_event->tags == NULL)
+				break;
+			values[0] = PointerGetDatum(new_event->tags);
+			values[1] = Int64GetDatum(new_event->position);
+			es_index_insert(index, values, isnull, &tuple->t_self, event,
+							UNIQUE_CHECK_NO, NULL);
+			break;
 		case ES_INDEX_STREAM:
 			/* cannot fail under the stream's lock; checked all the same */
+			isnull[0] = isnull[1] = new_event->stream_no == 0;
 			values[0] = Int64GetDatum(new_event->stream_no);
 			values[1] = Int32GetDatum((int32) new_event->version);
 			es_index_insert(index, values, isnull, &tuple->t_self, event,
@@ -312,7 +394,7 @@ es_index_event(Relation event, const EsStore *store, Relation index, EsIndexRole
 static inline bool
 es_index_under_lock(EsIndexRole role)
 {
-	return role == ES_INDEX_POSITION || role == ES_INDEX_TYPE;
+	return role == ES_INDEX_POSITION || role == ES_INDEX_TYPE || role == ES_INDEX_TAG;
 }
 
 /*
@@ -402,13 +484,14 @@ es_write_events(Relation event, const EsStore *store, EsNewEvent *events, int ne
 	int			natts = RelationGetDescr(event)->natts;
 	Datum	   *values = palloc0(natts * sizeof(Datum));
 	bool	   *isnull = palloc(natts * sizeof(bool));
-	int			nindexes = store->nindexes;
-	EsOpenIndex *indexes = palloc(sizeof(EsOpenIndex) * nindexes);
+	int			nindexes = 0;
+	EsOpenIndex *indexes = palloc(sizeof(EsOpenIndex) * store->nindexes);
 	int			chunk_max = Min(nevents, ES_CHUNK_EVENTS);
 	HeapTuple  *tuples = palloc(sizeof(HeapTuple) * chunk_max);
 	TupleTableSlot **slots = NULL;
 	MemoryContext chunk_context;
 	MemoryContext old_context;
+	bool		any_tags = false;
 	int			done = 0;
 
 	/* a transaction id, assigned outside the lock */
@@ -418,10 +501,15 @@ es_write_events(Relation event, const EsStore *store, EsNewEvent *events, int ne
 	memset(isnull, true, natts);
 	memset(isnull, false, Natts_es_event);
 
-	for (int k = 0; k < nindexes; k++)
+	for (int i = 0; i < nevents && !any_tags; i++)
+		any_tags = events[i].tags != NULL;
+	for (int k = 0; k < store->nindexes; k++)
 	{
-		indexes[k].rel = index_open(store->indexes[k].oid, RowExclusiveLock);
-		indexes[k].role = store->indexes[k].role;
+		if (store->indexes[k].role == ES_INDEX_TAG && !any_tags)
+			continue;
+		indexes[nindexes].rel = index_open(store->indexes[k].oid, RowExclusiveLock);
+		indexes[nindexes].role = store->indexes[k].role;
+		nindexes++;
 	}
 	if (nevents > 1)
 	{
@@ -436,12 +524,15 @@ es_write_events(Relation event, const EsStore *store, EsNewEvent *events, int ne
 	while (done < nevents)
 	{
 		Size		bytes = 0;
+		int			ntags = 0;
 		int			n = 0;
 
-		while (n < chunk_max && done + n < nevents && bytes < ES_CHUNK_BYTES)
+		while (n < chunk_max && done + n < nevents && bytes < ES_CHUNK_BYTES &&
+			   ntags < ES_CHUNK_TAGS)
 		{
-			tuples[n] = es_form_tuple(event, &events[done + n], now, values, isnull);
+			tuples[n] = es_form_tuple(event, store, &events[done + n], now, values, isnull);
 			bytes += tuples[n]->t_len;
+			ntags += events[done + n].ntags;
 			n++;
 		}
 		es_write_chunk(event, store, indexes, nindexes, events + done, tuples, n, slots);

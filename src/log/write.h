@@ -22,14 +22,17 @@ typedef struct EsNewEvent
 	int32		schema_version;
 	int			target;			/* for the append: which of its streams */
 	int			next;			/* next event of that stream, -1 = last */
-	int64		stream_no;		/* set before writing */
+	int64		stream_no;		/* set before writing; 0 = belongs to none */
 	int32		type_no;		/* set before writing */
 	Datum		data;			/* jsonb, in line and uncompressed */
 	Datum		metadata;		/* the same, an object */
+	struct ArrayType *tags;		/* as stored; NULL = none */
+	int			ntags;
 	int64		version;		/* set before writing */
 	int64		position;		/* result */
 } EsNewEvent;
 
+extern void es_write_init(void);
 extern void es_write_prepare(Relation event, const EsStore *store);
 extern void es_write_events(Relation event, const EsStore *store,
 							EsNewEvent *events, int nevents);

@@ -223,7 +223,7 @@ es_slice_read(EsProjection *projection, EsHandler *handler, int limit, int64 upt
 		   es_scan_next(scan))
 	{
 		Datum		values[Natts_es_out];
-		text	   *stream;
+		text	   *stream = NULL;
 
 		last = es_scan_position(scan);
 		if (!es_upcast_wanted(store, types, es_scan_slot(scan)))
@@ -239,8 +239,9 @@ es_slice_read(EsProjection *projection, EsHandler *handler, int limit, int64 upt
 		MemoryContextSwitchTo(row_context);
 		es_event_values(store, es_scan_slot(scan), values);
 		MemoryContextSwitchTo(slice_context);
-		stream = DatumGetTextPP(values[Anum_es_out_stream_id - 1]);
-		if (parked != NIL && es_text_in_list(parked, stream))
+		if (parked != NIL)
+			stream = es_event_order_key(store, es_scan_slot(scan));
+		if (stream != NULL && es_text_in_list(parked, stream))
 		{
 			EsBehind   *behind = palloc(sizeof(EsBehind));
 
@@ -448,7 +449,12 @@ es_projection_event_at(int64 position, EsProjection *projection, Datum *values)
 		if (projection)
 			es_event_values(store, es_scan_slot(scan), values);
 		else
+		{
 			(void) es_event_stored_values(store, es_scan_slot(scan), values);
+			/* what it shares with the events that have to wait for it */
+			values[Anum_es_out_stream_id - 1] =
+				PointerGetDatum(es_event_order_key(store, es_scan_slot(scan)));
+		}
 
 		/* by-reference columns may point into the slot */
 		values[Anum_es_out_event_id - 1] =

@@ -271,8 +271,9 @@ es_handler_takes_array(EsHandler *handler)
 Datum
 es_handler_event(EsHandler *handler, Datum *values)
 {
-	bool		isnull[Natts_es_out] = {false};
+	bool		isnull[Natts_es_out];
 
+	es_event_nulls(values, isnull);
 	return HeapTupleGetDatum(heap_form_tuple(handler->desc, values, isnull));
 }
 

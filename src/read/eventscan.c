@@ -506,7 +506,7 @@ es_eventscan_whole(EsEventScanState *state, const Datum *columns)
 	bool	   *isnull = palloc(desc->natts * sizeof(bool));
 
 	memset(isnull, true, desc->natts);
-	memset(isnull, false, Min(desc->natts, Natts_es_out));
+	es_event_nulls(columns, isnull);
 	memcpy(values, columns, Min(desc->natts, Natts_es_out) * sizeof(Datum));
 	return HeapTupleGetDatum(heap_form_tuple(desc, values, isnull));
 }
@@ -529,7 +529,7 @@ es_eventscan_next(ScanState *node)
 		state->restart = false;
 	}
 
-	/* which columns are null stays as it is */
+	/* which columns are null stays as it is, but for two */
 	ExecClearTuple(slot);
 	row = es_reader_next(state->reader,
 						 !ScanDirectionIsBackward(node->ps.state->es_direction));
@@ -540,7 +540,8 @@ es_eventscan_next(ScanState *node)
 		MemoryContext old_context =
 			MemoryContextSwitchTo(node->ps.ps_ExprContext->ecxt_per_tuple_memory);
 
-		es_columns_get(state->columns, es_reader_store(state->reader), row, slot->tts_values);
+		es_columns_get(state->columns, es_reader_store(state->reader), row, slot->tts_values,
+					   slot->tts_isnull);
 		if (state->row_type != NULL)
 			slot->tts_values[ES_WHOLE_ROW - 1] = es_eventscan_whole(state, slot->tts_values);
 		MemoryContextSwitchTo(old_context);

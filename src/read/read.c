@@ -15,10 +15,13 @@
 #include "access/genam.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "catalog/pg_type.h"
+#include "executor/executor.h"
 #include "utils/fmgroids.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/uuid.h"
 
 #include "base/args.h"
 #include "base/compat.h"
@@ -31,7 +34,9 @@
 PG_FUNCTION_INFO_V1(es_read_stream);
 PG_FUNCTION_INFO_V1(es_read_all);
 PG_FUNCTION_INFO_V1(es_read_category);
+PG_FUNCTION_INFO_V1(es_read_query);
 PG_FUNCTION_INFO_V1(es_read_event);
+PG_FUNCTION_INFO_V1(es_tags);
 PG_FUNCTION_INFO_V1(es_stream_version);
 PG_FUNCTION_INFO_V1(es_head);
 
@@ -124,6 +129,19 @@ es_read_category_arguments(FunctionCallInfo fcinfo, EsRead *read)
 }
 
 /*
+ * es_read_query(query jsonb, after_position bigint, max_count bigint,
+ *				 backward boolean) RETURNS SETOF es_event
+ */
+static void
+es_read_query_arguments(FunctionCallInfo fcinfo, EsRead *read)
+{
+	read->query = es_query_parse("query", es_arg_jsonb(fcinfo, 0, "query"));
+	read->from = es_arg_int64_default(fcinfo, 1, "after_position", 0, PG_INT64_MAX, -1);
+	read->max_count = es_arg_int64_default(fcinfo, 2, "max_count", 0, PG_INT64_MAX, PG_INT64_MAX);
+	read->backward = es_arg_bool(fcinfo, 3, "backward");
+}
+
+/*
  * The functions that can be scanned row by row; a new one needs a line here.
  */
 static const EsReadFunction es_read_functions[] = {
@@ -158,6 +176,17 @@ static const EsReadFunction es_read_functions[] = {
 		.backward = 3,
 		.order = Anum_es_out_global_position,
 	},
+	{
+		.scan_name = "Event Scan on es_read_query",
+		.function = es_read_query,
+		.arguments = es_read_query_arguments,
+		.nargs = 4,
+		.labels = {"Query", "After Position", "Max Count", "Backward"},
+		.max_count = 2,
+		.backward = 3,
+		.order = Anum_es_out_global_position,
+		.rows = 50
+	},
 };
 
 /*
@@ -186,8 +215,6 @@ es_read_set(FunctionCallInfo fcinfo, void (*arguments) (FunctionCallInfo, EsRead
 	MemoryContext row_context;
 	Tuplestorestate *rows;
 	TupleDesc	desc;
-	bool		isnull[Natts_es_out] = {false};
-
 	arguments(fcinfo, &read);
 	rows = es_result_set(fcinfo, &desc);
 	reader = es_reader_begin(&read, GetActiveSnapshot());
@@ -196,9 +223,11 @@ es_read_set(FunctionCallInfo fcinfo, void (*arguments) (FunctionCallInfo, EsRead
 	while ((row = es_reader_next(reader, true)) != NULL)
 	{
 		Datum		values[Natts_es_out];
+		bool		isnull[Natts_es_out];
 		MemoryContext old_context = MemoryContextSwitchTo(row_context);
 
 		es_event_values(es_reader_store(reader), row, values);
+		es_event_nulls(values, isnull);
 		tuplestore_putvalues(rows, desc, values, isnull);
 		MemoryContextSwitchTo(old_context);
 		MemoryContextReset(row_context);
@@ -225,6 +254,13 @@ Datum
 es_read_category(PG_FUNCTION_ARGS)
 {
 	es_read_set(fcinfo, es_read_category_arguments);
+	return (Datum) 0;
+}
+
+Datum
+es_read_query(PG_FUNCTION_ARGS)
+{
+	es_read_set(fcinfo, es_read_query_arguments);
 	return (Datum) 0;
 }
 
@@ -264,6 +300,7 @@ es_read_event(PG_FUNCTION_ARGS)
 		if (es_row_filter_passes(filter, position))
 		{
 			es_event_values(store, slot, values);
+			es_event_nulls(values, isnull);
 			result = es_result_row(fcinfo, values, isnull);
 		}
 	}
@@ -276,6 +313,59 @@ es_read_event(PG_FUNCTION_ARGS)
 	if (result == (Datum) 0)
 		PG_RETURN_NULL();
 	return result;
+}
+
+/*
+ * es_tags(event es_event) RETURNS text[]
+ *
+ * The tags of a stored event, looked up by its position; an empty array when
+ * it has none, or is not a stored event that the caller may see.
+ */
+Datum
+es_tags(PG_FUNCTION_ARGS)
+{
+	HeapTupleHeader record = PG_GETARG_HEAPTUPLEHEADER(0);
+	ArrayType  *tags = NULL;
+	bool		position_null;
+	bool		id_null;
+	Datum		position = GetAttributeByNum(record, Anum_es_out_global_position, &position_null);
+	Datum		id = GetAttributeByNum(record, Anum_es_out_event_id, &id_null);
+	const EsStore *store;
+	Relation	event;
+	Relation	index;
+	TupleTableSlot *slot;
+	IndexScanDesc scan;
+	ScanKeyData key;
+	EsRowFilter *filter;
+	bool		isnull;
+
+	if (!position_null && !id_null)
+	{
+		event = es_store_open_event(&store, AccessShareLock);
+		index = es_store_open_index(&store->read_index[ES_INDEX_POSITION]);
+		slot = table_slot_create(event, NULL);
+		filter = es_row_filter_begin(event);
+		ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, position);
+		scan = es_index_beginscan(event, index, GetActiveSnapshot(), 1);
+		index_rescan(scan, &key, 1, NULL, 0);
+		if (index_getnext_slot(scan, ForwardScanDirection, slot) &&
+			memcmp(DatumGetPointer(slot_getattr(slot, Anum_es_event_event_id, &isnull)),
+				   DatumGetPointer(id), UUID_LEN) == 0 &&
+			es_row_filter_passes(filter, DatumGetInt64(position)))
+		{
+			tags = es_event_tags(store, slot);
+			if (tags != NULL)
+				tags = DatumGetArrayTypePCopy(PointerGetDatum(tags));
+		}
+		index_endscan(scan);
+		es_row_filter_end(filter);
+		ExecDropSingleTupleTableSlot(slot);
+		index_close(index, AccessShareLock);
+		table_close(event, NoLock);
+	}
+	if (tags == NULL)
+		tags = construct_empty_array(TEXTOID);
+	PG_RETURN_ARRAYTYPE_P(tags);
 }
 
 /*

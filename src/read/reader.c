@@ -67,6 +67,7 @@ struct EsReader
 	int32	   *type_nos;
 	int			ntypes;
 	EsTypeFilter *types;
+	EsQuery    *query;			/* instead of the types; NULL = none */
 };
 
 /* where the columns of es_event come from that an event's row has itself */
@@ -149,7 +150,14 @@ es_reader_walk(EsReader *reader, int64 first, int64 last)
 		if (reader->scan != NULL)
 			es_scan_end(reader->scan);
 		reader->scan = NULL;
-		reader->scan = es_scan_begin(reader->event, reader->store, reader->snapshot,
+		if (reader->query != NULL)
+			reader->scan = es_query_scan(reader->query, reader->event, reader->store,
+										 reader->snapshot, ES_SCAN_VISIBLE,
+										 forward ? ForwardScanDirection : BackwardScanDirection,
+										 forward ? first - 1 : last + 1,
+										 forward ? last : first, reader->max_count);
+		else
+			reader->scan = es_scan_begin(reader->event, reader->store, reader->snapshot,
 									 ES_SCAN_VISIBLE,
 									 forward ? ForwardScanDirection : BackwardScanDirection,
 									 forward ? first - 1 : last + 1,
@@ -220,6 +228,7 @@ es_reader_begin_order(Relation event, const EsStore *store, Snapshot snapshot,
 											 read->names, read->nnames,
 											 &reader->type_nos, &reader->types);
 
+	reader->query = read->query;
 	reader->filter = es_row_filter_begin(event);
 	es_reader_walk(reader, reader->first, reader->last);
 	MemoryContextSwitchTo(old_context);
@@ -311,7 +320,8 @@ es_reader_pull(EsReader *reader)
 								  DatumGetInt64(slot_getattr(row, Anum_es_event_global_position,
 															 &isnull))))
 			continue;
-		if (!es_upcast_wanted(reader->store, reader->types, row))
+		if (reader->query != NULL ? !es_query_wants(reader->query, reader->store, row) :
+			!es_upcast_wanted(reader->store, reader->types, row))
 			continue;
 		reader->key = reader->scan != NULL ? es_scan_position(reader->scan) :
 			DatumGetInt32(slot_getattr(row, Anum_es_event_version, &isnull));
@@ -364,6 +374,16 @@ EsBlocked
 es_reader_blocked(EsReader *reader)
 {
 	return reader->blocked;
+}
+
+/*
+ * The last position up to which the reader reads, or, at its end, has read
+ * everything that it is to read.
+ */
+int64
+es_reader_last(EsReader *reader)
+{
+	return reader->last;
 }
 
 /*
@@ -483,14 +503,15 @@ es_columns_upcast(EsColumns *columns, const EsStore *store, EsUpcaster *upcaster
  * data is among them.
  *
  * row			from es_reader_next
- * values		Natts_es_out elements, of which the chosen ones are set; none is
- *				null.  By-reference ones point into the row, into the columns, or
+ * values		Natts_es_out elements, of which the chosen ones are set.  By-reference ones point into the row, into the columns, or
  *				into the current memory context, and are good until the next
  *				event or the next reset of that
+ * isnull		the same, set of the only two that may be null: those of an event
+ *				without stream, whose values are then 0
  */
 void
 es_columns_get(EsColumns *columns, const EsStore *store, TupleTableSlot *row,
-			   Datum *values)
+			   Datum *values, bool *isnull)
 {
 	Datum	   *stored;
 
@@ -503,14 +524,20 @@ es_columns_get(EsColumns *columns, const EsStore *store, TupleTableSlot *row,
 		values[column - 1] = stored[es_stored_columns[column - 1] - 1];
 	}
 	if (columns->version)		/* stored as integer */
-		values[Anum_es_out_version - 1] =
+	{
+		isnull[Anum_es_out_version - 1] = row->tts_isnull[Anum_es_event_version - 1];
+		values[Anum_es_out_version - 1] = isnull[Anum_es_out_version - 1] ? (Datum) 0 :
 			Int64GetDatum(DatumGetInt32(stored[Anum_es_event_version - 1]));
+	}
 
 	if (columns->stream)
 	{
 		int64		stream_no = DatumGetInt64(stored[Anum_es_event_stream_no - 1]);
 
-		if (columns->stream_id.number == stream_no)
+		isnull[Anum_es_out_stream_id - 1] = row->tts_isnull[Anum_es_event_stream_no - 1];
+		if (isnull[Anum_es_out_stream_id - 1])
+			values[Anum_es_out_stream_id - 1] = (Datum) 0;
+		else if (columns->stream_id.number == stream_no)
 			values[Anum_es_out_stream_id - 1] = PointerGetDatum(columns->stream_id.value);
 		else
 		{

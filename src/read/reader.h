@@ -12,6 +12,7 @@
 
 #include "log/event.h"
 #include "log/scan.h"
+#include "read/query.h"
 
 /* what to read: the arguments of a read function, checked */
 typedef struct EsRead
@@ -26,6 +27,7 @@ typedef struct EsRead
 	int			ncategories;
 	Datum	   *names;
 	int			nnames;
+	EsQuery    *query;			/* instead of these, NULL = none */
 } EsRead;
 
 typedef struct EsReader EsReader;
@@ -38,6 +40,7 @@ extern EsReader *es_reader_begin_stream(Relation event, const EsStore *store,
 extern TupleTableSlot *es_reader_next(EsReader *reader, bool ahead);
 extern const EsStore *es_reader_store(EsReader *reader);
 extern EsBlocked es_reader_blocked(EsReader *reader);
+extern int64 es_reader_last(EsReader *reader);
 extern void es_reader_restart(EsReader *reader);
 extern void es_reader_end(EsReader *reader);
 
@@ -46,6 +49,6 @@ typedef struct EsColumns EsColumns;
 
 extern EsColumns *es_columns_create(const Bitmapset *wanted);
 extern void es_columns_get(EsColumns *columns, const EsStore *store,
-						   TupleTableSlot *row, Datum *values);
+						   TupleTableSlot *row, Datum *values, bool *isnull);
 
 #endif							/* ES_READ_READER_H */

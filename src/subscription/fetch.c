@@ -385,16 +385,13 @@ es_fetch_walk(EsFetch *fetch, Relation event, const EsStore *store, int64 bound)
 	while (fetch->count < fetch->max_count && es_scan_next(scan))
 	{
 		int64		position = es_scan_position(scan);
-		bool		isnull[Natts_es_out] = {false};
+		bool		isnull[Natts_es_out];
 		Datum		values[Natts_es_out];
 		MemoryContext old_context;
 
 		if (fetch->slots != NULL || fetch->nparked > 0)
 		{
-			bool		is_null;
-			int64		stream_no = DatumGetInt64(slot_getattr(es_scan_slot(scan),
-															   Anum_es_event_stream_no,
-															   &is_null));
+			int64		stream_no = es_event_order_number(store, es_scan_slot(scan));
 			EsParked   *parked;
 
 			if (fetch->slots != NULL)
@@ -420,6 +417,7 @@ es_fetch_walk(EsFetch *fetch, Relation event, const EsStore *store, int64 bound)
 
 		old_context = MemoryContextSwitchTo(row_context);
 		es_event_values(store, es_scan_slot(scan), values);
+		es_event_nulls(values, isnull);
 		tuplestore_putvalues(fetch->rows, fetch->desc, values, isnull);
 		MemoryContextSwitchTo(old_context);
 		MemoryContextReset(row_context);

@@ -22,6 +22,7 @@
 #include "base/result.h"
 #include "evolution/upcast.h"
 #include "log/head.h"
+#include "log/event.h"
 #include "log/scan.h"
 #include "log/sql.h"
 #include "subscription/subscription.h"
@@ -85,16 +86,10 @@ es_lag_count(FunctionCallInfo fcinfo, const EsLag *lag)
 		while (count < lag->max_count && es_scan_next(scan))
 		{
 			TupleTableSlot *slot = es_scan_slot(scan);
-			bool		is_null;
-
-			if (lag->done != NULL)
-			{
-				int64		stream_no = DatumGetInt64(slot_getattr(slot, Anum_es_event_stream_no,
-																   &is_null));
-
-				if (es_scan_position(scan) <= lag->done[es_stream_slot(stream_no, lag->slots)])
-					continue;
-			}
+			if (lag->done != NULL &&
+				es_scan_position(scan) <=
+				lag->done[es_stream_slot(es_event_order_number(store, slot), lag->slots)])
+				continue;
 			if (!es_upcast_wanted(store, types, slot))
 				continue;
 			if (count++ == 0)

@@ -2,7 +2,7 @@
 -- treat them.
 \set ON_ERROR_STOP on
 BEGIN;
-SELECT plan(117);
+SELECT plan(135);
 
 SELECT has_extension('event_store');
 SELECT is((SELECT extversion FROM pg_extension WHERE extname = 'event_store'),
@@ -12,10 +12,13 @@ CREATE TEMP TABLE wanted (name text, arguments text, result text, is_set boolean
 INSERT INTO wanted VALUES
     ('es_any', '', 'bigint', false, 'i', 's', false),
     ('es_exists', '', 'bigint', false, 'i', 's', false),
-    ('es_append', 'stream_id text, expected_version bigint, event_type text, data jsonb, metadata jsonb DEFAULT ''{}''::jsonb, event_id uuid DEFAULT NULL::uuid, schema_version integer DEFAULT 1', 'es_appended', false, 'v', 'u', false),
+    ('es_append', 'stream_id text, expected_version bigint, event_type text, data jsonb, metadata jsonb DEFAULT ''{}''::jsonb, event_id uuid DEFAULT NULL::uuid, schema_version integer DEFAULT 1, tags text[] DEFAULT NULL::text[]', 'es_appended', false, 'v', 'u', false),
     ('es_append', 'stream_id text, expected_version bigint, events jsonb', 'SETOF es_appended', true, 'v', 'u', false),
-    ('es_append_batch', 'stream_id text, expected_version bigint, event_types text[], data jsonb[], metadata jsonb[] DEFAULT NULL::jsonb[], event_ids uuid[] DEFAULT NULL::uuid[], schema_versions integer[] DEFAULT NULL::integer[]', 'SETOF es_appended', true, 'v', 'u', false),
+    ('es_append_batch', 'stream_id text, expected_version bigint, event_types text[], data jsonb[], metadata jsonb[] DEFAULT NULL::jsonb[], event_ids uuid[] DEFAULT NULL::uuid[], schema_versions integer[] DEFAULT NULL::integer[], tags jsonb[] DEFAULT NULL::jsonb[]', 'SETOF es_appended', true, 'v', 'u', false),
     ('es_append_streams', 'appends jsonb', 'TABLE(stream_id text, event_id uuid, version bigint, global_position bigint, is_duplicate boolean)', true, 'v', 'u', false),
+    ('es_append_if', 'events jsonb, fail_if jsonb, after_position bigint DEFAULT NULL::bigint', 'SETOF es_appended', true, 'v', 'u', false),
+    ('es_read_query', 'query jsonb, after_position bigint DEFAULT NULL::bigint, max_count bigint DEFAULT 1000, backward boolean DEFAULT false', 'SETOF es_event', true, 's', 'r', false),
+    ('es_tags', 'event es_event', 'text[]', false, 's', 'r', false),
     ('es_read_stream', 'stream_id text, from_version bigint DEFAULT NULL::bigint, max_count bigint DEFAULT NULL::bigint, backward boolean DEFAULT false', 'SETOF es_event', true, 's', 'r', false),
     ('es_read_all', 'after_position bigint DEFAULT NULL::bigint, max_count bigint DEFAULT 1000, categories text[] DEFAULT NULL::text[], event_types text[] DEFAULT NULL::text[], backward boolean DEFAULT false', 'SETOF es_event', true, 's', 'r', false),
     ('es_read_category', 'category text, after_position bigint DEFAULT NULL::bigint, max_count bigint DEFAULT 1000, backward boolean DEFAULT false', 'SETOF es_event', true, 's', 'r', false),
@@ -53,6 +56,6 @@ SELECT is(f.parallel, w.parallel, format('parallel safety of %s', w.name))
 SELECT is(f.is_definer, w.is_definer, format('whose rights %s has', w.name))
   FROM wanted AS w LEFT JOIN found AS f USING (name, arguments) ORDER BY w.name, w.arguments;
 -- a NULL must be an error, not a silent NULL
-SELECT is_empty($$SELECT name FROM found JOIN wanted USING (name, arguments) WHERE is_strict AND name <> 'es_envelope'$$, 'only es_envelope is strict');
+SELECT is_empty($$SELECT name FROM found JOIN wanted USING (name, arguments) WHERE is_strict AND name NOT IN ('es_envelope', 'es_tags')$$, 'only es_envelope and es_tags are strict');
 
 ROLLBACK;

@@ -327,9 +327,9 @@ sub calls
 			events => q{SELECT * FROM event_store.events}
 		},
 		write => {
-			es_append => q{SELECT public.es_append('Order-1', es_any(), 'T', '{}')},
-			es_append_json => q{SELECT public.es_append('Order-1', es_any(), '[{"event_type": "T", "data": 1}]'::jsonb)},
-			es_append_batch => q{SELECT public.es_append_batch('Order-1', es_any(), '{T}', '{"1"}')},
+			es_append => q{SELECT public.es_append('Order-1', public.es_any(), 'T', '{}')},
+			es_append_json => q{SELECT public.es_append('Order-1', public.es_any(), '[{"event_type": "T", "data": 1}]'::jsonb)},
+			es_append_batch => q{SELECT public.es_append_batch('Order-1', public.es_any(), '{T}', '{"1"}')},
 			es_snapshot => q{SELECT public.es_snapshot('Order-1', 1, '{}')}
 		},
 		grant => {

@@ -1,0 +1,269 @@
+/*-------------------------------------------------------------------------
+ * append/condition.c
+ *	  Append on a condition: unless an event that a decision must not overlook
+ *	  has come in between (a dynamic consistency boundary).
+ *
+ * The condition is a query and a position.  It must hold in the global order:
+ * no event above that position and below those of the append matches the
+ * query.  Two things that the log does anyway make that exact, and nobody else
+ * pays for it:
+ *
+ *	1. write: the append draws its positions and inserts its events;
+ *	2. wait at the barrier (log/order.c): now whatever has a lower position, or
+ *	   ever will have, stands in the indexes by position, type and tag;
+ *	3. walk over what the query matches from the given position up to the
+ *	   append's own first one, with the state of now (ES_SCAN_NOW).  A match
+ *	   that is committed is a conflict; one whose transaction is running is
+ *	   waited for, and is then a conflict, or was never there.
+ *
+ * Of two appends whose events each other's conditions forbid the one with the
+ * lower position does not see the other one and goes through; the other one
+ * sees it, waits, and fails.  That holds as well if one of them has no
+ * condition, so an append without condition takes no lock for it and never
+ * waits.  What gets a higher position comes later in the global order, where
+ * the condition does not reach, whichever transaction commits first.
+ *
+ * A walk of the same kind before anything is written, without upper bound,
+ * spares an append whose decision is stale the writing.
+ *
+ * Locks, all until the end of the transaction:
+ *	  event table			RowExclusiveLock, as for every append
+ *	  items of the query	an exclusive lock of the lock manager on the hash of
+ *							each item, types and tags, in the order of the
+ *							hashes.  Only callers with an equal item meet there.
+ *							Nothing depends on these locks: of callers that
+ *							decide on the same they make the later ones wait
+ *							before they write what would have to be thrown away.
+ *							So a transaction takes ES_MAX_CONDITION_LOCKS at the
+ *							most, and none for the rest.
+ *	  streams of the events	as for every append
+ *	  transactions			waited for as above
+ *
+ * None of this deadlocks among such calls, each in a transaction of its own:
+ * items are locked in one order, then streams in one order; then positions are
+ * drawn, and whoever has one waits for lower ones only.
+ *
+ * In READ COMMITTED the state of now is all that counts.  In REPEATABLE READ
+ * and SERIALIZABLE a match that the transaction's snapshot does not show cannot
+ * be judged by whoever reads with it, and is 40001.
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "storage/lmgr.h"
+#include "storage/predicate.h"
+#include "utils/builtins.h"
+#include "utils/rel.h"
+#include "utils/rls.h"
+#include "utils/snapmgr.h"
+
+#include "append/condition.h"
+#include "base/compat.h"
+#include "base/errors.h"
+#include "log/event.h"
+#include "log/order.h"
+#include "log/scan.h"
+#include "log/tags.h"
+#include "log/type.h"
+#include "read/query.h"
+
+/* fourth field of our advisory lock tags; see log/stream.c */
+#define ES_LOCK_CLASS_CONDITION		9
+
+/* locks of items that one transaction takes at the most */
+#define ES_MAX_CONDITION_LOCKS		64
+
+/* locks of items taken in this transaction */
+static int	es_condition_nlocks = 0;
+
+static void
+es_condition_xact_callback(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT ||
+		event == XACT_EVENT_PREPARE)
+		es_condition_nlocks = 0;
+}
+
+/*
+ * Called once per process, from _PG_init.
+ */
+void
+es_condition_init(void)
+{
+	RegisterXactCallback(es_condition_xact_callback, NULL);
+}
+
+/*
+ * A number for an item, whose types and tags are sorted.
+ */
+static uint64
+es_item_hash(const EsQueryItem *item)
+{
+	StringInfoData buf;
+	uint64		result;
+
+	initStringInfo(&buf);
+	for (int i = 0; i < item->ntypes; i++)
+	{
+		text	   *type = DatumGetTextPP(item->types[i]);
+
+		appendBinaryStringInfo(&buf, VARDATA_ANY(type), VARSIZE_ANY_EXHDR(type));
+		appendStringInfoChar(&buf, '\1');	/* no name contains one */
+	}
+	for (int i = 0; i < item->ntags; i++)
+	{
+		text	   *tag = DatumGetTextPP(item->tags[i]);
+
+		appendStringInfoChar(&buf, '\2');
+		appendBinaryStringInfo(&buf, VARDATA_ANY(tag), VARSIZE_ANY_EXHDR(tag));
+	}
+	result = es_tag_hash(buf.data, buf.len);
+	pfree(buf.data);
+	return result;
+}
+
+static int
+es_hash_compare(const void *a, const void *b)
+{
+	uint64		left = *(const uint64 *) a;
+	uint64		right = *(const uint64 *) b;
+
+	return (left > right) - (left < right);
+}
+
+/*
+ * Queue up behind those who decide on the same.
+ */
+void
+es_condition_lock(const EsCondition *condition)
+{
+	int			n = condition->query->nitems;
+	uint64	   *hashes = palloc(sizeof(uint64) * n);
+
+	for (int i = 0; i < n; i++)
+		hashes[i] = es_item_hash(&condition->query->items[i]);
+	qsort(hashes, n, sizeof(uint64), es_hash_compare);
+	for (int i = 0; i < n && es_condition_nlocks < ES_MAX_CONDITION_LOCKS; i++)
+	{
+		LOCKTAG		tag;
+
+		if (i > 0 && hashes[i] == hashes[i - 1])
+			continue;
+		SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hashes[i] >> 32),
+							 (uint32) hashes[i], ES_LOCK_CLASS_CONDITION);
+		(void) LockAcquire(&tag, ExclusiveLock, false, false);
+		es_condition_nlocks++;
+	}
+	pfree(hashes);
+}
+
+/*
+ * The condition fails for this event (VE007), or cannot be judged (40001).
+ */
+static void
+es_condition_failed(EsAppend *append, EsScan *scan)
+{
+	TupleTableSlot *slot = es_scan_slot(scan);
+	HeapTuple	tuple = ExecFetchSlotHeapTuple(slot, false, NULL);
+	TransactionId xmin = HeapTupleHeaderGetXmin(tuple->t_data);
+	bool		isnull;
+	EsType	   *type;
+	EsUpcaster *upcaster;
+	const char *name;
+	int			len;
+	int32		schema_version;
+
+	if (IsolationUsesXactSnapshot() && TransactionIdIsNormal(xmin) &&
+		!TransactionIdIsCurrentTransactionId(xmin) &&
+		XidInMVCCSnapshot(xmin, GetTransactionSnapshot()))
+		ereport(ERROR,
+				errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				errmsg("could not serialize access due to concurrent append"),
+				errhint("The transaction might succeed if retried."));
+
+	/* which type it is read as */
+	type = es_type_lookup(append->store,
+						  DatumGetInt32(slot_getattr(slot, Anum_es_event_type_no, &isnull)));
+	name = type->name;
+	len = type->name_len;
+	schema_version = DatumGetInt32(slot_getattr(slot, Anum_es_event_schema_version, &isnull));
+	upcaster = es_upcast_needed(type) ? es_upcaster_for_type(type, schema_version) : NULL;
+	if (upcaster != NULL)
+	{
+		text	   *target;
+
+		es_upcaster_target(upcaster, &target, &schema_version);
+		name = VARDATA_ANY(target);
+		len = VARSIZE_ANY_EXHDR(target);
+	}
+	ereport(ERROR,
+			errcode(ERRCODE_ES_CONDITION_FAILED),
+			errmsg("an event that the decision must not overlook has come in between"),
+	/* what it is is nobody's business to whom policies apply */
+			check_enable_rls(RelationGetRelid(append->event), InvalidOid, true) == RLS_ENABLED ? 0 :
+			errdetail("position=" INT64_FORMAT " event_type=%.*s",
+					  es_scan_position(scan), len, name),
+			errhint("Read again what the decision depends on, and decide anew before appending."));
+}
+
+/*
+ * Look for an event that the condition forbids.
+ *
+ * upto			last position that matters
+ *
+ * Errors: VE007, 40001; 40P01 when waiting to know would never end.
+ */
+void
+es_condition_check(EsAppend *append, int64 upto)
+{
+	const EsCondition *condition = append->condition;
+	int64		after = condition->after;
+
+	while (after < upto)
+	{
+		EsScan	   *scan = es_query_scan(condition->query, append->event, append->store, NULL,
+										 ES_SCAN_NOW, ForwardScanDirection, after, upto, 1);
+		EsBlocked	blocked;
+
+		while (es_scan_next(scan))
+		{
+			if (es_query_wants(condition->query, append->store, es_scan_slot(scan)))
+				es_condition_failed(append, scan);
+		}
+		blocked = es_scan_blocked(scan);
+		es_scan_end(scan);
+		if (blocked.position == 0)
+			break;
+		after = blocked.position - 1;
+		XactLockTableWait(blocked.xid, append->event, NULL, XLTW_None);
+	}
+
+	/* for SSI the condition has read what it might have met */
+	if (IsolationIsSerializable())
+		PredicateLockRelation(append->event, GetActiveSnapshot());
+}
+
+/*
+ * The same for what has got a position before the events of this append, which
+ * are written.
+ *
+ * Errors: VE004 when the condition's position has not been there yet.
+ */
+void
+es_condition_confirm(EsAppend *append)
+{
+	int64		first = append->events[0].position;
+
+	if (append->condition->after >= first)
+		ereport(ERROR,
+				errcode(ERRCODE_ES_AHEAD_OF_HEAD),
+				errmsg("\"after_position\" is ahead of the head"),
+				errdetail("It is " INT64_FORMAT ", the last position of this store was " INT64_FORMAT ".",
+						  append->condition->after, first - 1),
+				errhint("The store may have been restored from a backup or failed over. Read again what the decision depends on."));
+	es_order_barrier_own();
+	es_condition_check(append, first - 1);
+}

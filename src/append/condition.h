@@ -1,0 +1,23 @@
+/*-------------------------------------------------------------------------
+ * append/condition.h
+ *	  Append on a condition.
+ *-------------------------------------------------------------------------
+ */
+#ifndef ES_APPEND_CONDITION_H
+#define ES_APPEND_CONDITION_H
+
+#include "append/append.h"
+#include "read/query.h"
+
+struct EsCondition
+{
+	EsQuery    *query;
+	int64		after;			/* positions up to here do not matter */
+};
+
+extern void es_condition_init(void);
+extern void es_condition_lock(const EsCondition *condition);
+extern void es_condition_check(EsAppend *append, int64 upto);
+extern void es_condition_confirm(EsAppend *append);
+
+#endif							/* ES_APPEND_CONDITION_H */

@@ -1,0 +1,224 @@
+/*-------------------------------------------------------------------------
+ * read/query.c
+ *	  Queries: which events a decision depends on.
+ *
+ * A query is a list of items.  An item matches an event that is of one of its
+ * types, if it names any, and carries all of its tags; a query matches what
+ * one of its items matches, and everything if it has none.
+ *
+ * The same queries tell what to read (es_read_query), what a subscription or
+ * projection is to get, and what must not have happened (append/condition.c).
+ * They mean the types that readers see, after upcasting.
+ *
+ * A walk over a query is a walk along the global order like any other
+ * (log/scan.c): it obeys the prefix rule and visits no more entries than the
+ * rarest tag of each item, or its types, have.
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/builtins.h"
+
+#include "base/args.h"
+#include "base/compat.h"
+#include "log/tags.h"
+#include "read/query.h"
+
+/*
+ * The strings of a key of an item.
+ *
+ * strings		result; NULL when there are none
+ */
+static int
+es_query_strings(const char *argument, int element, const char *key,
+				 const JsonbValue *value, Datum **strings)
+{
+	JsonbIterator *it;
+	JsonbValue	string;
+	int			n = 0;
+
+	*strings = NULL;
+	if (value->type == jbvNull)
+		return 0;
+	if (value->type != jbvBinary || !JsonContainerIsArray(value->val.binary.data))
+		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, argument, element,
+					 "\"%s\" must be an array of strings.", key);
+	if (JsonContainerSize(value->val.binary.data) == 0)
+		return 0;
+	*strings = palloc(sizeof(Datum) * JsonContainerSize(value->val.binary.data));
+	it = JsonbIteratorInit(value->val.binary.data);
+	(void) JsonbIteratorNext(&it, &string, false);	/* WJB_BEGIN_ARRAY */
+	while (JsonbIteratorNext(&it, &string, true) == WJB_ELEM)
+	{
+		if (string.type != jbvString)
+			es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, argument, element,
+						 "\"%s\" must be an array of strings.", key);
+		es_check_name(argument, element, string.val.string.val, string.val.string.len);
+		(*strings)[n++] = PointerGetDatum(cstring_to_text_with_len(string.val.string.val,
+																   string.val.string.len));
+	}
+	/* a set, both of them */
+	return es_tags_sort(*strings, n);
+}
+
+static void
+es_query_parse_item(const char *argument, int element, JsonbContainer *object,
+					EsQueryItem *item)
+{
+	JsonbIterator *it = JsonbIteratorInit(object);
+	JsonbValue	key;
+	JsonbValue	value;
+
+	(void) JsonbIteratorNext(&it, &key, false); /* WJB_BEGIN_OBJECT */
+	while (JsonbIteratorNext(&it, &key, true) == WJB_KEY)
+	{
+		int			len = key.val.string.len;
+		const char *name = key.val.string.val;
+
+		(void) JsonbIteratorNext(&it, &value, true);	/* WJB_VALUE */
+		if (len == strlen("event_types") && memcmp(name, "event_types", len) == 0)
+			item->ntypes = es_query_strings(argument, element, "event_types", &value,
+											&item->types);
+		else if (len == strlen("tags") && memcmp(name, "tags", len) == 0)
+			item->ntags = es_query_strings(argument, element, "tags", &value, &item->tags);
+		else
+			es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, argument, element,
+						 "Key \"%.*s\" is not known; an item has \"event_types\" and \"tags\".",
+						 len, name);
+	}
+}
+
+/*
+ * Read a query.
+ *
+ * argument		name for errors
+ *
+ * Errors: 22023.
+ */
+EsQuery *
+es_query_parse(const char *argument, Jsonb *json)
+{
+	EsQuery    *query = palloc0(sizeof(EsQuery));
+	JsonbIterator *it;
+	JsonbValue	key;
+	JsonbValue	value;
+
+	if (!JB_ROOT_IS_OBJECT(json))
+		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, argument, 0,
+					 "A query must be a JSON object.");
+	it = JsonbIteratorInit(&json->root);
+	(void) JsonbIteratorNext(&it, &key, false); /* WJB_BEGIN_OBJECT */
+	while (JsonbIteratorNext(&it, &key, true) == WJB_KEY)
+	{
+		JsonbIterator *items;
+		JsonbValue	item;
+
+		(void) JsonbIteratorNext(&it, &value, true);	/* WJB_VALUE */
+		if (key.val.string.len != strlen("items") ||
+			memcmp(key.val.string.val, "items", strlen("items")) != 0)
+			es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, argument, 0,
+						 "Key \"%.*s\" is not known; a query has \"items\".",
+						 key.val.string.len, key.val.string.val);
+		if (value.type == jbvNull)
+			continue;
+		if (value.type != jbvBinary || !JsonContainerIsArray(value.val.binary.data))
+			es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, argument, 0,
+						 "\"items\" must be an array of objects.");
+		query->items = palloc0(sizeof(EsQueryItem) *
+							   (JsonContainerSize(value.val.binary.data) + 1));
+		items = JsonbIteratorInit(value.val.binary.data);
+		(void) JsonbIteratorNext(&items, &item, false); /* WJB_BEGIN_ARRAY */
+		while (JsonbIteratorNext(&items, &item, true) == WJB_ELEM)
+		{
+			int			n = query->nitems++;
+
+			if (item.type != jbvBinary || !JsonContainerIsObject(item.val.binary.data))
+				es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, argument, n + 1,
+							 "It must be a JSON object.");
+			es_query_parse_item(argument, n + 1, item.val.binary.data, &query->items[n]);
+		}
+	}
+
+	/* no items: one that asks for nothing */
+	if (query->nitems == 0)
+	{
+		query->items = palloc0(sizeof(EsQueryItem));
+		query->nitems = 1;
+	}
+	query->scan_items = palloc0(sizeof(EsScanItem) * query->nitems);
+	return query;
+}
+
+/*
+ * Begin a walk over what a query matches.  What es_query_wants does not want
+ * is to be left out.
+ *
+ * The arguments are those of es_scan_begin_items.
+ * Errors: 55000 in a database whose tables have no tags yet.
+ */
+EsScan *
+es_query_scan(EsQuery *query, Relation event, const EsStore *store, Snapshot snapshot,
+			  EsScanMode mode, ScanDirection direction, int64 after, int64 upto,
+			  int64 expected_rows)
+{
+	for (int i = 0; i < query->nitems; i++)
+	{
+		EsQueryItem *item = &query->items[i];
+		EsScanItem *scan_item = &query->scan_items[i];
+		int32	   *type_nos = NULL;
+
+		if (item->ntags > 0 && store->tags == 0)
+			ereport(ERROR,
+					errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					errmsg("the tables of this database have no tags yet"),
+					errhint("Run ALTER EXTENSION event_store UPDATE."));
+		item->filter = NULL;
+		scan_item->ntypes = item->ntypes == 0 ? 0 :
+			es_upcast_type_list(store, NULL, 0, item->types, item->ntypes, &type_nos,
+								&item->filter);
+		scan_item->type_nos = type_nos;
+		scan_item->tags = item->tags;
+		scan_item->ntags = item->ntags;
+	}
+	return es_scan_begin_items(event, store, snapshot, mode, direction, after, upto,
+							   query->scan_items, query->nitems, expected_rows);
+}
+
+/*
+ * Does the query want this event of its walk, in the shape in which it will be
+ * read?
+ */
+bool
+es_query_wants(const EsQuery *query, const EsStore *store, TupleTableSlot *slot)
+{
+	bool		exact = true;
+	bool		isnull;
+	int32		type_no;
+
+	for (int i = 0; i < query->nitems && exact; i++)
+		exact = query->items[i].filter == NULL;
+	if (likely(exact))
+		return true;
+
+	type_no = DatumGetInt32(slot_getattr(slot, Anum_es_event_type_no, &isnull));
+	for (int i = 0; i < query->nitems; i++)
+	{
+		const EsQueryItem *item = &query->items[i];
+		const EsScanItem *scan_item = &query->scan_items[i];
+		bool		wanted = scan_item->type_nos == NULL;
+
+		for (int k = 0; k < scan_item->ntypes && !wanted; k++)
+			wanted = scan_item->type_nos[k] == type_no;
+		if (wanted && item->ntags > 0)
+		{
+			ArrayType  *tags = es_event_tags(store, slot);
+
+			wanted = tags != NULL && es_tags_contain(tags, item->tags, item->ntags);
+			if (tags != NULL && (Pointer) tags != DatumGetPointer(slot->tts_values[store->tags - 1]))
+				pfree(tags);	/* of many events, maybe */
+		}
+		if (wanted && es_upcast_wanted(store, item->filter, slot))
+			return true;
+	}
+	return false;
+}

@@ -1,0 +1,39 @@
+/*-------------------------------------------------------------------------
+ * read/query.h
+ *	  Queries: which events a decision depends on.
+ *-------------------------------------------------------------------------
+ */
+#ifndef ES_READ_QUERY_H
+#define ES_READ_QUERY_H
+
+#include "utils/jsonb.h"
+
+#include "evolution/upcast.h"
+#include "log/event.h"
+#include "log/scan.h"
+
+/* events of one of these types, as they are read, with all of these tags */
+typedef struct EsQueryItem
+{
+	Datum	   *types;			/* texts; NULL = any */
+	int			ntypes;
+	Datum	   *tags;			/* texts, sorted */
+	int			ntags;
+	EsTypeFilter *filter;		/* more than their numbers can say; or NULL */
+} EsQueryItem;
+
+typedef struct EsQuery
+{
+	int			nitems;			/* an event has to match one */
+	EsQueryItem *items;
+	EsScanItem *scan_items;
+} EsQuery;
+
+extern EsQuery *es_query_parse(const char *argument, Jsonb *json);
+extern EsScan *es_query_scan(EsQuery *query, Relation event, const EsStore *store,
+							 Snapshot snapshot, EsScanMode mode,
+							 ScanDirection direction, int64 after, int64 upto,
+							 int64 expected_rows);
+extern bool es_query_wants(const EsQuery *query, const EsStore *store, TupleTableSlot *slot);
+
+#endif							/* ES_READ_QUERY_H */
