@@ -216,3 +216,13 @@ RESET client_min_messages;
 SELECT count(*) = count(DISTINCT global_position) AS positions_unique, count(*) = count(DISTINCT event_id) AS ids_unique,
        bool_and(n = version) AS no_holes
   FROM (SELECT *, row_number() OVER (PARTITION BY stream_id ORDER BY global_position) AS n FROM event_store.events) AS e;
+
+--
+-- null is as good as absent, for every optional key of an event in JSON
+--
+
+SELECT version FROM es_append('Append-null', 0, '{"event_type": "A", "data": null, "metadata": null, "event_id": null, "schema_version": null}');
+SELECT count(*) FROM es_append('Append-null', 1, '[{"event_type": "A", "data": 2}, {"schema_version": null, "event_type": "A", "data": 2}]');
+SELECT version, schema_version, metadata, data FROM es_read_stream('Append-null');
+SELECT count(*) FROM es_append_batch('Append-null', 3, '{A,B}', '{3,4}', '{NULL,"{}"}', '{NULL,NULL}');
+SELECT version, metadata FROM es_read_stream('Append-null', 4);

@@ -202,7 +202,6 @@ SELECT pg_temp.error($$SELECT es_append('Err-1', 1, '{"event_type": "A", "data":
 SELECT pg_temp.error($$SELECT es_append('Err-1', 1, '{"event_type": "A", "data": 1, "event_id": "00000000-0000-4000-8000-0000000e00010"}')$$);
 SELECT pg_temp.error($$SELECT es_append('Err-1', 1, '{"event_type": "A", "data": 1, "event_id": {"a": 1}}')$$);
 SELECT pg_temp.error($$SELECT es_append('Err-1', 1, '{"event_type": "A", "data": 1, "schema_version": "1"}')$$);
-SELECT pg_temp.error($$SELECT es_append('Err-1', 1, '{"event_type": "A", "data": 1, "schema_version": null}')$$);
 SELECT pg_temp.error($$SELECT es_append('Err-1', 1, '{"event_type": "A", "data": 1, "schema_version": 0}')$$);
 SELECT pg_temp.error($$SELECT es_append('Err-1', 1, '{"event_type": "A", "data": 1, "schema_version": -1}')$$);
 SELECT pg_temp.error($$SELECT es_append('Err-1', 1, '{"event_type": "A", "data": 1, "schema_version": 1.5}')$$);

@@ -238,7 +238,6 @@ SELECT left(pg_temp.error($$SELECT es_read_category('ReadOrder', 922337203685477
 SELECT left(pg_temp.error($$SELECT es_read_all(es_head() + 1, event_types => '{Placed}')$$), 40);
 SELECT pg_temp.error($$SELECT es_read_all(0, backward => NULL)$$);
 SELECT pg_temp.error($$SELECT es_read_all(0, categories => '{A,NULL}')$$);
-SELECT pg_temp.error($$SELECT es_read_all(0, categories => '{A,""}')$$);
 SELECT pg_temp.error($$SELECT es_read_all(0, categories => '{A,B-1}')$$);
 SELECT pg_temp.error($$SELECT es_read_all(0, categories => '{{A},{B}}')$$);
 SELECT pg_temp.error($$SELECT es_read_all(0, categories => ARRAY[repeat('x', 256)])$$);
@@ -247,9 +246,10 @@ SELECT pg_temp.error($$SELECT es_read_all(0, event_types => '{A,B,""}')$$);
 SELECT pg_temp.error($$SELECT es_read_all(0, event_types => '{{A}}')$$);
 SELECT pg_temp.error($$SELECT es_read_all(0, event_types => ARRAY[E'\x1f'])$$);
 SELECT pg_temp.error($$SELECT es_read_category(NULL)$$);
-SELECT pg_temp.error($$SELECT es_read_category('')$$);
 SELECT pg_temp.error($$SELECT es_read_category('ReadOrder-1')$$);
 SELECT pg_temp.error($$SELECT es_read_category('-')$$);
+SELECT pg_temp.error($$SELECT es_read_category('$ce-ReadOrder')$$);
+SELECT pg_temp.error($$SELECT es_read_all(0, categories => '{$ce-ReadOrder}')$$);
 SELECT pg_temp.error($$SELECT es_read_category(repeat('x', 256))$$);
 SELECT pg_temp.error($$SELECT es_read_category('ReadOrder', -1)$$);
 SELECT pg_temp.error($$SELECT es_read_category('ReadOrder', max_count => -1)$$);
@@ -272,3 +272,41 @@ SELECT pg_temp.short(:base, e) FROM es_read_category('ReadOrder', :base, 3) AS e
 SELECT array_agg(version) FROM es_read_stream('ReadOrder-1');
 SELECT es_stream_version('ReadOrder-1') AS version, es_head() > :base + 11 AS head;
 DROP INDEX event_store.read_position, event_store.read_type, event_store.read_stream;
+
+--
+-- A stream whose name begins with "-" is of category "", which every reader,
+-- filter and aggregate takes
+--
+
+BEGIN;
+SELECT es_head() AS before_dash \gset
+SELECT count(*) FROM es_append_batch('-', 0, '{DashA,DashB}', '{1,2}');
+SELECT count(*) FROM es_append_batch('-1', 0, '{DashA}', '{3}');
+SELECT count(*) FROM es_append_batch('--', 0, '{DashA}', '{4}');
+SELECT count(*) FROM es_append('NoDash', 0, 'DashA', '5');
+COMMIT;
+SELECT stream_id, version, data FROM es_read_category('', :before_dash);
+SELECT stream_id, version, data FROM es_read_category('', backward => true);
+SELECT stream_id, version FROM es_read_all(:before_dash, categories => '{"",NoDash}', event_types => '{DashA}');
+SELECT count(*) = (SELECT count(*) FROM event_store.events) AS everything
+  FROM es_read_all(NULL, NULL, categories => (SELECT array_agg(DISTINCT category) FROM event_store.events));
+SELECT category, count(*) FROM event_store.events WHERE stream_id ~ '^-' GROUP BY category;
+SELECT count(*) FROM es_read_stream('-') UNION ALL SELECT es_stream_version('--');
+SELECT es_create_subscription('dash', categories => '{""}', after_position => :before_dash);
+SELECT stream_id, version FROM es_fetch('dash');
+SELECT es_drop_subscription('dash');
+CREATE FUNCTION read_dash_sum(state jsonb, event es_event) RETURNS jsonb LANGUAGE sql IMMUTABLE AS
+    $$SELECT to_jsonb((state)::text::int + (event.data)::text::int)$$;
+SELECT es_define_aggregate('', 'read_dash_sum(jsonb, es_event)', '0', snapshot_every => 1);
+SELECT * FROM es_state('-');
+SELECT es_drop_aggregate('');
+SELECT count(*) FROM event_store.snapshot AS s JOIN event_store.stream USING (stream_no) WHERE stream_id ~ '^-';
+CREATE TABLE read_dash (n int);
+CREATE FUNCTION read_dash(event es_event) RETURNS void LANGUAGE sql AS 'INSERT INTO read_dash VALUES ((event.data)::text::int)';
+SELECT es_create_projection('dash', 'read_dash(es_event)', categories => '{""}', after_position => :before_dash);
+SELECT es_run_projection('dash') >= 0;
+SELECT array_agg(n ORDER BY n) FROM read_dash;
+SELECT es_drop_projection('dash');
+DROP FUNCTION read_dash(es_event);
+DROP FUNCTION read_dash_sum(jsonb, es_event);
+DROP TABLE read_dash;

@@ -382,7 +382,10 @@ es_event_from_object(JsonbContainer *object, int element, EsNewEvent *event,
 			event->id_given = true;
 		}
 		else if (IS_KEY("schema_version"))
-			event->schema_version = es_json_schema_version(&value, element);
+		{
+			if (value.type != jbvNull)
+				event->schema_version = es_json_schema_version(&value, element);
+		}
 		else if (IS_KEY("tags"))
 		{
 			if (value.type != jbvNull)

@@ -108,14 +108,32 @@ es_check_name(const char *argument, int element, const char *name, int len)
 
 /*
  * A category is a name without '-': otherwise no stream could belong to it.
+ * Streams whose names begin with '-' are of category "".
  */
-void
+static void
 es_check_category(const char *argument, int element, const char *name, int len)
 {
-	es_check_name(argument, element, name, len);
-	if (memchr(name, '-', len) != NULL)
-		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, argument, element,
-					 "A category does not contain \"-\"; it is the part of a stream's name before that.");
+	const char *dash = memchr(name, '-', len);
+
+	if (len > 0)
+		es_check_name(argument, element, name, len);
+	if (dash == NULL)
+		return;
+
+	/* what KurrentDB calls the stream of a category */
+	if (len > 4 && memcmp(name, "$ce-", 4) == 0 && memchr(name + 4, '-', len - 4) == NULL)
+		ereport(ERROR,
+				errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("invalid value for \"%s\"", argument),
+				errdetail("\"%.*s\" is no category.", len, name),
+				errhint("Write the category alone: \"%.*s\".", len - 4, name + 4));
+	ereport(ERROR,
+			errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			errmsg("invalid value for \"%s\"", argument),
+			element > 0 ?
+			errdetail("Element %d: A category does not contain \"-\"; it is the part of a stream's name before that.", element) :
+			errdetail("A category does not contain \"-\"; it is the part of a stream's name before that."),
+			errhint("To read one stream use es_read_stream()."));
 }
 
 /*
@@ -134,7 +152,22 @@ es_arg_name(FunctionCallInfo fcinfo, int n, const char *argument, int *len)
 }
 
 /*
- * The same as text, to be passed to a statement.
+ * A required text argument that is a category; not zero-terminated.
+ */
+const char *
+es_arg_category(FunctionCallInfo fcinfo, int n, const char *argument, int *len)
+{
+	text	   *value;
+
+	es_arg_required(fcinfo, n, argument);
+	value = PG_GETARG_TEXT_PP(n);
+	*len = VARSIZE_ANY_EXHDR(value);
+	es_check_category(argument, 0, VARDATA_ANY(value), *len);
+	return VARDATA_ANY(value);
+}
+
+/*
+ * A required text argument that is a name, as text, to be passed to a statement.
  */
 Datum
 es_arg_name_datum(FunctionCallInfo fcinfo, int n, const char *argument)
@@ -338,6 +371,34 @@ es_arg_array(FunctionCallInfo fcinfo, int n, const char *argument, Oid elmtype,
 }
 
 /*
+ * An optional array of texts, each of which must pass a check.
+ */
+static int
+es_arg_texts(FunctionCallInfo fcinfo, int n, const char *argument, Datum **texts,
+			 void (*check) (const char *argument, int element, const char *name, int len))
+{
+	bool	   *isnull;
+	int			count;
+
+	*texts = NULL;
+	if (PG_ARGISNULL(n))
+		return 0;
+	count = es_arg_array(fcinfo, n, argument, TEXTOID, -1, TYPALIGN_INT, texts, &isnull);
+	if (*texts == NULL)
+		*texts = palloc0(sizeof(Datum));
+	for (int i = 0; i < count; i++)
+	{
+		text	   *value;
+
+		if (isnull[i])
+			es_arg_error(ERRCODE_NULL_VALUE_NOT_ALLOWED, argument, i + 1, "It is null.");
+		value = DatumGetTextPP((*texts)[i]);
+		check(argument, i + 1, VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value));
+	}
+	return count;
+}
+
+/*
  * An optional array of names.
  *
  * Result: number of elements; *names is NULL for a NULL argument only.
@@ -345,25 +406,7 @@ es_arg_array(FunctionCallInfo fcinfo, int n, const char *argument, Oid elmtype,
 int
 es_arg_names(FunctionCallInfo fcinfo, int n, const char *argument, Datum **names)
 {
-	bool	   *isnull;
-	int			count;
-
-	*names = NULL;
-	if (PG_ARGISNULL(n))
-		return 0;
-	count = es_arg_array(fcinfo, n, argument, TEXTOID, -1, TYPALIGN_INT, names, &isnull);
-	if (*names == NULL)
-		*names = palloc0(sizeof(Datum));
-	for (int i = 0; i < count; i++)
-	{
-		text	   *name;
-
-		if (isnull[i])
-			es_arg_error(ERRCODE_NULL_VALUE_NOT_ALLOWED, argument, i + 1, "It is null.");
-		name = DatumGetTextPP((*names)[i]);
-		es_check_name(argument, i + 1, VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name));
-	}
-	return count;
+	return es_arg_texts(fcinfo, n, argument, names, es_check_name);
 }
 
 /*
@@ -374,13 +417,5 @@ es_arg_names(FunctionCallInfo fcinfo, int n, const char *argument, Datum **names
 int
 es_arg_categories(FunctionCallInfo fcinfo, int n, const char *argument, Datum **names)
 {
-	int			count = es_arg_names(fcinfo, n, argument, names);
-
-	for (int i = 0; i < count; i++)
-	{
-		text	   *name = DatumGetTextPP((*names)[i]);
-
-		es_check_category(argument, i + 1, VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name));
-	}
-	return count;
+	return es_arg_texts(fcinfo, n, argument, names, es_check_category);
 }

@@ -24,6 +24,8 @@ extern Oid	es_function_oid(Oid schema, const char *name);
 extern void es_arg_required(FunctionCallInfo fcinfo, int n, const char *argument);
 extern const char *es_arg_name(FunctionCallInfo fcinfo, int n, const char *argument,
 							   int *len);
+extern const char *es_arg_category(FunctionCallInfo fcinfo, int n, const char *argument,
+								   int *len);
 extern Datum es_arg_name_datum(FunctionCallInfo fcinfo, int n, const char *argument);
 extern void es_check_name(const char *argument, int element, const char *name, int len);
 extern int64 es_arg_int64(FunctionCallInfo fcinfo, int n, const char *argument,
@@ -45,8 +47,6 @@ extern int	es_arg_categories(FunctionCallInfo fcinfo, int n, const char *argumen
 							  Datum **names);
 extern int	es_arg_array(FunctionCallInfo fcinfo, int n, const char *argument, Oid elmtype,
 						 int elmlen, char elmalign, Datum **values, bool **isnull);
-extern void es_check_category(const char *argument, int element,
-							  const char *name, int len);
 extern void es_arg_error(int sqlstate, const char *argument, int element,
 						 const char *fmt,...) pg_attribute_printf(4, 5);
 

@@ -19,6 +19,7 @@
 #include "access/tableam.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_class.h"
+#include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"

@@ -53,7 +53,7 @@ PG_FUNCTION_INFO_V1(es_check_table);
  * subject		what is in the way, described with its table
  * why			a full sentence
  */
-static void pg_attribute_noreturn()
+pg_attribute_noreturn() static void
 es_shape_error(const char *subject, const char *why)
 {
 	ereport(ERROR,

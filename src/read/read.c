@@ -117,12 +117,11 @@ static void
 es_read_category_arguments(FunctionCallInfo fcinfo, EsRead *read)
 {
 	int			len;
-	const char *category = es_arg_name(fcinfo, 0, "category", &len);
 
+	(void) es_arg_category(fcinfo, 0, "category", &len);
 	read->from = es_arg_int64_default(fcinfo, 1, "after_position", 0, PG_INT64_MAX, -1);
 	read->max_count = es_arg_int64_default(fcinfo, 2, "max_count", 0, PG_INT64_MAX, PG_INT64_MAX);
 	read->backward = es_arg_bool(fcinfo, 3, "backward");
-	es_check_category("category", 0, category, len);
 	read->categories = palloc(sizeof(Datum));
 	read->categories[0] = PG_GETARG_DATUM(0);
 	read->ncategories = 1;

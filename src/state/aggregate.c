@@ -311,11 +311,10 @@ es_define_aggregate(PG_FUNCTION_ARGS)
 	Oid			argtypes[2];
 	Datum		args[5];
 	int			len;
-	const char *category = es_arg_name(fcinfo, 0, "category", &len);
+	const char *category = es_arg_category(fcinfo, 0, "category", &len);
 	int32		schema_version = es_arg_int32(fcinfo, 4, "schema_version", 1, PG_INT32_MAX);
 	Oid			relid = es_aggregate_relation();
 
-	es_check_category("category", 0, category, len);
 	es_arg_required(fcinfo, 1, "reducer");
 	args[2] = JsonbPGetDatum(es_arg_jsonb(fcinfo, 2, "initial_state"));
 	args[3] = Int32GetDatum(es_arg_int32(fcinfo, 3, "snapshot_every", 0, PG_INT32_MAX));
@@ -350,7 +349,7 @@ es_drop_aggregate(PG_FUNCTION_ARGS)
 {
 	Datum		args[1];
 	int			len;
-	const char *category = es_arg_name(fcinfo, 0, "category", &len);
+	const char *category = es_arg_category(fcinfo, 0, "category", &len);
 	const EsAggregate *aggregate;
 	Oid			relid = es_aggregate_relation();
 
