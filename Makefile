@@ -62,11 +62,23 @@ endif
 
 # Debian's package for 13 does not ship the isolation tester
 ifneq ($(wildcard $(dir $(PGXS))../../src/test/isolation/pg_isolation_regress),)
-ISOLATION      = $(patsubst $(top)/test/isolation/specs/%.spec,%,$(sort $(wildcard $(top)/test/isolation/specs/*.spec)))
+specs       := $(patsubst $(top)/test/isolation/specs/%.spec,%,$(sort $(wildcard $(top)/test/isolation/specs/*.spec)))
+# asked when installcheck runs: a server does not allow prepared transactions unless it was told to
+ISOLATION      = $(if $(filter 0 1,$(max_prepared)),$(filter-out %-prepared,$(specs)),$(specs))
+max_prepared   = $(shell $(bindir)/psql -XAtq -d postgres -c 'SHOW max_prepared_transactions' 2>/dev/null)
 ISOLATION_OPTS = --inputdir=$(top)/test/isolation --load-extension=$(EXTENSION)
 endif
 
 include $(PGXS)
+
+left_out     = $(filter-out $(ISOLATION),$(specs))
+
+installcheck: installcheck-server
+.PHONY: installcheck-server
+installcheck-server:
+	@$(bindir)/psql -XAtq -d postgres -c '' || \
+		{ echo "make installcheck needs a superuser of the server: sudo -u postgres createuser --superuser $$(id -un)"; exit 1; }
+	@$(if $(and $(ISOLATION),$(left_out)),echo "left out because max_prepared_transactions is $(max_prepared): $(left_out)",:)
 
 # a folder of our own for doc/, not the one of all extensions
 docmoduledir := $(EXTENSION)

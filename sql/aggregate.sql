@@ -57,7 +57,6 @@ SELECT es_define_aggregate('Account', 'account_state(es_event)');
 SELECT es_define_aggregate('Account', 'jsonb_concat(jsonb,jsonb)');
 SELECT es_define_aggregate('Account', NULL);
 SELECT es_define_aggregate(NULL, 'account_reduce(jsonb,es_event)');
-SELECT es_define_aggregate('', 'account_reduce(jsonb,es_event)');
 SELECT es_define_aggregate('Acc-ount', 'account_reduce(jsonb,es_event)');
 SELECT es_define_aggregate('Account', 'account_reduce(jsonb,es_event)', NULL);
 SELECT es_define_aggregate('Account', 'account_reduce(jsonb,es_event)', snapshot_every => -1);

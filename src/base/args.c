@@ -127,13 +127,8 @@ es_check_category(const char *argument, int element, const char *name, int len)
 				errmsg("invalid value for \"%s\"", argument),
 				errdetail("\"%.*s\" is no category.", len, name),
 				errhint("Write the category alone: \"%.*s\".", len - 4, name + 4));
-	ereport(ERROR,
-			errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			errmsg("invalid value for \"%s\"", argument),
-			element > 0 ?
-			errdetail("Element %d: A category does not contain \"-\"; it is the part of a stream's name before that.", element) :
-			errdetail("A category does not contain \"-\"; it is the part of a stream's name before that."),
-			errhint("To read one stream use es_read_stream()."));
+	es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, argument, element,
+				 "A category does not contain \"-\"; it is the part of a stream's name before that.");
 }
 
 /*
