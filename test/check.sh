@@ -106,6 +106,20 @@ build() {
 	fi
 }
 
+# The extensions beside the product, which their tests need installed.
+build_contrib() {
+	local folder=$work/normal/contrib/message_db
+
+	say "contrib"
+	suite_started=$SECONDS
+	if build_make "$folder" "$pg_config" COPT="$warnings" && build_install "$folder" "$pg_config"; then
+		count "contrib, without warnings" 1 0 0
+	else
+		count "contrib" 0 1 1
+		finish
+	fi
+}
+
 # The version stands in three places.
 check_versions() {
 	local version
@@ -229,6 +243,7 @@ mkdir -p "$work/tap/tmp"
 shopt -s nullglob
 
 build
+build_contrib
 check_versions
 install_npm
 check_wings

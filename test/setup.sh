@@ -172,6 +172,7 @@ missing() {
 	command -v pgbouncer >/dev/null || echo "pgbouncer: pgbouncer"
 	command -v node >/dev/null || echo "nodejs: Node.js"
 	command -v npm >/dev/null || echo "npm: npm"
+	command -v uuidgen >/dev/null || echo "uuid-runtime: uuidgen, for message-db's own scripts"
 	# Debian's Python, whatever else is on the PATH
 	for module in psycopg psycopg2; do
 		/usr/bin/python3 -c "import $module" 2>/dev/null || echo "python3-$module: Python's $module"
