@@ -255,6 +255,24 @@ BEGIN
     RAISE NOTICE 'caught % times', n;
 END
 $$;
+-- a loop over events that commits
+CREATE TABLE scan_done (version bigint);
+DO $$
+DECLARE
+    e record;
+BEGIN
+    FOR e IN SELECT version FROM es_read_stream('Scan-3') LOOP
+        INSERT INTO scan_done VALUES (e.version);
+        IF e.version % 5 = 0 THEN
+            COMMIT;
+        ELSIF e.version % 7 = 0 THEN
+            ROLLBACK;
+        END IF;
+    END LOOP;
+END
+$$;
+SELECT count(*), max(version) FROM scan_done;
+DROP TABLE scan_done;
 -- events appended while their stream is read
 SELECT count(a.version), max(a.version) FROM es_read_stream('Scan-2') AS e, LATERAL es_append('Scan-2', es_any(), 'Echo', e.data) AS a;
 SELECT count(*), count(*) FILTER (WHERE event_type = 'Echo') FROM es_read_stream('Scan-2');
@@ -348,7 +366,51 @@ SELECT e FROM es_read_stream('Scan-1', 2, 1) AS e;
 SELECT scan_differs('SELECT * FROM es_read_stream(''Scan-1'', 3)');
 SELECT es_drop_upcaster('Shipped', 1);
 
+--
+-- Plans that outlive the schema's name, or the extension
+--
+
 DROP VIEW scan_view;
 DROP TABLE scan_table;
 DROP SCHEMA scan_other CASCADE;
 DROP FUNCTION scan_inlined, scan_rows, scan_nodes, scan_differs, scan_moves, scan_definer, scan_upcast;
+SELECT current_database() AS database \gset
+CREATE DATABASE scan_plans;
+\c scan_plans
+CREATE SCHEMA scan_store;
+CREATE EXTENSION event_store SCHEMA scan_store;
+SELECT version FROM scan_store.es_append('Old-1', 0, 'Placed', '1');
+SET plan_cache_mode = force_generic_plan;
+PREPARE scan(bigint) AS SELECT stream_id FROM scan_store.es_read_all($1);
+EXPLAIN (COSTS OFF) EXECUTE scan(0);
+EXECUTE scan(0);
+CREATE FUNCTION scan_kept() RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN (SELECT stream_id FROM scan_store.es_read_all() LIMIT 1);
+END
+$$;
+SELECT scan_kept();
+SET client_min_messages = error;
+DROP EXTENSION event_store;
+RESET client_min_messages;
+\set VERBOSITY terse
+EXECUTE scan(0);
+SELECT scan_kept();
+CREATE EXTENSION event_store SCHEMA scan_store;
+EXECUTE scan(0);
+SELECT version FROM scan_store.es_append('New-1', 0, 'Placed', '1');
+EXECUTE scan(0);
+SELECT scan_kept();
+ALTER SCHEMA scan_store RENAME TO scan_renamed;
+EXECUTE scan(0);
+EXPLAIN (COSTS OFF) SELECT * FROM scan_renamed.es_read_all();
+-- with the functions of 0.1, nothing is scanned until they are updated
+SET client_min_messages = error;
+DROP EXTENSION event_store;
+RESET client_min_messages;
+CREATE EXTENSION event_store SCHEMA scan_renamed VERSION '0.1';
+EXPLAIN (COSTS OFF) SELECT * FROM scan_renamed.es_read_all();
+ALTER EXTENSION event_store UPDATE TO '0.2';
+EXPLAIN (COSTS OFF) SELECT * FROM scan_renamed.es_read_all();
+\c :database
+DROP DATABASE scan_plans WITH (FORCE);

@@ -26,17 +26,24 @@
  * Entries are read from the index in lots and their rows fetched later, when
  * the index page may no longer be pinned.  A row that was removed meanwhile
  * and its place taken by another one shows by its position.
+ *
+ * Events that follow each other in the order mostly share a page, so those of
+ * a lot that do are looked at together, with one lock on the page; what is
+ * visible can then be used as long as the page is pinned.  Whatever is not
+ * plainly visible is judged by itself.
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/heapam.h"
 #include "access/htup_details.h"
 #include "access/tableam.h"
 #include "access/transam.h"
 #include "access/xact.h"
 #include "catalog/pg_collation.h"
 #include "lib/binaryheap.h"
+#include "storage/bufmgr.h"
 #include "storage/predicate.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
@@ -47,7 +54,9 @@
 #include "log/scan.h"
 #include "log/table.h"
 
+/* entries in a lot; the first one is small: a walk may be wanted for a few rows */
 #define ES_SCAN_MIN_LOT		8
+#define ES_SCAN_FIRST_LOT	32
 #define ES_SCAN_MAX_LOT		512
 
 /* shorter runs of dead gaps, or of positions of one transaction, are not worth remembering */
@@ -72,6 +81,7 @@ typedef struct EsScanCursor
 	int64		last;			/* last position read from the index */
 	ItemPointerData last_tid;	/* and its row; invalid before the first lot */
 	bool		exhausted;		/* the index has no more */
+	int			size;			/* of the next lot */
 	int			n;				/* entries in the lot */
 	int			next;			/* first not yet used */
 	EsScanEntry *lot;
@@ -99,13 +109,22 @@ struct EsScan
 	IndexFetchTableData *fetch; /* keeps the heap page of the last row pinned */
 	TupleTableSlot *slot;
 	int			nsources;
-	int			lot_size;
+	int			lot_size;		/* of the largest lots */
 	EsScanSource *sources;
 	binaryheap *heap;			/* sources by next position; NULL if one */
 	int64		position;		/* of the event returned last */
 	ItemPointerData tid;		/* and its row */
 	int64		dead_from;		/* start of the present run of dead gaps */
 	EsBlocked	blocked;
+
+	/* of a single cursor, the page that was looked at last */
+	bool		single;			/* there is just one cursor */
+	bool		by_page;		/* look at pages at all? */
+	Buffer		buffer;			/* pinned */
+	BlockNumber block;
+	int			looked;			/* entries of the present lot that were looked at */
+	HeapTupleData tuple;		/* the row in the slot */
+	bool		visible[MaxHeapTuplesPerPage + 1];	/* by offset: is it plainly visible? */
 };
 
 typedef enum EsJudgement
@@ -210,7 +229,8 @@ es_scan_highest(Relation event, const EsStore *store, Snapshot snapshot, int64 u
 {
 	Relation	index = es_store_open_index(&store->read_index[ES_INDEX_POSITION]);
 	TupleTableSlot *slot = table_slot_create(event, NULL);
-	IndexScanDesc desc = es_index_beginscan(event, index, snapshot, 1);
+	int			nkeys = upto < PG_INT64_MAX ? 1 : 0;	/* a key costs something */
+	IndexScanDesc desc = es_index_beginscan(event, index, snapshot, nkeys);
 	EsTail		run = {0};
 	EsTail		longest = {0};
 	ScanKeyData key;
@@ -218,7 +238,7 @@ es_scan_highest(Relation event, const EsStore *store, Snapshot snapshot, int64 u
 
 	desc->xs_want_itup = true;
 	ScanKeyInit(&key, 1, BTLessEqualStrategyNumber, F_INT8LE, Int64GetDatum(upto));
-	index_rescan(desc, &key, 1, NULL, 0);
+	index_rescan(desc, &key, nkeys, NULL, 0);
 	while (index_getnext_tid(desc, BackwardScanDirection) != NULL)
 	{
 		bool		isnull;
@@ -235,6 +255,13 @@ es_scan_highest(Relation event, const EsStore *store, Snapshot snapshot, int64 u
 		if (es_tail_hides(event, snapshot, position))
 		{
 			es_tail_extend(&run, &longest, es_tail.from, position, es_tail.xid);
+			if (nkeys == 0)
+			{
+				index_endscan(desc);
+				nkeys = 1;
+				desc = es_index_beginscan(event, index, snapshot, nkeys);
+				desc->xs_want_itup = true;
+			}
 			ScanKeyInit(&key, 1, BTLessStrategyNumber, F_INT8LT, Int64GetDatum(es_tail.from));
 			index_rescan(desc, &key, 1, NULL, 0);
 		}
@@ -285,65 +312,18 @@ es_entry_compare(EsScan *scan, const EsScanEntry *a, const EsScanEntry *b)
 }
 
 /*
- * Read the next lot of a cursor from the index.
+ * Read a lot from where the scan of the index stands.
+ *
+ * again		the last entry of the lot before, and others of its position,
+ *				may come once more
  */
 static void
-es_cursor_fill(EsScan *scan, EsScanCursor *cursor)
+es_cursor_read(EsScan *scan, EsScanCursor *cursor, bool again)
 {
 	IndexScanDesc desc = scan->descs[cursor->role];
-	ScanKeyData keys[3];
-	int			nkeys = 0;
 	AttrNumber	column = cursor->role == ES_INDEX_POSITION ? 1 : 2;
-	bool		again;
 
-	cursor->n = cursor->next = 0;
-	if (cursor->exhausted)
-		return;
-
-	if (es_dead_event == RelationGetRelid(scan->event) && es_scan_forward(scan) &&
-		cursor->last >= es_dead_from - 1 && cursor->last < es_dead_to)
-	{
-		cursor->last = es_dead_to;
-		ItemPointerSetInvalid(&cursor->last_tid);
-	}
-
-	/*
-	 * A dead row and a live one may share a position, if rows were put back
-	 * twice; so go on behind the last row, not behind its position.
-	 */
-	again = ItemPointerIsValid(&cursor->last_tid);
-
-	if (cursor->role == ES_INDEX_TYPE)
-		ScanKeyInit(&keys[nkeys++], 1, BTEqualStrategyNumber, F_INT4EQ,
-					Int32GetDatum(cursor->type_no));
-	else if (cursor->role == ES_INDEX_TAG)
-		ScanKeyEntryInitialize(&keys[nkeys++], 0, 1, BTEqualStrategyNumber, InvalidOid,
-							   C_COLLATION_OID, F_TEXTEQ, cursor->tag);
-	if (es_scan_forward(scan))
-	{
-		if (again)
-			ScanKeyInit(&keys[nkeys++], column, BTGreaterEqualStrategyNumber,
-						F_INT8GE, Int64GetDatum(cursor->last));
-		else
-			ScanKeyInit(&keys[nkeys++], column, BTGreaterStrategyNumber,
-						F_INT8GT, Int64GetDatum(cursor->last));
-		ScanKeyInit(&keys[nkeys++], column, BTLessEqualStrategyNumber, F_INT8LE,
-					Int64GetDatum(scan->upto));
-	}
-	else
-	{
-		if (again)
-			ScanKeyInit(&keys[nkeys++], column, BTLessEqualStrategyNumber,
-						F_INT8LE, Int64GetDatum(cursor->last));
-		else
-			ScanKeyInit(&keys[nkeys++], column, BTLessStrategyNumber,
-						F_INT8LT, Int64GetDatum(cursor->last));
-		ScanKeyInit(&keys[nkeys++], column, BTGreaterEqualStrategyNumber, F_INT8GE,
-					Int64GetDatum(scan->upto));
-	}
-
-	index_rescan(desc, keys, nkeys, NULL, 0);
-	while (cursor->n < scan->lot_size)
+	while (cursor->n < cursor->size)
 	{
 		ItemPointer tid = index_getnext_tid(desc, scan->direction);
 		int64		position;
@@ -356,6 +336,11 @@ es_cursor_fill(EsScan *scan, EsScanCursor *cursor)
 		}
 		position = DatumGetInt64(index_getattr(desc->xs_itup, column,
 											   desc->xs_itupdesc, &isnull));
+		if (es_scan_forward(scan) ? position > scan->upto : position < scan->upto)
+		{
+			cursor->exhausted = true;
+			break;
+		}
 		if (again && position == cursor->last)
 		{
 			int			cmp = ItemPointerCompare(tid, &cursor->last_tid);
@@ -372,6 +357,76 @@ es_cursor_fill(EsScan *scan, EsScanCursor *cursor)
 		cursor->last = cursor->lot[cursor->n - 1].position;
 		cursor->last_tid = cursor->lot[cursor->n - 1].tid;
 	}
+	cursor->size = Min(cursor->size * 4, scan->lot_size);
+}
+
+/*
+ * Read the next lot of a cursor from the index.
+ */
+static void
+es_cursor_fill(EsScan *scan, EsScanCursor *cursor)
+{
+	IndexScanDesc desc = scan->descs[cursor->role];
+	ScanKeyData keys[2];
+	int			nkeys = 0;
+	AttrNumber	column = cursor->role == ES_INDEX_POSITION ? 1 : 2;
+	bool		again;
+
+	cursor->n = cursor->next = 0;
+	scan->looked = 0;
+	if (cursor->exhausted)
+		return;
+
+	if (es_dead_event == RelationGetRelid(scan->event) && es_scan_forward(scan) &&
+		cursor->last >= es_dead_from - 1 && cursor->last < es_dead_to)
+	{
+		cursor->last = es_dead_to;
+		ItemPointerSetInvalid(&cursor->last_tid);
+	}
+
+	if (scan->single && ItemPointerIsValid(&cursor->last_tid))
+	{
+		es_cursor_read(scan, cursor, false);
+		return;
+	}
+
+	/*
+	 * A dead row and a live one may share a position, if rows were put back
+	 * twice; so go on behind the last row, not behind its position.
+	 */
+	again = ItemPointerIsValid(&cursor->last_tid);
+
+	/*
+	 * The end is looked for by es_cursor_read: a key is compared with all
+	 * entries of each index page, also with those that nobody wants.
+	 */
+	if (cursor->role == ES_INDEX_TYPE)
+		ScanKeyInit(&keys[nkeys++], 1, BTEqualStrategyNumber, F_INT4EQ,
+					Int32GetDatum(cursor->type_no));
+	else if (cursor->role == ES_INDEX_TAG)
+		ScanKeyEntryInitialize(&keys[nkeys++], 0, 1, BTEqualStrategyNumber, InvalidOid,
+							   C_COLLATION_OID, F_TEXTEQ, cursor->tag);
+	if (es_scan_forward(scan))
+	{
+		if (again)
+			ScanKeyInit(&keys[nkeys++], column, BTGreaterEqualStrategyNumber,
+						F_INT8GE, Int64GetDatum(cursor->last));
+		else
+			ScanKeyInit(&keys[nkeys++], column, BTGreaterStrategyNumber,
+						F_INT8GT, Int64GetDatum(cursor->last));
+	}
+	else
+	{
+		if (again)
+			ScanKeyInit(&keys[nkeys++], column, BTLessEqualStrategyNumber,
+						F_INT8LE, Int64GetDatum(cursor->last));
+		else
+			ScanKeyInit(&keys[nkeys++], column, BTLessStrategyNumber,
+						F_INT8LT, Int64GetDatum(cursor->last));
+	}
+
+	index_rescan(desc, keys, nkeys, NULL, 0);
+	es_cursor_read(scan, cursor, again);
 }
 
 /*
@@ -520,7 +575,7 @@ es_scan_begin_items(Relation event, const EsStore *store, Snapshot snapshot,
 						es_store_open_index(&store->read_index[cursor->role]);
 					scan->descs[cursor->role] =
 						es_index_beginscan(event, scan->indexes[cursor->role], SnapshotAny,
-										   scan->whole ? 2 : 3);
+										   scan->whole ? 1 : 2);
 					scan->descs[cursor->role]->xs_want_itup = true;
 				}
 			}
@@ -529,6 +584,11 @@ es_scan_begin_items(Relation event, const EsStore *store, Snapshot snapshot,
 
 	scan->lot_size = (int) Min(expected_rows, ES_SCAN_MAX_LOT) / Max(scan->nsources, 1);
 	scan->lot_size = Max(scan->lot_size + 1, ES_SCAN_MIN_LOT);
+	scan->single = scan->nsources == 1 && scan->sources[0].ncursors == 1;
+	/* SSI has to hear of every row by itself */
+	scan->by_page = scan->single && mode == ES_SCAN_VISIBLE && !IsolationIsSerializable();
+	scan->buffer = InvalidBuffer;
+	scan->block = InvalidBlockNumber;
 	if (scan->nsources > 1)
 		scan->heap = binaryheap_allocate(scan->nsources, es_scan_compare, scan);
 	for (int i = 0; i < scan->nsources; i++)
@@ -536,7 +596,10 @@ es_scan_begin_items(Relation event, const EsStore *store, Snapshot snapshot,
 		EsScanSource *source = &scan->sources[i];
 
 		for (int c = 0; c < source->ncursors; c++)
+		{
+			source->cursors[c].size = Min(scan->lot_size, ES_SCAN_FIRST_LOT);
 			source->cursors[c].lot = palloc(sizeof(EsScanEntry) * scan->lot_size);
+		}
 		if (scan->heap != NULL && es_source_peek(scan, source) != NULL)
 			binaryheap_add_unordered(scan->heap, Int32GetDatum(i));
 	}
@@ -609,6 +672,81 @@ es_scan_entry(EsScan *scan, EsScanEntry *entry, EsScanSource **source)
 }
 
 /*
+ * Look at the page of the entry that was taken last: which rows of it, and of
+ * the entries that follow it in the lot and on the page, are visible?
+ *
+ * A row that is visible stays so, and stays where it is, while the page is
+ * pinned.
+ */
+static void
+es_scan_look(EsScan *scan)
+{
+	const EsScanCursor *cursor = &scan->sources[0].cursors[0];
+	const EsScanEntry *entry = &cursor->lot[cursor->next - 1];
+	BlockNumber block = ItemPointerGetBlockNumber(&entry->tid);
+	HeapTupleData tuple;
+	Page		page;
+	bool		all_visible;
+
+	if (block != scan->block)
+		scan->buffer = ReleaseAndReadBuffer(scan->buffer, scan->event, block);
+	scan->block = block;
+	scan->looked = cursor->next - 1;
+	memset(scan->visible, false, sizeof(scan->visible));
+	tuple.t_tableOid = RelationGetRelid(scan->event);
+
+	LockBuffer(scan->buffer, BUFFER_LOCK_SHARE);
+	page = BufferGetPage(scan->buffer);
+	all_visible = PageIsAllVisible(page) && !scan->snapshot->takenDuringRecovery;
+	for (; scan->looked < cursor->n &&
+		 ItemPointerGetBlockNumber(&entry->tid) == block; scan->looked++, entry++)
+	{
+		OffsetNumber offset = ItemPointerGetOffsetNumber(&entry->tid);
+		ItemId		item;
+
+		if (offset > PageGetMaxOffsetNumber(page) || offset > MaxHeapTuplesPerPage)
+			continue;
+		item = PageGetItemId(page, offset);
+		if (!ItemIdIsNormal(item))
+			continue;
+		tuple.t_data = (HeapTupleHeader) PageGetItem(page, item);
+		tuple.t_len = ItemIdGetLength(item);
+		tuple.t_self = entry->tid;
+		scan->visible[offset] = all_visible ||
+			HeapTupleSatisfiesVisibility(&tuple, scan->snapshot, scan->buffer);
+	}
+	LockBuffer(scan->buffer, BUFFER_LOCK_UNLOCK);
+}
+
+/*
+ * Fetch the row of the entry that was taken last, if a look at its page is
+ * enough to see that it is visible.  Otherwise it has to be judged.
+ */
+static bool
+es_scan_on_page(EsScan *scan, const EsScanEntry *entry)
+{
+	OffsetNumber offset = ItemPointerGetOffsetNumber(&entry->tid);
+	Page		page;
+	ItemId		item;
+	bool		isnull;
+
+	if (scan->sources[0].cursors[0].next > scan->looked)
+		es_scan_look(scan);
+	if (offset > MaxHeapTuplesPerPage || !scan->visible[offset])
+		return false;
+
+	page = BufferGetPage(scan->buffer);
+	item = PageGetItemId(page, offset);
+	scan->tuple.t_data = (HeapTupleHeader) PageGetItem(page, item);
+	scan->tuple.t_len = ItemIdGetLength(item);
+	scan->tuple.t_self = entry->tid;
+	scan->tuple.t_tableOid = RelationGetRelid(scan->event);
+	ExecStoreBufferHeapTuple(&scan->tuple, scan->slot, scan->buffer);
+	return DatumGetInt64(slot_getattr(scan->slot, Anum_es_event_global_position,
+									  &isnull)) == entry->position;
+}
+
+/*
  * Fetch the row of an index entry, if the snapshot shows it and it is still
  * the one that the entry was made for.
  */
@@ -669,6 +807,8 @@ es_scan_judge(EsScan *scan, EsScanEntry *entry, EsScanSource *source,
 {
 	TransactionId xmin;
 
+	if (scan->by_page && es_scan_on_page(scan, entry))
+		return es_scan_wants(scan, source) ? ES_LIVE : ES_UNWANTED;
 	if (scan->mode == ES_SCAN_NOW)
 		return es_scan_judge_now(scan, entry, source, inserter);
 	if (scan->mode != ES_SCAN_SETTLED && es_scan_fetch(scan, entry, scan->snapshot))
@@ -813,6 +953,8 @@ es_scan_end(EsScan *scan)
 		}
 	}
 	table_index_fetch_end(scan->fetch);
+	if (BufferIsValid(scan->buffer))
+		ReleaseBuffer(scan->buffer);
 	ExecDropSingleTupleTableSlot(scan->slot);
 	for (int i = 0; i < scan->nsources; i++)
 	{

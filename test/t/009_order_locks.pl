@@ -302,7 +302,7 @@ sub index_replaced
 
 	start_client('reader', sub {
 		return { count => sql_value(connect_store($standby),
-			'SELECT count(DISTINCT stream_id) FROM es_read_all()') };
+			'SELECT count(DISTINCT stream_id) FROM es_read_all() WHERE data IS NOT NULL') };
 	});
 	ok(poll_until(sub { sql_value($watcher,
 		q{SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'}) }),
