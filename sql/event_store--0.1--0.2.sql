@@ -3,6 +3,13 @@
 -- What is not qualified below comes from pg_catalog, as in the install script.
 SET LOCAL search_path = pg_catalog, pg_temp;
 
+-- Who updates the extension need not be who has created it: what is new shall
+-- belong to the latter.
+SELECT set_config('es_update.role', current_setting('role'), true);
+SELECT set_config('role', r.rolname, true)
+  FROM pg_extension e JOIN pg_roles r ON r.oid = e.extowner
+ WHERE e.extname = 'event_store' AND r.rolsuper;
+
 --
 -- Expected versions: numbers that no other store gives a meaning to
 --
@@ -295,6 +302,15 @@ CREATE OR REPLACE VIEW event_store.events AS
      WHERE pg_catalog.current_setting('server_version_num')::pg_catalog.int4 OPERATOR(pg_catalog.>=) 150000
         OR NOT pg_catalog.row_security_active('event_store.event'::pg_catalog.regclass);
 
+-- CREATE OR REPLACE VIEW has taken that away
+DO $$
+BEGIN
+    IF current_setting('server_version_num')::int >= 150000 THEN
+        ALTER VIEW event_store.events SET (security_invoker = true);
+    END IF;
+END
+$$;
+
 -- Functions that get one more argument stay who they are, with their grants,
 -- and whatever was made of them: views, functions in standard SQL, generated
 -- columns go on to work.
@@ -348,3 +364,118 @@ CREATE FUNCTION @extschema@.es_tags(event @extschema@.es_event) RETURNS text[]
     LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'es_tags';
 COMMENT ON FUNCTION @extschema@.es_tags(@extschema@.es_event) IS 'the tags of a stored event, sorted; an empty array if it has none';
 REVOKE ALL ON FUNCTION @extschema@.es_tags(@extschema@.es_event) FROM PUBLIC;
+--
+-- Last, after everything else
+--
+
+-- The functions that es_grant grants: the text of sql/install/permissions.sql.
+CREATE OR REPLACE FUNCTION event_store.es_role_functions(kind text) RETURNS SETOF regprocedure
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    -- the schema may have been renamed since
+    SELECT format(f.name, (SELECT quote_ident(n.nspname) FROM pg_extension e
+                             JOIN pg_namespace n ON n.oid = e.extnamespace
+                            WHERE e.extname = 'event_store'))::regprocedure
+      FROM (VALUES
+        ('writer', '%1$s.es_append(text, bigint, text, jsonb, jsonb, uuid, int, text[])'),
+        ('writer', '%1$s.es_append_batch(text, bigint, text[], jsonb[], jsonb[], uuid[], int[], jsonb[])'),
+        ('writer', '%1$s.es_append(text, bigint, jsonb)'),
+        ('writer', '%1$s.es_append_streams(jsonb)'),
+        ('writer', '%1$s.es_append_if(jsonb, jsonb, bigint)'),
+        ('writer', '%1$s.es_snapshot(text, bigint, jsonb, int)'),
+        ('both', '%1$s.es_any()'),
+        ('both', '%1$s.es_exists()'),
+        ('both', '%1$s.es_read_stream(text, bigint, bigint, boolean)'),
+        ('both', '%1$s.es_stream_version(text)'),
+        ('both', '%1$s.es_head()'),
+        ('both', '%1$s.es_wait(bigint, interval)'),
+        ('both', 'event_store.es_head_status()'),
+        ('both', '%1$s.es_read_event(uuid)'),
+        ('both', '%1$s.es_read_query(jsonb, bigint, bigint, boolean)'),
+        ('both', '%1$s.es_tags(%1$s.es_event)'),
+        ('both', '%1$s.es_envelope(%1$s.es_event)'),
+        ('both', '%1$s.es_read_snapshot(text, int)'),
+        ('both', '%1$s.es_load(text, int)'),
+        ('both', '%1$s.es_state(text, bigint, timestamptz)'),
+        ('reader', 'event_store.es_upcast_type(text, int)'),
+        ('reader', 'event_store.es_upcast_schema_version(text, int)'),
+        ('reader', 'event_store.es_upcast_data(text, int, jsonb, uuid, text, bigint)'),
+        ('admin', '%1$s.es_define_upcaster(text, int, regprocedure, text, int)'),
+        ('admin', '%1$s.es_drop_upcaster(text, int)'),
+        ('admin', '%1$s.es_check_upcasters(text, bigint)'),
+        ('admin', '%1$s.es_define_aggregate(text, regprocedure, jsonb, int, int)'),
+        ('admin', '%1$s.es_drop_aggregate(text)'),
+        ('admin', '%1$s.es_drop_snapshots(text)'),
+        ('reader', '%1$s.es_read_all(bigint, bigint, text[], text[], boolean)'),
+        ('reader', '%1$s.es_read_category(text, bigint, bigint, boolean)'),
+        ('admin', '%1$s.es_create_projection(text, regprocedure, text[], text[], int, bigint, text, regprocedure, int, boolean)'),
+        ('admin', '%1$s.es_drop_projection(text)'),
+        ('admin', '%1$s.es_pause_projection(text)'),
+        ('admin', '%1$s.es_resume_projection(text)'),
+        ('admin', '%1$s.es_run_projection(text)'),
+        ('admin', '%1$s.es_take_over()'),
+        ('both', '%1$s.es_wait_projection(text, bigint, interval)'),
+        ('both', '%1$s.es_is_replaying()'),
+        ('admin', '%1$s.es_rebuild_projection(text)'),
+        ('admin', '%1$s.es_prepare_projection(text, regprocedure, regprocedure, text[], text[], boolean)'),
+        ('admin', '%1$s.es_switch_projection(text, regprocedure, bigint)'),
+        ('admin', '%1$s.es_cancel_rebuild(text)'),
+        ('admin', '%1$s.es_retry_projection_parked(text, text)'),
+        ('admin', '%1$s.es_discard_projection_parked(text, text)'),
+        ('reader', '%1$s.es_fetch(text, int, interval, text)'),
+        ('reader', '%1$s.es_ack(text, bigint, text)'),
+        ('reader', '%1$s.es_nack(text, bigint, text, boolean, text)'),
+        ('reader', '%1$s.es_join(text, text, interval)'),
+        ('reader', '%1$s.es_leave(text, text)'),
+        ('reader', 'event_store.es_subscription_lag(text, bigint)'),
+        ('admin', '%1$s.es_create_subscription(text, text[], text[], bigint, int, interval, int, interval)'),
+        ('admin', '%1$s.es_drop_subscription(text)'),
+        ('admin', '%1$s.es_reset_subscription(text, bigint)'),
+        ('admin', '%1$s.es_retry_parked(text, text)'),
+        ('admin', '%1$s.es_discard_parked(text, bigint)'),
+        ('admin', '%1$s.es_discard_parked_stream(text, text)'),
+        ('admin', 'event_store.es_projection_backlog(bigint, bigint, text[], text[])')
+      ) AS f (kind, name)
+     WHERE es_role_functions.kind = 'admin'
+        OR f.kind = 'both'
+        OR f.kind = es_role_functions.kind
+    $$;
+
+-- Tables, views and sequences belong to who owns the table of events.
+DO $$
+DECLARE
+    relation record;
+BEGIN
+    FOR relation IN
+        SELECT i.type, i.identity, pg_get_userbyid(t.relowner) AS owner
+        FROM pg_extension e
+             JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.deptype = 'e'
+             JOIN pg_class c ON d.classid = 'pg_class'::regclass AND c.oid = d.objid
+             JOIN pg_class t ON t.oid = 'event_store.event'::regclass AND t.relowner <> c.relowner
+             CROSS JOIN LATERAL pg_identify_object(d.classid, d.objid, 0) i
+        WHERE e.extname = 'event_store' AND pg_get_userbyid(c.relowner) = current_user
+              AND NOT EXISTS (SELECT FROM pg_depend s WHERE s.classid = d.classid AND s.objid = d.objid AND s.deptype = 'a')
+    LOOP
+        EXECUTE format('ALTER %s %s OWNER TO %I', relation.type, relation.identity, relation.owner);
+    END LOOP;
+END
+$$;
+
+-- The workers of 0.1 do not notice that their library was replaced.  Those of
+-- the new one wait until this transaction has ended.
+DO $$
+BEGIN
+    FOR attempt IN 1 .. 500 LOOP
+        PERFORM pg_stat_clear_snapshot();
+        PERFORM pg_terminate_backend(a.pid) FROM pg_stat_activity a
+        WHERE a.datname = current_database() AND a.backend_start < now()
+              AND a.backend_type IN ('event_store worker', 'event_store projections');
+        EXIT WHEN NOT FOUND;
+        PERFORM pg_sleep(0.01);
+    END LOOP;
+    PERFORM @extschema@.es_wait(0, '1 ms');
+END
+$$;
+
+SELECT set_config('role', current_setting('es_update.role'), true);

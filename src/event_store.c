@@ -34,6 +34,7 @@
 #include "read/eventscan.h"
 #include "settings.h"
 #include "wakeup/listen.h"
+#include "wakeup/start.h"
 #include "wakeup/wakeup.h"
 #include "wakeup/worker.h"
 
@@ -58,6 +59,7 @@ _PG_init(void)
 	es_function_init();
 	es_upcast_init();
 	es_eventscan_init();
+	es_start_init();
 	es_wakeup_init();
 	if (process_shared_preload_libraries_in_progress)
 		es_listen_init();

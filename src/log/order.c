@@ -26,7 +26,9 @@
  *
  * The array needs about 1 kB.  With shared_preload_libraries it is requested
  * at start; otherwise the first append takes it from the slack that every
- * server keeps.  Nothing in it has to survive a crash.
+ * server keeps.  Nothing in it has to survive a crash.  Sessions that began
+ * before an update of the extension go on with the old library and use the
+ * same array: its name, layout and meaning are the same in all versions.
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

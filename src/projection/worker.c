@@ -5,8 +5,8 @@
  * A worker is connected as the role whose projections it serves and never has
  * any other rights, so a handler can do there what its owner can do anyway.
  * It ends when it has been idle for a while, when it has had its turn and
- * another role waits for one, or when the extension is gone;
- * projection/starter.c starts it again.
+ * another role waits for one, when the library was replaced, or when the
+ * extension is gone; projection/starter.c starts it again.
  *
  * Nothing here is needed for correctness: the row of a projection is locked
  * for each slice (projection/apply.c), so a second worker could do no harm.
@@ -571,6 +571,13 @@ es_projection_worker_main(Datum main_arg)
 		if (es_time_is_up(started_at, GetCurrentTimestamp(), ES_TURN_MS) &&
 			!es_seen_any_cut() && es_projection_others_wait())
 			proc_exit(0);
+
+		/* the library was replaced: the database's worker starts the next one */
+		if (es_start_is_outdated())
+		{
+			es_worker_ensure();
+			proc_exit(0);
+		}
 
 		/*
 		 * Where events come that nobody here wants, a look at each of them

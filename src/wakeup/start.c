@@ -8,16 +8,79 @@
  * database's worker starts.  None is restarted by the postmaster: who starts
  * one keeps a record of it, and starts it again after a pause, which doubles
  * while they die young.
+ *
+ * When the file of the library is replaced, by an update of the package, the
+ * workers that loaded the old one end and are started again with the new one.
+ * With shared_preload_libraries every process inherits the library from the
+ * postmaster; then it takes a restart of the server.
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include <dlfcn.h>
+#include <sys/stat.h>
+
 #include "miscadmin.h"
+#include "postmaster/bgworker.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "base/compat.h"
 #include "wakeup/start.h"
+
+/* pause between two looks at the library's file */
+#define ES_START_LOOK_MS	1000
+
+/* the library's file as this worker loaded it, and as it was seen last */
+static struct stat es_library_loaded;
+static struct stat es_library_seen;
+static const char *es_library_file = NULL;	/* NULL = not to be looked at */
+
+static bool
+es_same_file(const struct stat *a, const struct stat *b)
+{
+	return a->st_dev == b->st_dev && a->st_ino == b->st_ino &&
+		a->st_size == b->st_size && a->st_mtime == b->st_mtime;
+}
+
+/*
+ * Called once per process, from _PG_init: remember, in a worker, which file
+ * the library is.
+ */
+void
+es_start_init(void)
+{
+	Dl_info		info;
+
+	if (process_shared_preload_libraries_in_progress || MyBgworkerEntry == NULL ||
+		dladdr(&es_library_loaded, &info) == 0 ||
+		stat(info.dli_fname, &es_library_loaded) != 0)
+		return;
+	es_library_file = info.dli_fname;
+	es_library_seen = es_library_loaded;
+}
+
+/*
+ * Is another file in the place of the one that this worker has loaded?  Not
+ * before it has stayed the same for a while: it may be half written.
+ */
+bool
+es_start_is_outdated(void)
+{
+	static TimestampTz looked_at = 0;
+	TimestampTz now = GetCurrentTimestamp();
+	struct stat found;
+	bool		stays;
+
+	if (es_library_file == NULL || !es_time_is_up(looked_at, now, ES_START_LOOK_MS))
+		return false;
+	looked_at = now;
+	if (stat(es_library_file, &found) != 0)
+		return false;
+	stays = es_same_file(&found, &es_library_seen);
+	es_library_seen = found;
+	return stays && !es_same_file(&found, &es_library_loaded);
+}
 
 /*
  * Has so much time passed?  Also when the clock was set back, or nothing would

@@ -22,6 +22,8 @@ typedef struct EsStarted
 	long		pause_ms;		/* between that and the next start */
 } EsStarted;
 
+extern void es_start_init(void);
+extern bool es_start_is_outdated(void);
 extern bool es_time_is_up(TimestampTz since, TimestampTz now, long ms);
 extern void es_start_describe(BackgroundWorker *worker, const char *function,
 							  const char *type, const char *name);

@@ -23,6 +23,11 @@
  * that is set for a process that took over a dead worker's slot wakes it for
  * nothing, no more.  When there is no entry left, or no room for the table,
  * waiters poll and no worker runs: nothing here is needed to be correct.
+ *
+ * Sessions that began before an update of the extension go on with the old
+ * library.  It has a table of its own, because this one may have changed; the
+ * database still has one worker, whose lock both know, and who uses the other
+ * table polls until there is one library again.
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -150,7 +155,7 @@ es_wakeup_create(void)
 	bool		found;
 
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	es_wakeup_shared = ShmemInitStruct("event_store wake-ups",
+	es_wakeup_shared = ShmemInitStruct("event_store wake-ups " ES_VERSION,
 									   sizeof(EsWakeupShared), &found);
 	if (!found)
 	{

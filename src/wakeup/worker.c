@@ -15,7 +15,8 @@
  * every database that has the extension, and again when it has ended before
  * its work was done.  It ends by itself when the extension is gone, nothing
  * has happened for a while, or somebody wants to have the database for
- * himself; the next append starts it again.
+ * himself; the next append starts it again.  When the library was replaced it
+ * starts its successor and ends.
  *
  * It runs as the bootstrap superuser and executes no user code.
  *-------------------------------------------------------------------------
@@ -50,6 +51,7 @@
 #include "log/head.h"
 #include "log/store.h"
 #include "settings.h"
+#include "wakeup/start.h"
 #include "wakeup/wakeup.h"
 #include "wakeup/worker.h"
 
@@ -318,6 +320,10 @@ es_worker_main(Datum main_arg)
 		es_wakeup_end_look(followed, follows);
 		pgstat_report_stat(false);
 		pgstat_report_activity(STATE_IDLE, NULL);
+
+		/* the next one waits until this one has ended */
+		if (es_start_is_outdated() && es_start_database_worker(MyDatabaseId, NULL))
+			proc_exit(0);
 		if (timeout < 0)
 		{
 			/* the workers of projections shall look, and go, too */
