@@ -131,31 +131,20 @@ CREATE FUNCTION event_store.es_mark_replicated() RETURNS trigger
 COMMENT ON FUNCTION event_store.es_mark_replicated() IS 'marks a projection or subscription that logical replication brings: it is not run here';
 REVOKE ALL ON FUNCTION event_store.es_mark_replicated() FROM PUBLIC;
 
-CREATE TRIGGER es_guard_statement BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON event_store.event
-    FOR EACH STATEMENT EXECUTE FUNCTION event_store.es_guard();
-CREATE TRIGGER es_guard_row BEFORE INSERT OR UPDATE OR DELETE ON event_store.event
-    FOR EACH ROW EXECUTE FUNCTION event_store.es_guard();
-CREATE TRIGGER es_guard_statement BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON event_store.stream
-    FOR EACH STATEMENT EXECUTE FUNCTION event_store.es_guard();
-CREATE TRIGGER es_guard_row BEFORE INSERT OR UPDATE OR DELETE ON event_store.stream
-    FOR EACH ROW EXECUTE FUNCTION event_store.es_guard();
-CREATE TRIGGER es_guard_statement BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON event_store.event_type
-    FOR EACH STATEMENT EXECUTE FUNCTION event_store.es_guard();
-CREATE TRIGGER es_guard_row BEFORE INSERT OR UPDATE OR DELETE ON event_store.event_type
-    FOR EACH ROW EXECUTE FUNCTION event_store.es_guard();
-CREATE TRIGGER es_guard_statement BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON event_store.mark
-    FOR EACH STATEMENT EXECUTE FUNCTION event_store.es_guard();
-CREATE TRIGGER es_guard_row BEFORE INSERT OR UPDATE OR DELETE ON event_store.mark
-    FOR EACH ROW EXECUTE FUNCTION event_store.es_guard();
-
-ALTER TABLE event_store.event ENABLE ALWAYS TRIGGER es_guard_statement;
-ALTER TABLE event_store.event ENABLE ALWAYS TRIGGER es_guard_row;
-ALTER TABLE event_store.stream ENABLE ALWAYS TRIGGER es_guard_statement;
-ALTER TABLE event_store.stream ENABLE ALWAYS TRIGGER es_guard_row;
-ALTER TABLE event_store.event_type ENABLE ALWAYS TRIGGER es_guard_statement;
-ALTER TABLE event_store.event_type ENABLE ALWAYS TRIGGER es_guard_row;
-ALTER TABLE event_store.mark ENABLE ALWAYS TRIGGER es_guard_statement;
-ALTER TABLE event_store.mark ENABLE ALWAYS TRIGGER es_guard_row;
+DO $$
+DECLARE
+    guarded text;
+BEGIN
+    FOREACH guarded IN ARRAY ARRAY['event', 'stream', 'event_type', 'mark'] LOOP
+        EXECUTE format('CREATE TRIGGER es_guard_statement BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON event_store.%I'
+                       ' FOR EACH STATEMENT EXECUTE FUNCTION event_store.es_guard()', guarded);
+        EXECUTE format('CREATE TRIGGER es_guard_row BEFORE INSERT OR UPDATE OR DELETE ON event_store.%I'
+                       ' FOR EACH ROW EXECUTE FUNCTION event_store.es_guard()', guarded);
+        EXECUTE format('ALTER TABLE event_store.%I ENABLE ALWAYS TRIGGER es_guard_statement,'
+                       ' ENABLE ALWAYS TRIGGER es_guard_row', guarded);
+    END LOOP;
+END
+$$;
 
 --
 -- What DDL does to the tables.  Event triggers see it without anything being
