@@ -40,6 +40,8 @@ SELECT count(*) FROM es_fetch('sub_type', 1, '0', 'named');
 SELECT pg_advisory_unlock_all();
 SELECT count(*) FROM es_fetch('sub_type', 1, '0', 'named');
 SELECT * FROM pg_temp.take('sub_type');
+-- told once
+SELECT * FROM pg_temp.take('sub_type');
 
 -- never backwards
 SELECT es_ack('sub_all', max(global_position)) FROM es_fetch('sub_all');

@@ -42,7 +42,7 @@
 	" AND member OPERATOR(pg_catalog.=) $2"
 #define OWN_AND_SUBSCRIPTION_XMIN \
 	" xmin, (SELECT s.xmin FROM event_store.subscription s" \
-	" WHERE s.name OPERATOR(pg_catalog.=) $1)"
+	" WHERE s.name OPERATOR(pg_catalog.=) $1), pid"
 #define CHECKPOINT_COLUMNS \
 	"SELECT position, scanned, delivered, session, member, lease_until, lease_until," \
 	OWN_AND_SUBSCRIPTION_XMIN CHECKPOINT_ROW
@@ -118,6 +118,8 @@ es_cursor_load(const EsSubscription *sub, Datum member,
 		cursor->member = datumCopy(value, false, -1);
 	cursor->lease_until = DatumGetTimestampTz(es_sql_datum(0, 6, &isnull));
 	cursor->renew_at = DatumGetTimestampTz(es_sql_datum(0, 7, &isnull));
+	value = es_sql_datum(0, 10, &isnull);
+	cursor->pid = isnull ? 0 : DatumGetInt32(value);
 	value = es_sql_datum(0, 9, &isnull);
 	return !isnull && DatumGetTransactionId(value) == sub->xmin;
 }

@@ -94,6 +94,7 @@ typedef struct EsFetch
 	TimestampTz look_again;		/* when the next retry is due */
 
 	bool		wrote;			/* this call has written something */
+	bool		told;			/* ... has thought of telling why it gets nothing */
 
 	/* what an earlier round of this call has walked over */
 	int64		walked_from;
@@ -523,6 +524,38 @@ es_fetch_write(EsFetch *fetch)
 }
 
 /*
+ * Tell who waits for another consumer's events why there are none, at once and
+ * once: not again before this session has had events itself, so that neither a
+ * poller nor a consumer that stands by fills a log.  In a group everybody has
+ * streams of his own.
+ *
+ * round		why there was nothing
+ */
+static void
+es_fetch_tell_busy(EsFetch *fetch, EsRound round)
+{
+	const EsCursor *cursor = &fetch->cursor;
+	bool		leased = es_lease_is_busy(cursor, fetch->member);
+
+	if (fetch->sub.slots > 0 || fetch->told || round == ES_ROUND_NOTHING)
+		return;
+	fetch->told = true;
+	if (!es_lease_first_told(fetch->name))
+		return;
+	ereport(NOTICE,
+			errmsg("the events of subscription \"%s\" are with another consumer",
+				   TextDatumGetCString(fetch->name)),
+			!leased ? errdetail("It is at work in an open transaction.") :
+			cursor->member != (Datum) 0 ?
+			errdetail("Consumer \"%s\" has them in hand until %s, or until it has acknowledged them.",
+					  TextDatumGetCString(cursor->member),
+					  timestamptz_to_str(cursor->lease_until)) :
+			errdetail("The session of process %d has them in hand until %s, or until it has acknowledged them or is gone.",
+					  cursor->pid, timestamptz_to_str(cursor->lease_until)),
+			errhint("Others wait for their turn; to share the work use a consumer group (es_create_subscription with \"slots\"). See event_store.subscriptions."));
+}
+
+/*
  * One attempt.
  *
  * last			no other follows if it finds nothing; nor does one if it writes
@@ -553,6 +586,7 @@ es_fetch_round(EsFetch *fetch, bool last)
 			if (es_fetch_write(fetch))
 			{
 				result = ES_ROUND_DONE;
+				es_lease_forget_told(fetch->name);
 				if (!fetch->member_given)
 					es_lease_remember(fetch->name, Max(fetch->last, fetch->scanned));
 			}
@@ -625,6 +659,8 @@ es_fetch(PG_FUNCTION_ARGS)
 		/* somebody was quicker, or a stream has been set free: look at once */
 		if (round == ES_ROUND_AGAIN && immediate++ < 3)
 			continue;
+		if (!fetch.wrote)
+			es_fetch_tell_busy(&fetch, round);
 		if (last || (fetch.wrote && round != ES_ROUND_BUSY))
 			break;
 		immediate = 0;

@@ -46,6 +46,8 @@ typedef struct EsFetched
 /* number of this session; random, never used twice */
 static int64 es_session = 0;
 
+/* subscriptions of which this session knows that somebody else has the events */
+static HTAB *es_told = NULL;
 static HTAB *es_fetched = NULL;
 static bool es_fetched_changed = false;
 
@@ -378,4 +380,43 @@ es_lease_check(const EsSubscription *sub, Datum member,
 					   TextDatumGetCString(sub->name)),
 				errdetail("The events were handed out to another consumer or acknowledged by one, or the subscription was reset."),
 				errhint("Roll back, and fetch again."));
+}
+
+/*
+ * Has this session not been told yet that a subscription's events are with
+ * somebody else?  It has now.
+ */
+bool
+es_lease_first_told(Datum name)
+{
+	char		key[ES_NAME_MAX + 1];
+	bool		found;
+
+	if (es_told == NULL)
+	{
+		HASHCTL		ctl;
+
+		memset(&ctl, 0, sizeof(ctl));
+		ctl.keysize = ctl.entrysize = sizeof(key);
+		ctl.hcxt = TopMemoryContext;
+		es_told = hash_create("event_store subscriptions told of", 16, &ctl,
+							  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	}
+	es_lease_key(name, key);
+	(void) hash_search(es_told, key, HASH_ENTER, &found);
+	return !found;
+}
+
+/*
+ * It has had events itself: should it get none later, that is news.
+ */
+void
+es_lease_forget_told(Datum name)
+{
+	char		key[ES_NAME_MAX + 1];
+
+	if (es_told == NULL)
+		return;
+	es_lease_key(name, key);
+	(void) hash_search(es_told, key, HASH_REMOVE, NULL);
 }

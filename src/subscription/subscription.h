@@ -44,6 +44,7 @@ typedef struct EsCursor
 	TimestampTz lease_until;	/* -infinity = none */
 	TimestampTz renew_at;		/* of a member: when to renew its lease */
 	TransactionId xmin;			/* who wrote the row: tells its versions apart */
+	int			pid;			/* server process that did; 0 = not known */
 } EsCursor;
 
 /* a row of event_store.parked_stream */
@@ -87,6 +88,8 @@ extern void es_lease_write_end(void);
 extern void es_lease_remember(Datum name, int64 delivered);
 extern bool es_lease_remembered(Datum name, int64 position);
 extern void es_lease_forget(Datum name);
+extern bool es_lease_first_told(Datum name);
+extern void es_lease_forget_told(Datum name);
 extern bool es_lease_is_foreign(const EsCursor *cursor, Datum member);
 extern bool es_lease_is_busy(const EsCursor *cursor, Datum member);
 extern void es_lease_check(const EsSubscription *sub, Datum member,
