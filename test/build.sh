@@ -33,7 +33,7 @@ build_make() {
 	fi
 }
 
-# build_install folder pg_config: into the system's PostgreSQL.
+# build_install folder pg_config [goal]: into the system's PostgreSQL.
 build_install() {
 	local folder=$1 pg_config=$2 library
 	local sudo=()
@@ -46,7 +46,7 @@ build_install() {
 		fi
 		sudo=(sudo -n)
 	fi
-	if ! "${sudo[@]}" make -C "$folder" --no-print-directory PG_CONFIG="$pg_config" install \
+	if ! "${sudo[@]}" make -C "$folder" --no-print-directory PG_CONFIG="$pg_config" "${3:-install}" \
 		>"$folder/install.log" 2>&1; then
 		cat "$folder/install.log" >&2
 		return 1

@@ -6,7 +6,7 @@
 # Installs what is missing, builds with warnings as errors (once as shipped and
 # once with fault points), installs the shipped build, and runs all suites
 # against it: pg_regress and the isolation tester through "make installcheck",
-# pgTAP and TAP.  The last line reads "N passed, N failed"; the exit status is 0
+# pgTAP and TAP, and contrib/gateway's with KurrentDB's clients.  The last line reads "N passed, N failed"; the exit status is 0
 # only when nothing failed.  A build that fails, a suite or a file that runs no
 # test, one that dies, and one that runs into the time limit count as failed
 # tests.  What failed is printed with its differences and logs.
@@ -233,6 +233,25 @@ run_perl_tap() {
 		--logs "$work/tap/tmp_check/log" test/t/*.pl
 }
 
+# contrib/gateway, with KurrentDB's clients; its tests start servers of their own.
+run_gateway() {
+	local gateway=$work/normal/contrib/gateway
+
+	if ! build_make "$gateway" "$pg_config" CFLAGS='-O2 -g -Werror' ||
+		! build_install "$gateway" "$pg_config" install-extension; then
+		say "gateway"
+		suite_started=$SECONDS
+		count gateway 0 1 1
+		return
+	fi
+	cd "$work/normal"
+	run_tap gateway "${cluster_drop[@]}" \
+		env -u PGHOST -u PGPORT -u PGUSER -u PGDATABASE \
+		HOME="$work/tap" TMPDIR="$work/tap/tmp" PG_CONFIG="$pg_config" \
+		perl test/prove.pl --tally "$work/tap/gateway" contrib/gateway/test/*_*.js \
+		contrib/gateway/test/login.js contrib/gateway/test/failures.js
+}
+
 # --- main -------------------------------------------------------------------
 
 deadline=$((${CHECK_MINUTES:-40} * 60))
@@ -265,4 +284,5 @@ else
 fi
 run_pgtap
 run_perl_tap
+run_gateway
 finish

@@ -133,7 +133,7 @@ has_perl() {
 
 # Print "package: instrument" for each thing that is not here.
 missing() {
-	local pg_config=$1 major=$2 share tests module package command
+	local pg_config=$1 major=$2 share tests module package command header
 
 	command -v gcc >/dev/null || echo "gcc: a C compiler"
 	[ -f /usr/include/stdio.h ] || echo "libc6-dev: the C library's headers"
@@ -173,6 +173,18 @@ missing() {
 	command -v node >/dev/null || echo "nodejs: Node.js"
 	command -v npm >/dev/null || echo "npm: npm"
 	command -v uuidgen >/dev/null || echo "uuid-runtime: uuidgen, for message-db's own scripts"
+	# contrib/gateway
+	for command in protoc-c:protobuf-c-compiler pkg-config:pkg-config openssl:openssl; do
+		command -v "${command%:*}" >/dev/null || echo "${command#*:}: ${command%:*}"
+	done
+	while read -r header package; do
+		[ -f "/usr/include/$header" ] || echo "$package: $header"
+	done <<-'END'
+		grpc/grpc.h libgrpc-dev
+		protobuf-c/protobuf-c.h libprotobuf-c-dev
+		pcre2.h libpcre2-dev
+	END
+	pkg-config --exists 'libpq >= 14' 2>/dev/null || echo "libpq-dev: libpq"
 	# Debian's Python, whatever else is on the PATH
 	for module in psycopg psycopg2; do
 		/usr/bin/python3 -c "import $module" 2>/dev/null || echo "python3-$module: Python's $module"

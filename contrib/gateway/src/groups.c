@@ -36,6 +36,7 @@
 #define LOOK_MS			3000	/* a look into the store, which keeps the lease of 10 s too */
 #define MAX_BYTES		(4 * 1024 * 1024)	/* of events that a group holds */
 #define MAX_FETCH		5000
+#define LINGER_MS		30000	/* what consumers said is remembered so long after the last one left */
 #define REPLAY_PAGE		200
 #define MEASURED		1000	/* events of which the time is kept for statistics */
 
@@ -102,6 +103,8 @@ struct Group
 	char	   *member;
 	GroupRow	row;
 	bool		loaded;
+	bool		stale;			/* its settings have changed, or it is gone */
+	int64_t		left;			/* when the last consumer left */
 	Source		source;
 	Link		link;
 	bool		linked;
@@ -674,6 +677,7 @@ tick(Timer *timer)
 		group->news = group->more_replays = true;
 	timer_in(timer, TICK_MS);
 	group_work(group);
+	group_free_if_unused(group);
 }
 
 static void
@@ -699,6 +703,8 @@ static void
 group_free_if_unused(Group *group)
 {
 	if (group->nconsumers > 0 || group->queries > 0)
+		return;
+	if (group->loaded && !group->stale && now_ms() - group->left < LINGER_MS)
 		return;
 	for (Group **p = &groups; *p; p = &(*p)->next)
 		if (*p == group)
@@ -813,7 +819,7 @@ group_get(Pool *pool, const char *source, const char *name)
 	Group	   *group;
 
 	for (group = groups; group; group = group->next)
-		if (group->pool == pool && strcmp(group->subscription, subscription) == 0)
+		if (group->pool == pool && !group->stale && strcmp(group->subscription, subscription) == 0)
 		{
 			free(subscription);
 			return group;
@@ -858,6 +864,7 @@ consumer_over(Call *call)
 			break;
 		}
 	group->nconsumers--;
+	group->left = now_ms();
 	if (group->turn == c)
 		group->turn = NULL;
 	/* others get what it had */
@@ -924,7 +931,8 @@ consume_message(Call *call, const uint8_t *data, size_t len)
 		return;
 	}
 	req = gw__consume_req__unpack(NULL, len, data);
-	if (req && req->content_case == GW__CONSUME_REQ__CONTENT_OPTIONS && c == NULL)
+	if (req && req->content_case == GW__CONSUME_REQ__CONTENT_OPTIONS && c == NULL &&
+		req->options->source_case != GW__CONSUME_REQ__OPTIONS__SOURCE__NOT_SET)
 	{
 		Gw__ConsumeReq__Options *o = req->options;
 		char	   *source = o->source_case == GW__CONSUME_REQ__OPTIONS__SOURCE_STREAM ?
@@ -993,10 +1001,16 @@ const Method group_read_method = {
 void
 groups_changed(const char *subscription)
 {
-	for (Group *group = groups; group; group = group->next)
-		if (strcmp(group->subscription, subscription) == 0)
-			for (Consumer *c = group->consumers; c; c = c->next)
-				group_dropped(c->call, group->source_name, group->group_name);
+	for (Group *group = groups, *next; group; group = next)
+	{
+		next = group->next;
+		if (strcmp(group->subscription, subscription) != 0)
+			continue;
+		group->stale = true;
+		for (Consumer *c = group->consumers; c; c = c->next)
+			group_dropped(c->call, group->source_name, group->group_name);
+		group_free_if_unused(group);
+	}
 }
 
 void
@@ -1005,7 +1019,7 @@ groups_replay(const char *subscription)
 	for (Group *group = groups, *next; group; group = next)
 	{
 		next = group->next;
-		if (strcmp(group->subscription, subscription) == 0)
+		if (strcmp(group->subscription, subscription) == 0 && !group->stale)
 		{
 			group->more_replays = true;
 			group_work(group);
@@ -1073,7 +1087,7 @@ groups_describe(const char *subscription, Gw__GroupInfo *info)
 {
 	for (Group *group = groups; group; group = group->next)
 	{
-		if (strcmp(group->subscription, subscription) != 0)
+		if (group->stale || strcmp(group->subscription, subscription) != 0)
 			continue;
 		info->total += group->total;
 		for (Item *item = group->items.first; item; item = item->next)

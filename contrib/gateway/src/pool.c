@@ -97,6 +97,8 @@ struct Pool
 	bool		dispatching;
 	bool		dispatch_again;
 	Order		order[ORDER_BUCKETS];
+	int64_t		complained;		/* when a lost connection was logged last ... */
+	int			unsaid;			/* ... and how many were not since */
 	void	   *slot;
 };
 
@@ -325,25 +327,38 @@ conn_close(Conn *conn, const char *code, bool lost, const char *message)
 	pool_release(pool);
 }
 
-/* The reason why libpq gave up, as one line without the trailing newline. */
+/* While PostgreSQL is down every call finds that out: one line a second will do. */
+static void
+complain(Pool *pool, const char *what, const char *error)
+{
+	int64_t		now = now_ms();
+
+	if (pool->complained && now - pool->complained < 1000)
+	{
+		pool->unsaid++;
+		return;
+	}
+	log_event(LOG_WARN, what, "user=%q error=%q unsaid=%d", pool_user(pool), error, pool->unsaid);
+	pool->complained = now;
+	pool->unsaid = 0;
+}
+
+/* libpq gave up: close the connection with its reason, on one line. */
 static void
 conn_lost(Conn *conn)
 {
 	char	   *message = xstrdup(PQerrorMessage(conn->pg));
-	size_t		len = strlen(message);
+	size_t		len = strcspn(message, "\n");
 	/* libpq has no SQLSTATE for a failed attempt to connect */
 	bool		refused = conn->state == CONN_CONNECTING &&
 		(strstr(message, "authentication failed") || strstr(message, "no password supplied") ||
 		 strstr(message, "does not exist") || strstr(message, "not permitted to log in") ||
 		 strstr(message, "pg_hba.conf"));
 
-	while (len > 0 && message[len - 1] == '\n')
-		message[--len] = '\0';
-	if (conn->state == CONN_CONNECTING)
-		log_event(LOG_WARN, refused ? "login refused" : "could not connect to PostgreSQL", "user=%q error=%q",
-				  pool_user(conn->pool), message);
-	else
-		log_event(LOG_WARN, "connection to PostgreSQL lost", "user=%q error=%q", pool_user(conn->pool), message);
+	message[len] = '\0';
+	complain(conn->pool, refused ? "login refused" :
+			 conn->state == CONN_CONNECTING ? "could not connect to PostgreSQL" : "connection to PostgreSQL lost",
+			 message);
 	conn_close(conn, refused ? "28000" : "08006", !refused, message);
 	free(message);
 }
@@ -429,8 +444,8 @@ conn_connected(Conn *conn)
 
 	if (conn->pool->user && !PQconnectionUsedPassword(conn->pg))
 	{
-		log_event(LOG_WARN, "login refused", "user=%q error=%q", conn->pool->user,
-				  "PostgreSQL did not ask for the password; let pg_hba.conf ask for scram-sha-256");
+		complain(conn->pool, "login refused",
+				 "PostgreSQL did not ask for the password; let pg_hba.conf ask for scram-sha-256");
 		conn_close(conn, "28000", false, "PostgreSQL did not ask for the password");
 		return;
 	}
@@ -472,7 +487,8 @@ conn_setup_result(Conn *conn)
 										  "extension event_store is not installed in the database" :
 										  PQresultErrorMessage(r));
 
-			log_event(LOG_ERROR, "database cannot be used", "user=%q error=%q", pool_user(conn->pool), message);
+			message[strcspn(message, "\n")] = '\0';
+			complain(conn->pool, "database cannot be used", message);
 			conn_close(conn, code ? code : "55000", code && strncmp(code, "57P", 3) == 0, message);
 			free(message);
 			PQclear(r);
