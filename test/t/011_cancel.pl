@@ -492,7 +492,7 @@ sub allocations
 {
 	my $node = store_cluster('memory', no_start => 1,
 		conf => "event_store.max_projection_workers = 0\njit = off\n");
-	my $library = "$node->{_basedir}/es_malloc.so";
+	my $library = $node->basedir . "/es_malloc.so";
 	is(run_program('cc', '-shared', '-fPIC', '-O', '-o', $library,
 			"$FindBin::Bin/../malloc.c"), 0, 'the library that lets allocations fail is built');
 	$node->start;
