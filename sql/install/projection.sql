@@ -228,6 +228,35 @@ CREATE VIEW event_store.projections AS
              LIMIT 1) w ON true;
 COMMENT ON VIEW event_store.projections IS
     'projections: checkpoint, what they lag behind (NULL with a reason where they can go no further), worker, last error';
+COMMENT ON COLUMN event_store.projections.name IS 'name of the projection';
+COMMENT ON COLUMN event_store.projections.is_shadow IS 'a copy that is built beside the original';
+COMMENT ON COLUMN event_store.projections.owner IS 'role as which the handler runs';
+COMMENT ON COLUMN event_store.projections.handler IS 'function that applies events';
+COMMENT ON COLUMN event_store.projections.reset_handler IS 'function that empties the read model for a rebuild';
+COMMENT ON COLUMN event_store.projections.categories IS 'categories that it wants; NULL = all';
+COMMENT ON COLUMN event_store.projections.event_types IS 'event types that it wants, in today''s shape; NULL = all';
+COMMENT ON COLUMN event_store.projections.batch_size IS 'most events in one transaction';
+COMMENT ON COLUMN event_store.projections.policy IS 'what to do about an event that fails: stop, skip or park';
+COMMENT ON COLUMN event_store.projections.state IS 'running, paused, stopped ...; see the documentation';
+COMMENT ON COLUMN event_store.projections.position IS 'everything up to here is applied';
+COMMENT ON COLUMN event_store.projections.lag_events IS 'events behind; NULL where it can go no further';
+COMMENT ON COLUMN event_store.projections.lag_seconds IS 'age of the oldest event that is not applied';
+COMMENT ON COLUMN event_store.projections.events_per_second IS 'events applied in a second, lately';
+COMMENT ON COLUMN event_store.projections.events_applied IS 'events applied since it was made or rebuilt';
+COMMENT ON COLUMN event_store.projections.worker_pid IS 'process that runs it; NULL = none';
+COMMENT ON COLUMN event_store.projections.attempts IS 'failed attempts in a row';
+COMMENT ON COLUMN event_store.projections.max_attempts IS 'attempts before it stops, skips or parks';
+COMMENT ON COLUMN event_store.projections.next_attempt_at IS 'when it is tried again';
+COMMENT ON COLUMN event_store.projections.error_sqlstate IS 'SQLSTATE of the last error';
+COMMENT ON COLUMN event_store.projections.error_message IS 'message of the last error';
+COMMENT ON COLUMN event_store.projections.error_position IS 'position of the event that failed';
+COMMENT ON COLUMN event_store.projections.error_at IS 'when it failed';
+COMMENT ON COLUMN event_store.projections.events_parked IS 'events that are parked';
+COMMENT ON COLUMN event_store.projections.events_skipped IS 'events that were skipped';
+COMMENT ON COLUMN event_store.projections.created_at IS 'when it was made';
+COMMENT ON COLUMN event_store.projections.started_at IS 'when it was started or rebuilt last';
+COMMENT ON COLUMN event_store.projections.updated_at IS 'when its position moved last';
+COMMENT ON COLUMN event_store.projections.reason IS 'why it can go no further; NULL = it can';
 
 CREATE VIEW event_store.projection_progress AS
     SELECT q.name, q.is_shadow, q.state, q.position, q.target_position, q.events_done, q.events_to_do, q.events_per_second,
@@ -250,3 +279,13 @@ CREATE VIEW event_store.projection_progress AS
      WHERE q.is_shadow OR q.events_to_do OPERATOR(pg_catalog.>) 0;
 COMMENT ON VIEW event_store.projection_progress IS
     'rebuilds that are going on: events done and to do, events per second, time left';
+COMMENT ON COLUMN event_store.projection_progress.name IS 'name of the projection';
+COMMENT ON COLUMN event_store.projection_progress.is_shadow IS 'a copy that is built beside the original';
+COMMENT ON COLUMN event_store.projection_progress.state IS 'what it is doing';
+COMMENT ON COLUMN event_store.projection_progress.position IS 'everything up to here is applied';
+COMMENT ON COLUMN event_store.projection_progress.target_position IS 'where it has caught up';
+COMMENT ON COLUMN event_store.projection_progress.events_done IS 'events applied since it began';
+COMMENT ON COLUMN event_store.projection_progress.events_to_do IS 'events until it has caught up';
+COMMENT ON COLUMN event_store.projection_progress.events_per_second IS 'events applied in a second, lately';
+COMMENT ON COLUMN event_store.projection_progress.time_left IS 'at this pace';
+COMMENT ON COLUMN event_store.projection_progress.started_at IS 'when it began';

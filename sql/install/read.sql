@@ -102,6 +102,17 @@ CREATE VIEW event_store.events AS
         OR NOT pg_catalog.row_security_active('event_store.event'::pg_catalog.regclass);
 COMMENT ON VIEW event_store.events IS
     'all visible events with names, for plain SQL; to follow the global order use es_read_all, which never skips';
+COMMENT ON COLUMN event_store.events.global_position IS 'place in the global order; ascending, with gaps';
+COMMENT ON COLUMN event_store.events.stream_id IS 'name of the stream; NULL for an event that belongs to none';
+COMMENT ON COLUMN event_store.events.version IS 'place in the stream: 1, 2, 3 ...; NULL for an event that belongs to none';
+COMMENT ON COLUMN event_store.events.event_id IS 'unique in the store';
+COMMENT ON COLUMN event_store.events.event_type IS 'type in today''s shape';
+COMMENT ON COLUMN event_store.events.schema_version IS 'version of the shape of data, today''s';
+COMMENT ON COLUMN event_store.events.data IS 'payload in today''s shape, any JSON value';
+COMMENT ON COLUMN event_store.events.metadata IS 'correlation_id, causation_id, user_id ...; a JSON object';
+COMMENT ON COLUMN event_store.events.created_at IS 'when it was appended, by the server''s clock; not an order';
+COMMENT ON COLUMN event_store.events.category IS 'part of the stream''s name before the first "-"';
+COMMENT ON COLUMN event_store.events.tags IS 'what the event is about, beside its stream';
 
 DO $$
 BEGIN

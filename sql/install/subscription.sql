@@ -246,6 +246,27 @@ CREATE VIEW event_store.subscriptions AS
      CROSS JOIN event_store.es_head_status() h;
 COMMENT ON VIEW event_store.subscriptions IS
     'subscriptions: checkpoint, lag in events (counted up to 100000) and in seconds (age of the oldest event that is not done), NULL with a reason where it can go no further, who has events in hand';
+COMMENT ON COLUMN event_store.subscriptions.name IS 'name of the subscription';
+COMMENT ON COLUMN event_store.subscriptions.checkpoint IS 'everything up to this position is done';
+COMMENT ON COLUMN event_store.subscriptions.lag_events IS 'events behind, counted up to 100000; NULL where it can go no further';
+COMMENT ON COLUMN event_store.subscriptions.lag_seconds IS 'age of the oldest event that is not done';
+COMMENT ON COLUMN event_store.subscriptions.lag_positions IS 'positions behind the head';
+COMMENT ON COLUMN event_store.subscriptions.categories IS 'categories that it wants; NULL = all';
+COMMENT ON COLUMN event_store.subscriptions.event_types IS 'event types that it wants, in today''s shape; NULL = all';
+COMMENT ON COLUMN event_store.subscriptions.slots IS 'slots of a consumer group; NULL = one consumer at a time';
+COMMENT ON COLUMN event_store.subscriptions.members IS 'members of the group';
+COMMENT ON COLUMN event_store.subscriptions.in_flight IS 'has somebody events in hand?';
+COMMENT ON COLUMN event_store.subscriptions.holder IS 'who has them, if it is one consumer';
+COMMENT ON COLUMN event_store.subscriptions.lease_until IS 'until when they are his';
+COMMENT ON COLUMN event_store.subscriptions.retrying_streams IS 'streams of which an event waits for its next attempt';
+COMMENT ON COLUMN event_store.subscriptions.parked_streams IS 'streams that wait behind a parked event';
+COMMENT ON COLUMN event_store.subscriptions.lease IS 'how long events are lent';
+COMMENT ON COLUMN event_store.subscriptions.max_retries IS 'attempts before an event is parked';
+COMMENT ON COLUMN event_store.subscriptions.retry_delay IS 'pause before the second attempt';
+COMMENT ON COLUMN event_store.subscriptions.created_by IS 'role that made it';
+COMMENT ON COLUMN event_store.subscriptions.created_at IS 'when it was made';
+COMMENT ON COLUMN event_store.subscriptions.updated_at IS 'when its checkpoint moved last';
+COMMENT ON COLUMN event_store.subscriptions.reason IS 'why it can go no further; NULL = it can';
 
 CREATE VIEW event_store.subscription_members AS
     SELECT m.subscription::pg_catalog.text, m.member::pg_catalog.text, k.slots, k.checkpoint,
@@ -260,6 +281,18 @@ CREATE VIEW event_store.subscription_members AS
              WHERE c.subscription = m.subscription AND c.member = m.member) k ON true;
 COMMENT ON VIEW event_store.subscription_members IS
     'members of consumer groups: slots, checkpoint, lease';
+COMMENT ON COLUMN event_store.subscription_members.subscription IS 'name of the subscription';
+COMMENT ON COLUMN event_store.subscription_members.member IS 'name of the member';
+COMMENT ON COLUMN event_store.subscription_members.slots IS 'slots that it has';
+COMMENT ON COLUMN event_store.subscription_members.checkpoint IS 'everything of its slots up to this position is done';
+COMMENT ON COLUMN event_store.subscription_members.in_flight IS 'has it events in hand?';
+COMMENT ON COLUMN event_store.subscription_members.delivered_position IS 'the last one that it has got';
+COMMENT ON COLUMN event_store.subscription_members.lease IS 'how long it counts as alive without a call';
+COMMENT ON COLUMN event_store.subscription_members.lease_until IS 'until when it counts as alive';
+COMMENT ON COLUMN event_store.subscription_members.lease_age IS 'time since its last call';
+COMMENT ON COLUMN event_store.subscription_members.alive IS 'has its lease not run out?';
+COMMENT ON COLUMN event_store.subscription_members.pid IS 'process that called last';
+COMMENT ON COLUMN event_store.subscription_members.joined_at IS 'when it joined';
 
 CREATE VIEW event_store.parked_events AS
     SELECT p.subscription::pg_catalog.text, e.global_position, st.stream_id::pg_catalog.text, e.version::pg_catalog.int8,
@@ -285,3 +318,15 @@ CREATE VIEW event_store.parked_events AS
      WHERE NOT row_security_active('event_store.event'::regclass);
 COMMENT ON VIEW event_store.parked_events IS
     'failed events (retry: delivered again by itself; parked: waits for es_retry_parked) and those of the same streams that have queued up behind them; empty for users to whom row-level security applies';
+COMMENT ON COLUMN event_store.parked_events.subscription IS 'name of the subscription';
+COMMENT ON COLUMN event_store.parked_events.global_position IS 'position of the event';
+COMMENT ON COLUMN event_store.parked_events.stream_id IS 'its stream';
+COMMENT ON COLUMN event_store.parked_events.version IS 'its place there';
+COMMENT ON COLUMN event_store.parked_events.event_type IS 'its type, in today''s shape';
+COMMENT ON COLUMN event_store.parked_events.state IS 'retry, parked, or queued behind one of those';
+COMMENT ON COLUMN event_store.parked_events.attempts IS 'how often it was tried';
+COMMENT ON COLUMN event_store.parked_events.reason IS 'what the consumer said';
+COMMENT ON COLUMN event_store.parked_events.first_failed_at IS 'when it failed first';
+COMMENT ON COLUMN event_store.parked_events.failed_at IS 'when it failed last';
+COMMENT ON COLUMN event_store.parked_events.next_attempt_at IS 'when it is handed out again';
+COMMENT ON COLUMN event_store.parked_events.event_id IS 'its id';

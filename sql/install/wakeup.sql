@@ -28,3 +28,11 @@ CREATE VIEW event_store.status AS
             AND w.datname OPERATOR(pg_catalog.=) pg_catalog.current_database();
 COMMENT ON VIEW event_store.status IS
     'settled head, last position, and the transaction that holds the head back, if any';
+COMMENT ON COLUMN event_store.status.settled_head IS 'up to here readers see everything';
+COMMENT ON COLUMN event_store.status.last_position IS 'highest position that has been used, committed or not';
+COMMENT ON COLUMN event_store.status.blocking_position IS 'what holds the head back, if anything: its position';
+COMMENT ON COLUMN event_store.status.blocking_xid IS 'its transaction';
+COMMENT ON COLUMN event_store.status.blocking_pid IS 'its process';
+COMMENT ON COLUMN event_store.status.blocking_gid IS 'its name, if it is a prepared transaction';
+COMMENT ON COLUMN event_store.status.blocking_age IS 'how long its transaction has been open';
+COMMENT ON COLUMN event_store.status.worker_pid IS 'the database''s worker; NULL when it is not running';

@@ -34,9 +34,9 @@ SELECT is_empty($$
     'every object has a comment');
 SELECT is_empty($$
     SELECT r.relname, a.attname FROM member_relation AS r JOIN pg_attribute AS a ON a.attrelid = r.oid
-     WHERE r.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped
+     WHERE r.relkind IN ('r', 'v') AND a.attnum > 0 AND NOT a.attisdropped
        AND col_description(r.oid, a.attnum) IS NULL$$,
-    'every column of a table has a comment');
+    'every column of a table or view has a comment');
 SELECT isnt(obj_description((SELECT oid FROM pg_extension WHERE extname = 'event_store'), 'pg_extension'), NULL, 'the extension has one');
 
 --
