@@ -589,3 +589,38 @@ COMMENT ON COLUMN event_store.projection_progress.events_to_do IS 'events until 
 COMMENT ON COLUMN event_store.projection_progress.events_per_second IS 'events applied in a second, lately';
 COMMENT ON COLUMN event_store.projection_progress.time_left IS 'at this pace';
 COMMENT ON COLUMN event_store.projection_progress.started_at IS 'when it began';
+
+--
+-- Stored and read, side by side
+--
+
+-- es_check_upcasters knows only that nothing fails; whether an event still says
+-- what it said is seen by comparing
+CREATE FUNCTION @extschema@.es_preview_upcasters(stored_as text DEFAULT NULL, max_count bigint DEFAULT 3)
+    RETURNS TABLE (stored_event_type text, stored_schema_version int, stored_data jsonb,
+                   event_type text, schema_version int, data jsonb,
+                   event_id uuid, stream_id text, version bigint)
+    LANGUAGE sql STABLE PARALLEL RESTRICTED ROWS 10
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT u.event_type, u.schema_version, e.data,
+           event_store.es_upcast_type(u.event_type, u.schema_version),
+           event_store.es_upcast_schema_version(u.event_type, u.schema_version),
+           event_store.es_upcast_data(u.event_type, u.schema_version, e.data, e.event_id, coalesce(s.stream_id, ''), coalesce(e.version, 0)),
+           e.event_id, s.stream_id, e.version
+      FROM event_store.upcaster AS u
+     CROSS JOIN LATERAL (
+            SELECT n.* FROM event_store.event_type AS t
+             CROSS JOIN LATERAL (
+                    SELECT o.* FROM event_store.event AS o
+                     WHERE o.type_no = t.type_no AND o.schema_version = u.schema_version
+                     ORDER BY o.global_position DESC LIMIT max_count) AS n
+             WHERE t.event_type = u.event_type
+             ORDER BY n.global_position DESC LIMIT max_count) AS e
+      LEFT JOIN event_store.stream AS s USING (stream_no)
+     WHERE stored_as IS NULL OR u.event_type = stored_as
+     ORDER BY u.event_type, u.schema_version, e.global_position DESC
+    $$;
+COMMENT ON FUNCTION @extschema@.es_preview_upcasters(text, bigint) IS
+    'the newest max_count events of each shape that has an upcaster, as they are stored and as they are read';
+REVOKE ALL ON FUNCTION @extschema@.es_preview_upcasters(text, bigint) FROM PUBLIC;

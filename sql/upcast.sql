@@ -32,6 +32,11 @@ SELECT es_define_upcaster('Drafted', 1, to_schema_version => 7, upcaster => 'pub
 TABLE upcast_stream;
 TABLE event_store.upcaster ORDER BY event_type, schema_version;
 
+-- stored and read, side by side: the newest of each shape
+SELECT stored_event_type, stored_schema_version AS stored, stored_data, event_type, schema_version, data, stream_id, version FROM es_preview_upcasters();
+SELECT stored_data, data, version FROM es_preview_upcasters('Posted', 1);
+SELECT count(*) FROM es_preview_upcasters('Kept');
+
 --
 -- Every way to read
 --
