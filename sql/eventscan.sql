@@ -393,9 +393,10 @@ SELECT scan_kept();
 SET client_min_messages = error;
 DROP EXTENSION event_store;
 RESET client_min_messages;
-\set VERBOSITY terse
+\set VERBOSITY sqlstate
 EXECUTE scan(0);
 SELECT scan_kept();
+\set VERBOSITY terse
 CREATE EXTENSION event_store SCHEMA scan_store;
 EXECUTE scan(0);
 SELECT version FROM scan_store.es_append('New-1', 0, 'Placed', '1');

@@ -6,6 +6,6 @@
 #ifndef ES_LOG_REPLICATED_H
 #define ES_LOG_REPLICATED_H
 
-extern void es_replicated_refuse(const char *kind, const char *name) pg_attribute_noreturn();
+pg_attribute_noreturn() extern void es_replicated_refuse(const char *kind, const char *name);
 
 #endif							/* ES_LOG_REPLICATED_H */
