@@ -89,6 +89,9 @@ typedef struct EsNameText
 	text	   *value;
 } EsNameText;
 
+/* names that come again and again; a power of two */
+#define ES_NAME_TEXTS	16
+
 struct EsColumns
 {
 	MemoryContext context;
@@ -101,7 +104,7 @@ struct EsColumns
 	int			nstored;
 	AttrNumber	stored[Natts_es_out];	/* columns of es_event that are copied */
 	EsNameText	stream_id;
-	EsNameText	event_type;
+	EsNameText	event_types[ES_NAME_TEXTS]; /* by the last bits of their numbers */
 };
 
 static EsReader *
@@ -503,9 +506,10 @@ es_columns_upcast(EsColumns *columns, const EsStore *store, EsUpcaster *upcaster
  * data is among them.
  *
  * row			from es_reader_next
- * values		Natts_es_out elements, of which the chosen ones are set.  By-reference ones point into the row, into the columns, or
- *				into the current memory context, and are good until the next
- *				event or the next reset of that
+ * values		Natts_es_out elements, of which the chosen ones are set.
+ *				By-reference ones point into the row, into the columns, or into
+ *				the current memory context, and are good until the next event or
+ *				the next reset of that
  * isnull		the same, set of the only two that may be null: those of an event
  *				without stream, whose values are then 0
  */
@@ -552,15 +556,16 @@ es_columns_get(EsColumns *columns, const EsStore *store, TupleTableSlot *row,
 	{
 		int32		type_no = DatumGetInt32(stored[Anum_es_event_type_no - 1]);
 		bool		upcast = unlikely(es_upcast_possible) && es_upcast_enabled;
+		EsNameText *text = &columns->event_types[type_no & (ES_NAME_TEXTS - 1)];
 
-		if (columns->event_type.number == type_no && !upcast)
-			values[Anum_es_out_event_type - 1] = PointerGetDatum(columns->event_type.value);
+		if (text->number == type_no && !upcast)
+			values[Anum_es_out_event_type - 1] = PointerGetDatum(text->value);
 		else if (columns->type || upcast)
 		{
 			EsType	   *type = es_type_lookup(store, type_no);
 
 			values[Anum_es_out_event_type - 1] =
-				es_name_text(columns, &columns->event_type, type_no, type->name, type->name_len);
+				es_name_text(columns, text, type_no, type->name, type->name_len);
 			if (es_upcast_needed(type))
 			{
 				EsUpcaster *upcaster =
