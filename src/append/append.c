@@ -547,7 +547,7 @@ es_append_run(EsAppend *append)
 	last_position = append->events[append->nevents - 1].position;
 	if (last_position / ES_MARK_INTERVAL !=
 		(append->events[0].position - 1) / ES_MARK_INTERVAL)
-		es_head_mark(append->event, append->store);
+		es_head_mark(append->event, append->store, last_position);
 
 	es_wakeup_after_commit(last_position);
 	table_close(append->event, NoLock);

@@ -310,7 +310,9 @@ es_head_check_cursor(Relation event, const EsStore *store, int64 cursor)
  * what is still to come up to there would be left out without a word.
  *
  * Judged by what is committed now, however old the caller's snapshot: the
- * position may come from another session.  SERIALIZABLE: as in es_head_mark.
+ * position may come from another session.  In SERIALIZABLE, looking at the end
+ * of the order with a snapshot would count as a read that everybody conflicts
+ * with.
  */
 void
 es_head_check_start(Relation event, const EsStore *store, int64 after)
@@ -342,38 +344,42 @@ es_head_check_start(Relation event, const EsStore *store, int64 after)
 /*
  * Write a mark if enough has been settled since the last one.
  *
+ * own			last position that this transaction has inserted
+ *
  * Called by an append, outside the insertion lock.  Waits for insertions in
  * progress, never for a transaction.
  *
- * In SERIALIZABLE, looking at the end of the order with a snapshot would count
- * as a read that everybody conflicts with; what is committed now does as well.
+ * The last mark is looked for among what is committed by now and what this
+ * transaction has written so far, in this command, too: a load in one
+ * statement makes its marks as it goes.  A mark tells of transactions that
+ * have ended, so it holds whatever the age of a snapshot.  In SERIALIZABLE,
+ * looking for it with a snapshot would also count as a read that everybody
+ * conflicts with.
  */
 void
-es_head_mark(Relation event, const EsStore *store)
+es_head_mark(Relation event, const EsStore *store, int64 own)
 {
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	Snapshot	end = IsolationIsSerializable() ? SnapshotSelf : snapshot;
-	int64		last;
-	int64		mark;
-	int64		bound;
-	int			n;
-	EsScan	   *scan;
+	int64		last = es_mark_newest(store, SnapshotSelf, true);
+	int64		mark = last;
 
-	last = mark = es_mark_newest(store, end, true);
-	es_order_barrier_own();
-	bound = es_scan_highest(event, store, end, PG_INT64_MAX);
-	if (bound >= last + ES_MARK_INTERVAL)
+	if (own >= last + ES_MARK_INTERVAL)
 	{
+		Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+		EsScan	   *scan;
+		int			n;
+
+		/* every position below our own has been inserted then, or never will be */
+		es_order_barrier_own();
 		scan = es_scan_begin(event, store, snapshot, ES_SCAN_SETTLED,
-							 ForwardScanDirection, last, bound, NULL, 0,
+							 ForwardScanDirection, last, own, NULL, 0,
 							 ES_MARK_INTERVAL);
 		for (n = 0; n < ES_MARK_MAX_WALK && es_scan_next(scan); n++)
 			mark = es_scan_position(scan);
 		if (n < ES_MARK_MAX_WALK && es_scan_blocked(scan).position == 0)
-			mark = bound;
+			mark = own;
 		es_scan_end(scan);
+		UnregisterSnapshot(snapshot);
 	}
-	UnregisterSnapshot(snapshot);
 
 	if (mark >= last + ES_MARK_INTERVAL)
 	{

@@ -22,6 +22,6 @@ extern bool es_head_pending(Relation event, const EsStore *store, Snapshot snaps
 							int64 head, EsBlocked *blocked);
 extern void es_head_check_cursor(Relation event, const EsStore *store, int64 cursor);
 extern void es_head_check_start(Relation event, const EsStore *store, int64 after);
-extern void es_head_mark(Relation event, const EsStore *store);
+extern void es_head_mark(Relation event, const EsStore *store, int64 own);
 
 #endif							/* ES_LOG_HEAD_H */

@@ -124,7 +124,8 @@ struct EsScan
 	BlockNumber block;
 	int			looked;			/* entries of the present lot that were looked at */
 	HeapTupleData tuple;		/* the row in the slot */
-	bool		visible[MaxHeapTuplesPerPage + 1];	/* by offset: is it plainly visible? */
+	bool		visible[MaxHeapTuplesPerPage + 1];	/* by offset: is it plainly visible,
+													 * or settled? */
 };
 
 typedef enum EsJudgement
@@ -586,7 +587,8 @@ es_scan_begin_items(Relation event, const EsStore *store, Snapshot snapshot,
 	scan->lot_size = Max(scan->lot_size + 1, ES_SCAN_MIN_LOT);
 	scan->single = scan->nsources == 1 && scan->sources[0].ncursors == 1;
 	/* SSI has to hear of every row by itself */
-	scan->by_page = scan->single && mode == ES_SCAN_VISIBLE && !IsolationIsSerializable();
+	scan->by_page = scan->single && (mode == ES_SCAN_VISIBLE || mode == ES_SCAN_SETTLED) &&
+		!IsolationIsSerializable();
 	scan->buffer = InvalidBuffer;
 	scan->block = InvalidBlockNumber;
 	if (scan->nsources > 1)
@@ -713,7 +715,10 @@ es_scan_look(EsScan *scan)
 		tuple.t_len = ItemIdGetLength(item);
 		tuple.t_self = entry->tid;
 		scan->visible[offset] = all_visible ||
-			HeapTupleSatisfiesVisibility(&tuple, scan->snapshot, scan->buffer);
+			(scan->mode == ES_SCAN_SETTLED ?
+			 HeapTupleHeaderXminCommitted(tuple.t_data) &&
+			 !XidInMVCCSnapshot(HeapTupleHeaderGetXmin(tuple.t_data), scan->snapshot) :
+			 HeapTupleSatisfiesVisibility(&tuple, scan->snapshot, scan->buffer));
 	}
 	LockBuffer(scan->buffer, BUFFER_LOCK_UNLOCK);
 }
