@@ -7,6 +7,8 @@ SELECT count(*) FROM generate_series(1, 120) AS i,
 SELECT count(*) FROM es_append('ScanLarge-1', 0, 'Placed', (SELECT jsonb_agg(md5(i::text)) FROM generate_series(1, 1000) AS i));
 -- long names
 SELECT count(*) FROM es_append('Scan-' || repeat('n', 250), 0, repeat('t', 255), '1');
+-- events of no stream
+SELECT count(*) FROM es_append_if('[{"event_type": "Loose", "data": 1, "tags": ["scan:1"]}, {"event_type": "Loose", "data": 2, "tags": ["scan:1", "scan:2"]}]', '{"items": [{"event_types": ["Never"]}]}');
 
 --
 -- What is scanned
@@ -19,6 +21,7 @@ EXPLAIN (COSTS OFF) SELECT count(*) FROM es_read_all(NULL, NULL);
 EXPLAIN (COSTS OFF) SELECT data FROM es_read_stream('Scan-1', 2, 3);
 EXPLAIN (COSTS OFF) SELECT data FROM es_read_category('Scan', backward => true) WHERE version > 3;
 EXPLAIN (COSTS OFF) SELECT * FROM es_read_all(5, event_types => '{Paid}', categories => '{Scan,Other}');
+EXPLAIN (COSTS OFF) SELECT data FROM es_read_query('{"items": [{"tags": ["scan:1"]}]}', 5) ORDER BY global_position LIMIT 2;
 EXPLAIN (COSTS OFF) SELECT s.id, e.version FROM (VALUES ('Scan-1'), ('Scan-2')) AS s (id), es_read_stream(s.id) AS e;
 -- events come in order
 EXPLAIN (COSTS OFF) SELECT * FROM es_read_all() ORDER BY global_position LIMIT 10;
@@ -151,7 +154,10 @@ SELECT scan_differs(format(q, :base)) AS rows, q FROM (VALUES
     (37, 'WITH RECURSIVE w AS (SELECT 1 AS v UNION ALL SELECT w.v + 1 FROM w, es_read_stream(''Scan-1'', w.v + 1, 1)) SELECT * FROM w'),
     (38, 'SELECT * FROM (SELECT data FROM es_read_all(%s) LIMIT 5 OFFSET 3) AS s'),
     (39, 'SELECT max(global_position) - %s, min(global_position) - %1$s FROM es_read_all(%1$s)'),
-    (40, 'SELECT length(event_type), length(stream_id) FROM es_read_all(backward => true, max_count => 3)')
+    (40, 'SELECT length(event_type), length(stream_id) FROM es_read_all(backward => true, max_count => 3)'),
+    (41, 'SELECT * FROM es_read_query(''{"items": [{"tags": ["scan:1"]}, {"event_types": ["Paid"]}]}'', %s)'),
+    (42, 'SELECT e, e.stream_id, e.version FROM es_read_query(''{"items": [{"tags": ["scan:2"]}]}'', backward => true) AS e ORDER BY global_position DESC'),
+    (43, 'SELECT stream_id, version, data FROM es_read_all(%s, NULL) ORDER BY stream_id NULLS FIRST, version, global_position')
 ) AS v (n, q) ORDER BY n;
 
 --
