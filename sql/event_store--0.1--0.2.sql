@@ -404,6 +404,7 @@ CREATE OR REPLACE FUNCTION event_store.es_role_functions(kind text) RETURNS SETO
         ('admin', '%1$s.es_define_upcaster(text, int, regprocedure, text, int)'),
         ('admin', '%1$s.es_drop_upcaster(text, int)'),
         ('admin', '%1$s.es_check_upcasters(text, bigint)'),
+        ('admin', '%1$s.es_preview_upcasters(text, bigint)'),
         ('admin', '%1$s.es_define_aggregate(text, regprocedure, jsonb, int, int)'),
         ('admin', '%1$s.es_drop_aggregate(text)'),
         ('admin', '%1$s.es_drop_snapshots(text)'),

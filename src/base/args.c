@@ -327,6 +327,15 @@ es_arg_interval(FunctionCallInfo fcinfo, int n, const char *argument, int64 min)
 	return us;
 }
 
+/*
+ * A required interval argument that says how long to wait: until when that is.
+ */
+TimestampTz
+es_arg_deadline(FunctionCallInfo fcinfo, int n, const char *argument)
+{
+	return GetCurrentTimestamp() + es_arg_interval(fcinfo, n, argument, 0);
+}
+
 bool
 es_arg_bool(FunctionCallInfo fcinfo, int n, const char *argument)
 {

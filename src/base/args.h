@@ -39,6 +39,7 @@ extern int32 es_arg_int32(FunctionCallInfo fcinfo, int n, const char *argument,
 						  int32 min, int32 max);
 extern int64 es_arg_interval(FunctionCallInfo fcinfo, int n, const char *argument,
 							 int64 min);
+extern TimestampTz es_arg_deadline(FunctionCallInfo fcinfo, int n, const char *argument);
 extern int64 es_interval_us(const Interval *interval);
 extern Jsonb *es_arg_jsonb(FunctionCallInfo fcinfo, int n, const char *argument);
 extern int	es_arg_names(FunctionCallInfo fcinfo, int n, const char *argument,

@@ -443,7 +443,7 @@ es_wait_projection(PG_FUNCTION_ARGS)
 {
 	char	   *name = es_projection_arg_name(fcinfo, 0);
 	int64		position = es_arg_int64(fcinfo, 1, "global_position", 0, PG_INT64_MAX);
-	TimestampTz deadline = GetCurrentTimestamp() + es_arg_interval(fcinfo, 2, "timeout", 0);
+	TimestampTz deadline = es_arg_deadline(fcinfo, 2, "timeout");
 	MemoryContext context;
 	bool		reached;
 

@@ -626,13 +626,12 @@ es_fetch(PG_FUNCTION_ARGS)
 {
 	EsFetch		fetch = {0};
 	TimestampTz deadline;
-	int64		wait;
 	int			immediate = 0;
 	int			fruitless = 0;
 
 	fetch.name = es_arg_name_datum(fcinfo, 0, "name");
 	fetch.max_count = es_arg_int32(fcinfo, 1, "max_count", 1, PG_INT32_MAX);
-	wait = es_arg_interval(fcinfo, 2, "wait", 0);
+	deadline = es_arg_deadline(fcinfo, 2, "wait");
 	fetch.member_given = !PG_ARGISNULL(3);
 	if (fetch.member_given)
 		fetch.member = es_arg_name_datum(fcinfo, 3, "member");
@@ -642,7 +641,6 @@ es_fetch(PG_FUNCTION_ARGS)
 	fetch.context = AllocSetContextCreate(CurrentMemoryContext, "event_store fetch",
 										  ALLOCSET_DEFAULT_SIZES);
 	fetch.walked_from = -1;
-	deadline = GetCurrentTimestamp() + wait;
 
 	for (;;)
 	{

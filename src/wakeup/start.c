@@ -102,11 +102,22 @@ void
 es_start_describe(BackgroundWorker *worker, const char *function,
 				  const char *type, const char *name)
 {
+	Dl_info		info;
+
 	memset(worker, 0, sizeof(*worker));
 	worker->bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker->bgw_start_time = BgWorkerStart_RecoveryFinished;
 	worker->bgw_restart_time = BGW_NEVER_RESTART;
-	strlcpy(worker->bgw_library_name, "event_store", BGW_MAXLEN);
+
+	/*
+	 * From where this process has it, not from the first folder of
+	 * dynamic_library_path: the functions that SQL knows come from here, and
+	 * a process cannot have the library twice.
+	 */
+	if (dladdr(&es_library_loaded, &info) == 0 ||
+		strlcpy(worker->bgw_library_name, info.dli_fname,
+				sizeof(worker->bgw_library_name)) >= sizeof(worker->bgw_library_name))
+		strlcpy(worker->bgw_library_name, "event_store", sizeof(worker->bgw_library_name));
 	strlcpy(worker->bgw_function_name, function, BGW_MAXLEN);
 	strlcpy(worker->bgw_type, type, BGW_MAXLEN);
 	strlcpy(worker->bgw_name, name, BGW_MAXLEN);

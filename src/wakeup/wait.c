@@ -36,7 +36,7 @@ Datum
 es_wait(PG_FUNCTION_ARGS)
 {
 	int64		after = es_arg_int64(fcinfo, 0, "after_position", 0, PG_INT64_MAX);
-	TimestampTz deadline = GetCurrentTimestamp() + es_arg_interval(fcinfo, 1, "timeout", 0);
+	TimestampTz deadline = es_arg_deadline(fcinfo, 1, "timeout");
 	const EsStore *store;
 	Relation	event;
 

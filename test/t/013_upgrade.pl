@@ -331,7 +331,7 @@ sub planted_differences
 }
 
 # Everybody has the library from a folder of ours, in which another file takes
-# its place.  Without preload the workers load it by its name.
+# its place.
 sub replaced_library
 {
 	my $node = store_cluster('replaced', no_start => 1);
@@ -344,7 +344,6 @@ sub replaced_library
 	};
 
 	$put->();
-	$node->append_conf('postgresql.conf', "dynamic_library_path = '$libraries:\$libdir'\n");
 	$node->start;
 	create_store($node);
 	$node->safe_psql('postgres',
