@@ -182,6 +182,28 @@ SELECT es_define_aggregate('Account', 'account_reduce_2(jsonb,es_event)', '{"eve
 SELECT * FROM es_state('Account-1');
 -- 0 is never
 SELECT * FROM account_snapshots();
+-- nor does one taken by hand come between: it is refused, whatever its version
+SELECT es_define_aggregate('Apart', 'account_reduce_2(jsonb,es_event)', '{"events": 0}', 2, 1);
+SELECT count(*) FROM es_append_batch('Apart-1', 0, '{A,B,C}', '{"{}","{}","{}"}');
+SELECT es_snapshot('Apart-1', 2, '{"by": "hand"}');
+SELECT es_snapshot('Apart-1', 2, '{"by": "hand"}', 7);
+SELECT es_snapshot('Apart', 1, '{"by": "hand"}');
+SELECT * FROM es_state('Apart-1');
+-- what is loaded is the aggregate's
+SELECT version, data, schema_version FROM es_read_snapshot('Apart-1');
+SELECT version, snapshot_version, snapshot FROM es_load('Apart-1');
+-- a category whose name begins alike is another one
+SELECT count(*) FROM es_append_batch('Apartment-1', 0, '{A}', '{"{}"}');
+SELECT es_snapshot('Apartment-1', 1, '{"by": "hand"}');
+-- once it is gone, they may be taken, and go when there is one again
+SELECT es_drop_aggregate('Apart');
+SELECT es_read_snapshot('Apart-1') IS NULL AS gone;
+SELECT es_snapshot('Apart-1', 2, '{"by": "hand"}'), es_snapshot('Apart-1', 3, '{"by": "hand"}', 7);
+SELECT es_define_aggregate('Apart', 'account_reduce_2(jsonb,es_event)', '{"events": 0}', 0, 1);
+SELECT es_read_snapshot('Apart-1') IS NULL AS gone, (es_read_snapshot('Apartment-1')).data AS other;
+SELECT version, snapshot_version, cardinality(events) FROM es_load('Apart-1');
+SELECT * FROM es_state('Apart-1');
+SELECT es_drop_aggregate('Apart');
 SELECT es_drop_aggregate('Account');
 
 --
@@ -213,7 +235,7 @@ SELECT es_define_aggregate('Account', 'account_fail(jsonb,es_event)', snapshot_e
 \set SHOW_CONTEXT always
 SELECT * FROM es_state('Account-1');
 SELECT * FROM es_state('Account-1', 1);
-SELECT es_snapshot('Account-1', 2, '{}');
+INSERT INTO event_store.snapshot SELECT stream_no, 1, 2, now(), '{}' FROM event_store.stream WHERE stream_id = 'Account-1';
 SELECT * FROM es_state('Account-1');
 \set SHOW_CONTEXT never
 DROP FUNCTION account_fail(jsonb, es_event);

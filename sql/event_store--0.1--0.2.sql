@@ -133,43 +133,6 @@ CREATE OR REPLACE VIEW event_store.subscription_members AS
 COMMENT ON VIEW event_store.subscription_members IS
     'members of consumer groups: slots, checkpoint, lease';
 
-CREATE OR REPLACE VIEW event_store.projections AS
-    SELECT p.name, p.is_shadow, p.owner, p.handler, p.reset_handler, p.categories, p.event_types,
-           p.batch_size, p.policy,
-           CASE WHEN p.replicated THEN 'replicated' ELSE p.state END AS state, p.position,
-           b.events AS lag_events,
-           CASE WHEN b.events IS NOT NULL
-                THEN COALESCE(pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) b.oldest), 0)
-           END AS lag_seconds,
-           CASE WHEN pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) p.updated_at OPERATOR(pg_catalog.>) '10 s'::interval
-                THEN 0 ELSE p.rate END AS events_per_second,
-           p.applied AS events_applied,
-           w.pid AS worker_pid, p.attempts, p.max_attempts, p.next_attempt_at,
-           p.error_sqlstate, p.error_message, p.error_position, p.error_at,
-           (SELECT pg_catalog.count(*) FROM event_store.projection_parked k
-             WHERE k.projection OPERATOR(pg_catalog.=) p.name AND k.is_shadow OPERATOR(pg_catalog.=) p.is_shadow
-               AND k.disposition OPERATOR(pg_catalog.<>) 'skipped') AS events_parked,
-           (SELECT pg_catalog.count(*) FROM event_store.projection_parked k
-             WHERE k.projection OPERATOR(pg_catalog.=) p.name AND k.is_shadow OPERATOR(pg_catalog.=) p.is_shadow
-               AND k.disposition OPERATOR(pg_catalog.=) 'skipped') AS events_skipped,
-           p.created_at, p.started_at, p.updated_at,
-           CASE WHEN p.replicated THEN 'it came by logical replication and is not run here before es_take_over()'
-                WHEN h.settled_head IS NULL THEN 'the global order is not available'
-                WHEN b.events IS NULL THEN 'the checkpoint is ahead of the head' END AS reason
-      FROM event_store.projection p
-      CROSS JOIN LATERAL event_store.es_projection_backlog(p.position, 9223372036854775807, p.categories, p.event_types) b
-      CROSS JOIN event_store.es_head_status() h
-      LEFT JOIN pg_catalog.pg_roles r ON r.rolname OPERATOR(pg_catalog.=) p.owner::pg_catalog.name
-      LEFT JOIN LATERAL (
-            SELECT l.pid FROM pg_catalog.pg_locks l
-             WHERE l.locktype OPERATOR(pg_catalog.=) 'advisory' AND l.objsubid OPERATOR(pg_catalog.=) 5 AND l.granted
-               AND l.database OPERATOR(pg_catalog.=) (SELECT d.oid FROM pg_catalog.pg_database d
-                                 WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
-               AND l.objid OPERATOR(pg_catalog.=) r.oid
-             LIMIT 1) w ON true;
-COMMENT ON VIEW event_store.projections IS
-    'projections: checkpoint, what they lag behind (NULL with a reason where they can go no further), worker, last error';
-
 --
 -- Read
 --
@@ -364,122 +327,230 @@ CREATE FUNCTION @extschema@.es_tags(event @extschema@.es_event) RETURNS text[]
     LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'es_tags';
 COMMENT ON FUNCTION @extschema@.es_tags(@extschema@.es_event) IS 'the tags of a stored event, sorted; an empty array if it has none';
 REVOKE ALL ON FUNCTION @extschema@.es_tags(@extschema@.es_event) FROM PUBLIC;
+
 --
--- Last, after everything else
+-- Watching, and the kind monitor
 --
 
--- The functions that es_grant grants: the text of sql/install/permissions.sql.
-CREATE OR REPLACE FUNCTION event_store.es_role_functions(kind text) RETURNS SETOF regprocedure
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-    AS $$
-    -- the schema may have been renamed since
-    SELECT format(f.name, (SELECT quote_ident(n.nspname) FROM pg_extension e
-                             JOIN pg_namespace n ON n.oid = e.extnamespace
-                            WHERE e.extname = 'event_store'))::regprocedure
-      FROM (VALUES
-        ('writer', '%1$s.es_append(text, bigint, text, jsonb, jsonb, uuid, int, text[])'),
-        ('writer', '%1$s.es_append_batch(text, bigint, text[], jsonb[], jsonb[], uuid[], int[], jsonb[])'),
-        ('writer', '%1$s.es_append(text, bigint, jsonb)'),
-        ('writer', '%1$s.es_append_streams(jsonb)'),
-        ('writer', '%1$s.es_append_if(jsonb, jsonb, bigint)'),
-        ('writer', '%1$s.es_snapshot(text, bigint, jsonb, int)'),
-        ('both', '%1$s.es_any()'),
-        ('both', '%1$s.es_exists()'),
-        ('both', '%1$s.es_read_stream(text, bigint, bigint, boolean)'),
-        ('both', '%1$s.es_stream_version(text)'),
-        ('both', '%1$s.es_head()'),
-        ('both', '%1$s.es_wait(bigint, interval)'),
-        ('both', 'event_store.es_head_status()'),
-        ('both', '%1$s.es_read_event(uuid)'),
-        ('both', '%1$s.es_read_query(jsonb, bigint, bigint, boolean)'),
-        ('both', '%1$s.es_tags(%1$s.es_event)'),
-        ('both', '%1$s.es_envelope(%1$s.es_event)'),
-        ('both', '%1$s.es_read_snapshot(text, int)'),
-        ('both', '%1$s.es_load(text, int)'),
-        ('both', '%1$s.es_state(text, bigint, timestamptz)'),
-        ('reader', 'event_store.es_upcast_type(text, int)'),
-        ('reader', 'event_store.es_upcast_schema_version(text, int)'),
-        ('reader', 'event_store.es_upcast_data(text, int, jsonb, uuid, text, bigint)'),
-        ('admin', '%1$s.es_define_upcaster(text, int, regprocedure, text, int)'),
-        ('admin', '%1$s.es_drop_upcaster(text, int)'),
-        ('admin', '%1$s.es_check_upcasters(text, bigint)'),
-        ('admin', '%1$s.es_preview_upcasters(text, bigint)'),
-        ('admin', '%1$s.es_define_aggregate(text, regprocedure, jsonb, int, int)'),
-        ('admin', '%1$s.es_drop_aggregate(text)'),
-        ('admin', '%1$s.es_drop_snapshots(text)'),
-        ('reader', '%1$s.es_read_all(bigint, bigint, text[], text[], boolean)'),
-        ('reader', '%1$s.es_read_category(text, bigint, bigint, boolean)'),
-        ('admin', '%1$s.es_create_projection(text, regprocedure, text[], text[], int, bigint, text, regprocedure, int, boolean)'),
-        ('admin', '%1$s.es_drop_projection(text)'),
-        ('admin', '%1$s.es_pause_projection(text)'),
-        ('admin', '%1$s.es_resume_projection(text)'),
-        ('admin', '%1$s.es_run_projection(text)'),
-        ('admin', '%1$s.es_take_over()'),
-        ('both', '%1$s.es_wait_projection(text, bigint, interval)'),
-        ('both', '%1$s.es_is_replaying()'),
-        ('admin', '%1$s.es_rebuild_projection(text)'),
-        ('admin', '%1$s.es_prepare_projection(text, regprocedure, regprocedure, text[], text[], boolean)'),
-        ('admin', '%1$s.es_switch_projection(text, regprocedure, bigint)'),
-        ('admin', '%1$s.es_cancel_rebuild(text)'),
-        ('admin', '%1$s.es_retry_projection_parked(text, text)'),
-        ('admin', '%1$s.es_discard_projection_parked(text, text)'),
-        ('reader', '%1$s.es_fetch(text, int, interval, text)'),
-        ('reader', '%1$s.es_ack(text, bigint, text)'),
-        ('reader', '%1$s.es_nack(text, bigint, text, boolean, text)'),
-        ('reader', '%1$s.es_join(text, text, interval)'),
-        ('reader', '%1$s.es_leave(text, text)'),
-        ('reader', 'event_store.es_subscription_lag(text, bigint)'),
-        ('admin', '%1$s.es_create_subscription(text, text[], text[], bigint, int, interval, int, interval)'),
-        ('admin', '%1$s.es_drop_subscription(text)'),
-        ('admin', '%1$s.es_reset_subscription(text, bigint)'),
-        ('admin', '%1$s.es_retry_parked(text, text)'),
-        ('admin', '%1$s.es_discard_parked(text, bigint)'),
-        ('admin', '%1$s.es_discard_parked_stream(text, text)'),
-        ('admin', 'event_store.es_projection_backlog(bigint, bigint, text[], text[])')
-      ) AS f (kind, name)
-     WHERE es_role_functions.kind = 'admin'
-        OR f.kind = 'both'
-        OR f.kind = es_role_functions.kind
-    $$;
+-- figures that pg_stat_activity shows to few
+CREATE FUNCTION event_store.es_transaction_status(blocking_xid xid, OUT pid int, OUT started_at timestamptz)
+    RETURNS record
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'es_transaction_status';
+COMMENT ON FUNCTION event_store.es_transaction_status(xid) IS 'process and start of a transaction that is running; see view event_store.status';
+REVOKE ALL ON FUNCTION event_store.es_transaction_status(xid) FROM PUBLIC;
 
--- Tables, views and sequences belong to who owns the table of events.
-DO $$
-DECLARE
-    relation record;
-BEGIN
-    FOR relation IN
-        SELECT i.type, i.identity, pg_get_userbyid(t.relowner) AS owner
-        FROM pg_extension e
-             JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.deptype = 'e'
-             JOIN pg_class c ON d.classid = 'pg_class'::regclass AND c.oid = d.objid
-             JOIN pg_class t ON t.oid = 'event_store.event'::regclass AND t.relowner <> c.relowner
-             CROSS JOIN LATERAL pg_identify_object(d.classid, d.objid, 0) i
-        WHERE e.extname = 'event_store' AND pg_get_userbyid(c.relowner) = current_user
-              AND NOT EXISTS (SELECT FROM pg_depend s WHERE s.classid = d.classid AND s.objid = d.objid AND s.deptype = 'a')
-    LOOP
-        EXECUTE format('ALTER %s %s OWNER TO %I', relation.type, relation.identity, relation.owner);
-    END LOOP;
-END
-$$;
+CREATE FUNCTION event_store.es_worker_status(OUT pid int, OUT waiting_since timestamptz)
+    RETURNS record
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'es_worker_status';
+COMMENT ON FUNCTION event_store.es_worker_status() IS
+    'the database''s background worker, and since when it or one of its projections'' waits for a free slot';
+REVOKE ALL ON FUNCTION event_store.es_worker_status() FROM PUBLIC;
 
--- The workers of 0.1 do not notice that their library was replaced.  Those of
--- the new one wait until this transaction has ended.
-DO $$
-BEGIN
-    FOR attempt IN 1 .. 500 LOOP
-        PERFORM pg_stat_clear_snapshot();
-        PERFORM pg_terminate_backend(a.pid) FROM pg_stat_activity a
-        WHERE a.datname = current_database() AND a.backend_start < now()
-              AND a.backend_type IN ('event_store worker', 'event_store projections');
-        EXIT WHEN NOT FOUND;
-        PERFORM pg_sleep(0.01);
-    END LOOP;
-    PERFORM @extschema@.es_wait(0, '1 ms');
-END
-$$;
+CREATE OR REPLACE VIEW event_store.status AS
+    SELECT h.settled_head, h.last_position, h.blocking_position, h.blocking_xid,
+           a.pid AS blocking_pid, p.gid AS blocking_gid,
+           pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) COALESCE(a.started_at, p.prepared) AS blocking_age,
+           w.pid AS worker_pid
+      FROM event_store.es_head_status() h
+     CROSS JOIN LATERAL event_store.es_transaction_status(h.blocking_xid) a
+      LEFT JOIN pg_catalog.pg_prepared_xacts p ON p.transaction OPERATOR(pg_catalog.=) h.blocking_xid
+     CROSS JOIN event_store.es_worker_status() w;
+COMMENT ON VIEW event_store.status IS
+    'settled head, last position, and the transaction that holds the head back, if any';
 
-SELECT set_config('role', current_setting('es_update.role'), true);
+CREATE FUNCTION event_store.es_statistics(OUT appends bigint, OUT events bigint, OUT conflicts bigint,
+        OUT condition_failures bigint, OUT id_conflicts bigint, OUT duplicates bigint,
+        OUT notifications bigint, OUT wakeups bigint, OUT reads bigint, OUT reset_at timestamptz)
+    RETURNS record
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'es_statistics';
+COMMENT ON FUNCTION event_store.es_statistics() IS 'counters of this database; see view event_store.statistics';
+REVOKE ALL ON FUNCTION event_store.es_statistics() FROM PUBLIC;
+
+CREATE VIEW event_store.statistics AS
+    SELECT s.appends, s.events, s.conflicts, s.condition_failures, s.id_conflicts, s.duplicates,
+           s.notifications, s.wakeups, s.reads, s.reset_at
+      FROM event_store.es_statistics() s;
+COMMENT ON VIEW event_store.statistics IS
+    'what this database''s store has done since reset_at, the start of the server or es_reset_statistics()';
+COMMENT ON COLUMN event_store.statistics.appends IS 'calls that have written';
+COMMENT ON COLUMN event_store.statistics.events IS 'events that they have written';
+COMMENT ON COLUMN event_store.statistics.conflicts IS 'appends refused with VE001';
+COMMENT ON COLUMN event_store.statistics.condition_failures IS 'appends refused with VE007';
+COMMENT ON COLUMN event_store.statistics.id_conflicts IS 'appends refused with VE002';
+COMMENT ON COLUMN event_store.statistics.duplicates IS 'retries that were answered';
+COMMENT ON COLUMN event_store.statistics.notifications IS 'NOTIFYs that the worker has sent';
+COMMENT ON COLUMN event_store.statistics.wakeups IS 'waiting sessions that were woken';
+COMMENT ON COLUMN event_store.statistics.reads IS 'reads that were begun';
+COMMENT ON COLUMN event_store.statistics.reset_at IS 'since when';
+
+CREATE FUNCTION @extschema@.es_reset_statistics() RETURNS void
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'es_reset_statistics';
+COMMENT ON FUNCTION @extschema@.es_reset_statistics() IS 'sets the counters of event_store.statistics to 0';
+REVOKE ALL ON FUNCTION @extschema@.es_reset_statistics() FROM PUBLIC;
+
+--
+-- Row-level security: names of streams, snapshots, messages of handlers
+--
+
+-- A name that no event of the stream may be seen with is hidden, too.  The
+-- store itself reads below the executor and asks no policy.
+CREATE FUNCTION event_store.es_stream_visible_support(internal) RETURNS internal
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'es_stream_visible_support';
+COMMENT ON FUNCTION event_store.es_stream_visible_support(internal) IS 'planner support of es_stream_visible';
+REVOKE ALL ON FUNCTION event_store.es_stream_visible_support(internal) FROM PUBLIC;
+
+CREATE FUNCTION event_store.es_stream_visible(stream_no bigint) RETURNS boolean
+    LANGUAGE c STABLE STRICT PARALLEL UNSAFE COST 1000 SUPPORT event_store.es_stream_visible_support
+    AS 'MODULE_PATHNAME', 'es_stream_visible';
+COMMENT ON FUNCTION event_store.es_stream_visible(bigint) IS
+    'whether the policies on the event table let the current user see an event of the stream';
+REVOKE ALL ON FUNCTION event_store.es_stream_visible(bigint) FROM PUBLIC;
+
+CREATE POLICY es_visible ON event_store.stream FOR SELECT USING (event_store.es_stream_visible(stream_no));
+ALTER TABLE event_store.stream ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY es_visible ON event_store.snapshot FOR SELECT
+    USING (NOT row_security_active('event_store.event'::regclass));
+ALTER TABLE event_store.snapshot ENABLE ROW LEVEL SECURITY;
+
+CREATE VIEW event_store.categories AS
+    SELECT c.category, coalesce(s.streams, 0) AS streams, c.events, c.event_types,
+           c.last_position, l.created_at AS last_created_at
+      FROM (SELECT t.category::text AS category, count(DISTINCT t.event_type) AS event_types,
+                   sum(e.events)::bigint AS events, max(e.last_position) AS last_position
+              FROM event_store.event_type t
+              JOIN (SELECT v.type_no, count(*) AS events, max(v.global_position) AS last_position
+                      FROM event_store.event v GROUP BY v.type_no) e ON e.type_no = t.type_no
+             GROUP BY t.category) c
+      LEFT JOIN (SELECT split_part(n.stream_id, '-', 1)::text AS category, count(*) AS streams
+                   FROM event_store.stream n GROUP BY 1) s ON s.category = c.category
+      LEFT JOIN event_store.event l ON l.global_position = c.last_position
+     WHERE NOT row_security_active('event_store.event'::regclass)
+        OR NOT has_table_privilege('event_store.event'::regclass, 'SELECT');
+COMMENT ON VIEW event_store.categories IS
+    'what is in the store, by category, counted when you look; empty for readers to whom row-level security applies';
+COMMENT ON COLUMN event_store.categories.category IS 'part of the stream''s name before the first "-"; NULL = events that belong to no stream';
+COMMENT ON COLUMN event_store.categories.streams IS 'its streams';
+COMMENT ON COLUMN event_store.categories.events IS 'its events';
+COMMENT ON COLUMN event_store.categories.event_types IS 'types of events, as they are stored';
+COMMENT ON COLUMN event_store.categories.last_position IS 'position of the newest event';
+COMMENT ON COLUMN event_store.categories.last_created_at IS 'when that was appended';
+
+-- messages may quote events
+CREATE POLICY es_visible ON event_store.projection_parked FOR SELECT
+    USING (NOT row_security_active('event_store.event'::regclass));
+ALTER TABLE event_store.projection_parked ENABLE ROW LEVEL SECURITY;
+
+--
+-- Projections
+--
+
+-- the one of 0.1 doubled a read model without a reset handler
+DROP FUNCTION @extschema@.es_rebuild_projection(text);
+CREATE FUNCTION @extschema@.es_rebuild_projection(name text, without_reset boolean DEFAULT false) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_rebuild_projection';
+COMMENT ON FUNCTION @extschema@.es_rebuild_projection(text, boolean) IS 'calls the reset handler and starts over from the first event';
+REVOKE ALL ON FUNCTION @extschema@.es_rebuild_projection(text, boolean) FROM PUBLIC;
+
+CREATE FUNCTION event_store.es_projection_error_visible(owner text) RETURNS boolean
+    LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'es_projection_error_visible';
+COMMENT ON FUNCTION event_store.es_projection_error_visible(text) IS
+    'whether the current user may read the errors of this role''s handlers, which may quote events';
+REVOKE ALL ON FUNCTION event_store.es_projection_error_visible(text) FROM PUBLIC;
+
+-- error: what is in the way now; last_error: also what has been overcome
+CREATE OR REPLACE VIEW event_store.projections AS
+    SELECT p.name, p.is_shadow, p.owner, p.handler, p.reset_handler, p.categories, p.event_types,
+           p.batch_size, p.policy,
+           CASE WHEN p.replicated THEN 'replicated'
+                WHEN p.state OPERATOR(pg_catalog.=) 'running' AND p.attempts OPERATOR(pg_catalog.>) 0
+                THEN 'retrying' ELSE p.state END AS state,
+           p.position,
+           b.events AS lag_events,
+           CASE WHEN b.events IS NOT NULL
+                THEN COALESCE(pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) b.oldest), 0)
+           END AS lag_seconds,
+           CASE WHEN pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) p.updated_at OPERATOR(pg_catalog.>) '10 s'::interval
+                THEN 0 ELSE p.rate END AS events_per_second,
+           p.applied AS events_applied,
+           w.pid AS worker_pid, p.attempts, p.max_attempts, p.next_attempt_at,
+           CASE WHEN x.stands THEN p.error_sqlstate WHEN x.waits THEN '53400' END AS error_sqlstate,
+           CASE WHEN x.stands AND x.visible THEN p.error_message
+                WHEN x.waits THEN 'no free background worker (max_worker_processes)' END AS error_message,
+           CASE WHEN x.stands THEN p.error_position END AS error_position,
+           CASE WHEN x.stands THEN p.error_at WHEN x.waits THEN d.waiting_since END AS error_at,
+           (SELECT pg_catalog.count(*) FROM event_store.projection_parked k
+             WHERE k.projection OPERATOR(pg_catalog.=) p.name AND k.is_shadow OPERATOR(pg_catalog.=) p.is_shadow
+               AND k.disposition OPERATOR(pg_catalog.<>) 'skipped') AS events_parked,
+           (SELECT pg_catalog.count(*) FROM event_store.projection_parked k
+             WHERE k.projection OPERATOR(pg_catalog.=) p.name AND k.is_shadow OPERATOR(pg_catalog.=) p.is_shadow
+               AND k.disposition OPERATOR(pg_catalog.=) 'skipped') AS events_skipped,
+           p.created_at, p.started_at, p.updated_at,
+           CASE WHEN p.replicated THEN 'it came by logical replication and is not run here before es_take_over()'
+                WHEN h.settled_head IS NULL THEN 'the global order is not available'
+                WHEN b.events IS NULL THEN 'the checkpoint is ahead of the head' END AS reason,
+           p.error_at AS last_error_at, p.error_sqlstate AS last_error_sqlstate,
+           CASE WHEN x.visible THEN p.error_message END AS last_error_message,
+           p.error_position AS last_error_position
+      FROM event_store.projection p
+      CROSS JOIN event_store.es_worker_status() d
+      CROSS JOIN event_store.es_head_status() h
+      CROSS JOIN LATERAL event_store.es_projection_backlog(p.position, 9223372036854775807, p.categories, p.event_types) b
+      LEFT JOIN pg_catalog.pg_roles r ON r.rolname OPERATOR(pg_catalog.=) p.owner::pg_catalog.name
+      LEFT JOIN LATERAL (
+            SELECT l.pid FROM pg_catalog.pg_locks l
+             WHERE l.locktype OPERATOR(pg_catalog.=) 'advisory' AND l.objsubid OPERATOR(pg_catalog.=) 5 AND l.granted
+               AND l.database OPERATOR(pg_catalog.=) (SELECT d.oid FROM pg_catalog.pg_database d
+                                 WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
+               AND l.objid OPERATOR(pg_catalog.=) r.oid
+             LIMIT 1) w ON true
+      CROSS JOIN LATERAL (
+            SELECT p.state OPERATOR(pg_catalog.=) 'stopped' OR p.attempts OPERATOR(pg_catalog.>) 0
+                   OR p.error_sqlstate OPERATOR(pg_catalog.=) '53400' OR p.error_sqlstate OPERATOR(pg_catalog.=) '08004' AS stands,
+                   NOT p.replicated AND p.state OPERATOR(pg_catalog.=) 'running' AND b.events OPERATOR(pg_catalog.>) 0 AND w.pid IS NULL
+                   AND d.waiting_since IS NOT NULL AS waits,
+                   event_store.es_projection_error_visible(p.owner) AS visible) x;
+COMMENT ON VIEW event_store.projections IS
+    'projections: checkpoint, what they lag behind (NULL with a reason where they can go no further), worker, the error in the way and the last one';
+COMMENT ON COLUMN event_store.projections.last_error_at IS 'when the last error was, also one that has been overcome';
+COMMENT ON COLUMN event_store.projections.last_error_sqlstate IS 'its SQLSTATE';
+COMMENT ON COLUMN event_store.projections.last_error_message IS 'its message; NULL for who may not read events';
+COMMENT ON COLUMN event_store.projections.last_error_position IS 'position of the event that failed';
+
+CREATE OR REPLACE VIEW event_store.projection_progress AS
+    SELECT q.name, q.is_shadow, q.state, q.position, q.target_position, q.events_done, q.events_to_do, q.events_per_second,
+           CASE WHEN q.events_to_do OPERATOR(pg_catalog.=) 0 THEN '0 s'::interval
+                WHEN q.events_per_second OPERATOR(pg_catalog.>) 0
+                THEN pg_catalog.make_interval(secs => q.events_to_do OPERATOR(pg_catalog./) q.events_per_second)
+           END AS time_left,
+           q.started_at
+      FROM (SELECT p.name, p.is_shadow,
+                   CASE WHEN p.replicated THEN 'replicated'
+                        WHEN p.state OPERATOR(pg_catalog.=) 'running' AND p.attempts OPERATOR(pg_catalog.>) 0
+                        THEN 'retrying' ELSE p.state END AS state,
+                   p.position, t.target_position, p.applied AS events_done,
+                   b.events AS events_to_do,
+                   CASE WHEN pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) p.updated_at OPERATOR(pg_catalog.>) '10 s'::interval
+                        THEN 0 ELSE p.rate END AS events_per_second, p.started_at
+              FROM event_store.projection p
+              LEFT JOIN event_store.projection o
+                     ON p.is_shadow AND NOT o.is_shadow AND o.name OPERATOR(pg_catalog.=) p.name
+              CROSS JOIN LATERAL (
+                    SELECT CASE WHEN p.is_shadow THEN o.position ELSE p.replay_until END AS target_position) t
+              CROSS JOIN LATERAL event_store.es_projection_backlog(p.position, t.target_position, p.categories, p.event_types) b
+             WHERE p.is_shadow OR p.position OPERATOR(pg_catalog.<) p.replay_until) q
+     WHERE q.is_shadow OR q.events_to_do OPERATOR(pg_catalog.>) 0;
+COMMENT ON VIEW event_store.projection_progress IS
+    'rebuilds that are going on: events done and to do, events per second, time left';
+
+--
+-- Snapshots: those taken by hand where there is an aggregate cannot be told
+-- from its own
+--
+
+DELETE FROM event_store.snapshot n USING event_store.stream s, event_store.aggregate a
+ WHERE n.stream_no = s.stream_no AND (s.stream_id = a.category
+        OR s.stream_id >= (a.category || '-') AND s.stream_id < (a.category || '.'));
 
 --
 
@@ -560,7 +631,7 @@ COMMENT ON COLUMN event_store.projections.categories IS 'categories that it want
 COMMENT ON COLUMN event_store.projections.event_types IS 'event types that it wants, in today''s shape; NULL = all';
 COMMENT ON COLUMN event_store.projections.batch_size IS 'most events in one transaction';
 COMMENT ON COLUMN event_store.projections.policy IS 'what to do about an event that fails: stop, skip or park';
-COMMENT ON COLUMN event_store.projections.state IS 'running, paused, stopped ...; see the documentation';
+COMMENT ON COLUMN event_store.projections.state IS 'running, retrying, paused, stopped, replicated';
 COMMENT ON COLUMN event_store.projections.position IS 'everything up to here is applied';
 COMMENT ON COLUMN event_store.projections.lag_events IS 'events behind; NULL where it can go no further';
 COMMENT ON COLUMN event_store.projections.lag_seconds IS 'age of the oldest event that is not applied';
@@ -570,10 +641,10 @@ COMMENT ON COLUMN event_store.projections.worker_pid IS 'process that runs it; N
 COMMENT ON COLUMN event_store.projections.attempts IS 'failed attempts in a row';
 COMMENT ON COLUMN event_store.projections.max_attempts IS 'attempts before it stops, skips or parks';
 COMMENT ON COLUMN event_store.projections.next_attempt_at IS 'when it is tried again';
-COMMENT ON COLUMN event_store.projections.error_sqlstate IS 'SQLSTATE of the last error';
-COMMENT ON COLUMN event_store.projections.error_message IS 'message of the last error';
-COMMENT ON COLUMN event_store.projections.error_position IS 'position of the event that failed';
-COMMENT ON COLUMN event_store.projections.error_at IS 'when it failed';
+COMMENT ON COLUMN event_store.projections.error_sqlstate IS 'SQLSTATE of the error that is in the way now; NULL = none is';
+COMMENT ON COLUMN event_store.projections.error_message IS 'its message; NULL for who may not read events';
+COMMENT ON COLUMN event_store.projections.error_position IS 'position of the event that fails';
+COMMENT ON COLUMN event_store.projections.error_at IS 'since when, or when it failed last';
 COMMENT ON COLUMN event_store.projections.events_parked IS 'events that are parked';
 COMMENT ON COLUMN event_store.projections.events_skipped IS 'events that were skipped';
 COMMENT ON COLUMN event_store.projections.created_at IS 'when it was made';
@@ -625,3 +696,250 @@ CREATE FUNCTION @extschema@.es_preview_upcasters(stored_as text DEFAULT NULL, ma
 COMMENT ON FUNCTION @extschema@.es_preview_upcasters(text, bigint) IS
     'the newest max_count events of each shape that has an upcaster, as they are stored and as they are read';
 REVOKE ALL ON FUNCTION @extschema@.es_preview_upcasters(text, bigint) FROM PUBLIC;
+
+--
+-- Last, after everything else
+--
+
+-- What es_grant grants: the text of sql/install/permissions.sql.
+CREATE OR REPLACE FUNCTION event_store.es_role_functions(kind text) RETURNS SETOF regprocedure
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    -- the schema may have been renamed since
+    SELECT format(f.name, (SELECT quote_ident(n.nspname) FROM pg_extension e
+                             JOIN pg_namespace n ON n.oid = e.extnamespace
+                            WHERE e.extname = 'event_store'))::regprocedure
+      FROM (VALUES
+        ('writer', '%1$s.es_append(text, bigint, text, jsonb, jsonb, uuid, int, text[])'),
+        ('writer', '%1$s.es_append_batch(text, bigint, text[], jsonb[], jsonb[], uuid[], int[], jsonb[])'),
+        ('writer', '%1$s.es_append(text, bigint, jsonb)'),
+        ('writer', '%1$s.es_append_streams(jsonb)'),
+        ('writer', '%1$s.es_append_if(jsonb, jsonb, bigint)'),
+        ('writer', '%1$s.es_snapshot(text, bigint, jsonb, int)'),
+        ('both', '%1$s.es_any()'),
+        ('both', '%1$s.es_exists()'),
+        ('both', '%1$s.es_read_stream(text, bigint, bigint, boolean)'),
+        ('both', '%1$s.es_stream_version(text)'),
+        ('all', '%1$s.es_head()'),
+        ('both', '%1$s.es_wait(bigint, interval)'),
+        ('all', 'event_store.es_head_status()'),
+        ('watch', 'event_store.es_transaction_status(xid)'),
+        ('watch', 'event_store.es_worker_status()'),
+        ('monitor', 'event_store.es_statistics()'),
+        ('admin', '%1$s.es_reset_statistics()'),
+        ('both', '%1$s.es_read_event(uuid)'),
+        ('both', '%1$s.es_read_query(jsonb, bigint, bigint, boolean)'),
+        ('both', '%1$s.es_tags(%1$s.es_event)'),
+        ('both', '%1$s.es_envelope(%1$s.es_event)'),
+        ('both', '%1$s.es_read_snapshot(text, int)'),
+        ('both', '%1$s.es_load(text, int)'),
+        ('both', '%1$s.es_state(text, bigint, timestamptz)'),
+        ('reader', 'event_store.es_upcast_type(text, int)'),
+        ('reader', 'event_store.es_upcast_schema_version(text, int)'),
+        ('reader', 'event_store.es_upcast_data(text, int, jsonb, uuid, text, bigint)'),
+        ('admin', '%1$s.es_define_upcaster(text, int, regprocedure, text, int)'),
+        ('admin', '%1$s.es_drop_upcaster(text, int)'),
+        ('admin', '%1$s.es_check_upcasters(text, bigint)'),
+        ('admin', '%1$s.es_preview_upcasters(text, bigint)'),
+        ('admin', '%1$s.es_define_aggregate(text, regprocedure, jsonb, int, int)'),
+        ('admin', '%1$s.es_drop_aggregate(text)'),
+        ('admin', '%1$s.es_drop_snapshots(text)'),
+        ('reader', '%1$s.es_read_all(bigint, bigint, text[], text[], boolean)'),
+        ('reader', '%1$s.es_read_category(text, bigint, bigint, boolean)'),
+        ('admin', '%1$s.es_create_projection(text, regprocedure, text[], text[], int, bigint, text, regprocedure, int, boolean)'),
+        ('admin', '%1$s.es_drop_projection(text)'),
+        ('admin', '%1$s.es_pause_projection(text)'),
+        ('admin', '%1$s.es_resume_projection(text)'),
+        ('admin', '%1$s.es_run_projection(text)'),
+        ('admin', '%1$s.es_take_over()'),
+        ('both', '%1$s.es_wait_projection(text, bigint, interval)'),
+        ('both', '%1$s.es_is_replaying()'),
+        ('admin', '%1$s.es_rebuild_projection(text, boolean)'),
+        ('admin', '%1$s.es_prepare_projection(text, regprocedure, regprocedure, text[], text[], boolean)'),
+        ('admin', '%1$s.es_switch_projection(text, regprocedure, bigint)'),
+        ('admin', '%1$s.es_cancel_rebuild(text)'),
+        ('admin', '%1$s.es_retry_projection_parked(text, text)'),
+        ('admin', '%1$s.es_discard_projection_parked(text, text)'),
+        ('reader', '%1$s.es_fetch(text, int, interval, text)'),
+        ('reader', '%1$s.es_ack(text, bigint, text)'),
+        ('reader', '%1$s.es_nack(text, bigint, text, boolean, text)'),
+        ('reader', '%1$s.es_join(text, text, interval)'),
+        ('reader', '%1$s.es_leave(text, text)'),
+        ('watch', 'event_store.es_subscription_lag(text, bigint)'),
+        ('admin', '%1$s.es_create_subscription(text, text[], text[], bigint, int, interval, int, interval)'),
+        ('admin', '%1$s.es_drop_subscription(text)'),
+        ('admin', '%1$s.es_reset_subscription(text, bigint)'),
+        ('admin', '%1$s.es_retry_parked(text, text)'),
+        ('admin', '%1$s.es_discard_parked(text, bigint)'),
+        ('admin', '%1$s.es_discard_parked_stream(text, text)'),
+        ('watch', 'event_store.es_projection_backlog(bigint, bigint, text[], text[])'),
+        ('watch', 'event_store.es_projection_error_visible(text)'),
+        ('reader', 'event_store.es_stream_visible(bigint)')
+      ) AS f (kind, name)
+     WHERE es_role_functions.kind IN ('admin', f.kind)
+        OR es_role_functions.kind = ANY (CASE f.kind WHEN 'both' THEN '{reader,writer}'::text[]
+                                                     WHEN 'watch' THEN '{reader,monitor}'
+                                                     WHEN 'all' THEN '{reader,writer,monitor}' END)
+    $$;
+COMMENT ON FUNCTION event_store.es_role_functions(text) IS 'the functions that es_grant grants to a reader, writer, monitor or admin';
+REVOKE ALL ON FUNCTION event_store.es_role_functions(text) FROM PUBLIC;
+
+-- Tables and views that a kind of role may select from.
+CREATE FUNCTION event_store.es_role_relations(kind text) RETURNS SETOF regclass
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT ('event_store.' || r.name)::regclass
+      FROM (VALUES
+        ('reader', 'event'),
+        ('reader', 'stream'),
+        ('reader', 'event_type'),
+        ('reader', 'mark'),
+        ('reader', 'events'),
+        ('reader', 'parked_events'),
+        ('watch', 'status'),
+        ('watch', 'categories'),
+        ('watch', 'subscriptions'),
+        ('watch', 'subscription_members'),
+        ('watch', 'projections'),
+        ('watch', 'projection_progress'),
+        ('monitor', 'statistics'),
+        ('admin', 'snapshot'),
+        ('admin', 'upcaster'),
+        ('admin', 'aggregate'),
+        ('admin', 'projection_parked')
+      ) AS r (kind, name)
+     WHERE es_role_relations.kind IN ('admin', r.kind)
+        OR es_role_relations.kind = ANY (CASE r.kind WHEN 'watch' THEN '{reader,monitor}'::text[] END)
+    $$;
+COMMENT ON FUNCTION event_store.es_role_relations(text) IS 'the tables and views that es_grant opens to a reader, writer, monitor or admin';
+REVOKE ALL ON FUNCTION event_store.es_role_relations(text) FROM PUBLIC;
+
+CREATE OR REPLACE FUNCTION event_store.es_change_grants(role text, kind text, is_grant boolean) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    grantee text;
+    action text := CASE WHEN is_grant THEN 'GRANT %s TO %s' ELSE 'REVOKE %s FROM %s' END;
+    others text[] := '{}';
+    object text;
+    functions_schema oid := (SELECT extnamespace FROM pg_extension WHERE extname = 'event_store');
+BEGIN
+    IF role IS NULL OR kind IS NULL THEN
+        RAISE null_value_not_allowed USING MESSAGE = 'role and kind must not be null';
+    END IF;
+    IF kind NOT IN ('reader', 'writer', 'monitor', 'admin') THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('invalid kind "%s"', kind),
+            DETAIL = 'It must be reader, writer, monitor or admin.';
+    END IF;
+    SELECT quote_ident(rolname) INTO grantee FROM pg_roles WHERE rolname = role;
+    IF NOT FOUND THEN
+        RAISE undefined_object USING MESSAGE = format('role "%s" does not exist', role);
+    END IF;
+
+    -- what kinds share stays while the role is of another one
+    IF NOT is_grant AND kind <> 'admin' THEN
+        others := ARRAY(SELECT k FROM unnest('{reader,writer,monitor}'::text[]) AS k
+                         WHERE k <> kind
+                           AND (SELECT bool_and(has_function_privilege(role, f, 'EXECUTE'))
+                                  FROM event_store.es_role_functions(k) AS f));
+    END IF;
+    FOR object IN
+        SELECT format('EXECUTE ON FUNCTION %s', f) FROM event_store.es_role_functions(kind) AS f
+         WHERE f NOT IN (SELECT event_store.es_role_functions(k) FROM unnest(others) AS k)
+        UNION ALL
+        SELECT format('SELECT ON %s', r) FROM event_store.es_role_relations(kind) AS r
+         WHERE r NOT IN (SELECT event_store.es_role_relations(k) FROM unnest(others) AS k)
+        UNION ALL
+        SELECT 'USAGE ON SCHEMA event_store' WHERE kind <> 'writer' AND NOT others && '{reader,monitor}'
+        UNION ALL
+        -- the schema of the functions need not be the extension's
+        SELECT format('USAGE ON SCHEMA %I', n.nspname) FROM pg_namespace AS n
+         WHERE n.oid = functions_schema AND n.nspname <> 'public' AND others = '{}'
+           AND has_schema_privilege(n.oid, 'USAGE WITH GRANT OPTION')
+           AND (NOT is_grant OR NOT has_schema_privilege(role, n.oid, 'USAGE'))
+    LOOP
+        EXECUTE format(action, object, grantee);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION event_store.es_change_grants(text, text, boolean) IS 'does the work of es_grant and es_revoke';
+REVOKE ALL ON FUNCTION event_store.es_change_grants(text, text, boolean) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.es_grant(text, text) IS
+    'gives a role what a reader, writer, monitor or admin of the store needs; for the owner of the extension';
+
+
+-- Tables, views and sequences belong to who owns the table of events.
+DO $$
+DECLARE
+    relation record;
+BEGIN
+    FOR relation IN
+        SELECT i.type, i.identity, pg_get_userbyid(t.relowner) AS owner
+        FROM pg_extension e
+             JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.deptype = 'e'
+             JOIN pg_class c ON d.classid = 'pg_class'::regclass AND c.oid = d.objid
+             JOIN pg_class t ON t.oid = 'event_store.event'::regclass AND t.relowner <> c.relowner
+             CROSS JOIN LATERAL pg_identify_object(d.classid, d.objid, 0) i
+        WHERE e.extname = 'event_store' AND pg_get_userbyid(c.relowner) = current_user
+              AND NOT EXISTS (SELECT FROM pg_depend s WHERE s.classid = d.classid AND s.objid = d.objid AND s.deptype = 'a')
+    LOOP
+        EXECUTE format('ALTER %s %s OWNER TO %I', relation.type, relation.identity, relation.owner);
+    END LOOP;
+END
+$$;
+
+-- Roles get what is new for their kind; each is known by a function that it
+-- was given.
+DO $$
+DECLARE
+    held record;
+    -- what is granted in a script would count as given by the extension, and
+    -- not be dumped
+    objects oid[] := ARRAY(SELECT objoid FROM pg_init_privs ORDER BY objoid, classoid, objsubid);
+    classes oid[] := ARRAY(SELECT classoid FROM pg_init_privs ORDER BY objoid, classoid, objsubid);
+    columns int[] := ARRAY(SELECT objsubid FROM pg_init_privs ORDER BY objoid, classoid, objsubid);
+    given text[] := ARRAY(SELECT initprivs::text FROM pg_init_privs ORDER BY objoid, classoid, objsubid);
+BEGIN
+    FOR held IN
+        SELECT DISTINCT r.rolname::text AS role, k.kind
+          FROM (VALUES ('reader', '@extschema@.es_read_all(bigint, bigint, text[], text[], boolean)'),
+                       ('writer', '@extschema@.es_append(text, bigint, jsonb)'),
+                       ('admin', '@extschema@.es_drop_aggregate(text)')) AS k (kind, name)
+          JOIN pg_proc AS p ON p.oid = k.name::regprocedure
+         CROSS JOIN LATERAL aclexplode(p.proacl) AS a
+          JOIN pg_roles AS r ON r.oid = a.grantee
+         WHERE a.grantee <> p.proowner
+    LOOP
+        PERFORM event_store.es_change_grants(held.role, held.kind, true);
+    END LOOP;
+    DELETE FROM pg_init_privs AS i
+     WHERE NOT EXISTS (SELECT FROM unnest(objects, classes, columns) AS o (objoid, classoid, objsubid)
+                        WHERE (o.objoid, o.classoid, o.objsubid) = (i.objoid, i.classoid, i.objsubid));
+    UPDATE pg_init_privs AS i SET initprivs = o.initprivs::aclitem[]
+      FROM unnest(objects, classes, columns, given) AS o (objoid, classoid, objsubid, initprivs)
+     WHERE (o.objoid, o.classoid, o.objsubid) = (i.objoid, i.classoid, i.objsubid)
+       AND i.initprivs::text <> o.initprivs;
+END
+$$;
+
+-- The workers of 0.1 do not notice that their library was replaced.  Those of
+-- the new one wait until this transaction has ended.
+DO $$
+BEGIN
+    FOR attempt IN 1 .. 500 LOOP
+        PERFORM pg_stat_clear_snapshot();
+        PERFORM pg_terminate_backend(a.pid) FROM pg_stat_activity a
+        WHERE a.datname = current_database() AND a.backend_start < now()
+              AND a.backend_type IN ('event_store worker', 'event_store projections');
+        EXIT WHEN NOT FOUND;
+        PERFORM pg_sleep(0.01);
+    END LOOP;
+    PERFORM @extschema@.es_wait(0, '1 ms');
+END
+$$;
+
+SELECT set_config('role', current_setting('es_update.role'), true);

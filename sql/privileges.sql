@@ -254,6 +254,138 @@ SELECT count(*) FROM es_read_stream('Priv-1');
 RESET ROLE;
 
 --
+-- Nothing of hidden events in anything that a grant opens
+--
+
+CREATE ROLE regress_es_restricted;
+CREATE ROLE regress_es_monitor;
+SELECT es_grant('regress_es_restricted', 'admin');
+SELECT es_grant('regress_es_monitor', 'monitor');
+SELECT version FROM es_append('PrivA-1', 0, 'A', '{"word": "plain"}', '{"tenant": "a"}');
+SELECT version FROM es_append('PrivB-hidden', 0, 'B', '{"word": "hidden"}', '{"tenant": "b"}');
+SELECT version FROM es_append('PrivB-both', 0, 'B', '{"word": "hidden"}', '{"tenant": "b"}');
+SELECT version FROM es_append('PrivB-both', 1, 'B', '{"word": "plain"}', '{"tenant": "a"}');
+SELECT es_snapshot('PrivB-hidden', 1, '{"word": "hidden"}');
+CREATE FUNCTION regress_es_tells(e es_event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE 'tells of % %', e.stream_id, e.data;
+END $$;
+SELECT es_create_projection('priv_parks', 'regress_es_tells(es_event)', '{PrivB}', max_attempts => 1, policy => 'park');
+SELECT es_wait_projection('priv_parks', es_head());
+SELECT es_create_projection('priv_stops', 'regress_es_tells(es_event)', '{PrivB}', max_attempts => 1);
+CREATE FUNCTION pg_temp.wait() RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN es_wait_projection('priv_stops', es_head());
+EXCEPTION WHEN OTHERS THEN RETURN sqlstate;
+END $$;
+SELECT pg_temp.wait();
+SELECT es_create_subscription('priv_sub', '{PrivB}');
+SELECT data->>'word' AS word FROM es_fetch('priv_sub', member => 'm');
+SELECT es_nack('priv_sub', (SELECT min(global_position) FROM event_store.events WHERE category = 'PrivB'), 'is hidden', false, 'm');
+
+CREATE POLICY tenant ON event_store.event FOR SELECT TO regress_es_restricted USING (metadata->>'tenant' = 'a');
+ALTER TABLE event_store.event ENABLE ROW LEVEL SECURITY;
+-- every table and view that a role may select from, as text: what of it tells
+CREATE FUNCTION pg_temp.leaks() RETURNS TABLE (relation text, leaks bigint) LANGUAGE plpgsql AS $$
+BEGIN
+    FOR relation IN SELECT c.relname FROM pg_class AS c
+                     WHERE c.relnamespace = 'event_store'::regnamespace AND c.relkind IN ('r', 'v')
+                       AND has_table_privilege(c.oid, 'SELECT') ORDER BY c.relname COLLATE "C"
+    LOOP
+        EXECUTE format('SELECT count(*) FROM event_store.%I AS r WHERE r::text ~ %L', relation, 'hidden') INTO leaks;
+        RETURN NEXT;
+    END LOOP;
+END $$;
+GRANT EXECUTE ON FUNCTION pg_temp.leaks() TO PUBLIC;
+SELECT * FROM pg_temp.leaks() WHERE leaks > 0;
+SET ROLE regress_es_restricted;
+SELECT * FROM pg_temp.leaks();
+SELECT stream_id FROM event_store.stream WHERE stream_id LIKE 'Priv_-%' ORDER BY 1;
+SELECT name, state, error_sqlstate, error_message, last_error_message FROM event_store.projections WHERE name LIKE 'priv%' ORDER BY 1;
+SELECT count(*) FROM event_store.categories;
+SELECT event_id FROM es_check_upcasters(NULL);
+SET ROLE regress_es_monitor;
+SELECT relation, leaks FROM pg_temp.leaks();
+SELECT events FROM event_store.categories WHERE category = 'PrivB';
+RESET ROLE;
+-- a policy may look at the name of the stream
+DROP POLICY tenant ON event_store.event;
+CREATE POLICY tenant ON event_store.event FOR SELECT TO regress_es_restricted
+    USING (EXISTS (SELECT FROM event_store.stream AS s WHERE s.stream_no = event.stream_no AND s.stream_id LIKE 'PrivA-%'));
+SET ROLE regress_es_restricted;
+SELECT count(*) FROM es_read_category('PrivA');
+SELECT count(*) FROM es_read_category('PrivB');
+SELECT stream_id FROM event_store.stream WHERE stream_id LIKE 'Priv_-%' ORDER BY 1;
+PREPARE names AS SELECT count(*) FROM event_store.stream WHERE stream_id LIKE 'PrivB-%';
+EXECUTE names;
+RESET ROLE;
+ALTER TABLE event_store.event DISABLE ROW LEVEL SECURITY;
+-- without it everything is as before, and a name leads to the index
+SET ROLE regress_es_restricted;
+EXECUTE names;
+SET enable_seqscan = off;
+SET enable_bitmapscan = off;
+EXPLAIN (COSTS OFF) SELECT stream_no FROM event_store.stream WHERE stream_id LIKE 'PrivB-%';
+RESET enable_seqscan;
+RESET enable_bitmapscan;
+SELECT count(*) FROM event_store.snapshot WHERE data::text ~ 'hidden';
+SELECT count(*) FROM event_store.projection_parked;
+-- a plan from then does not outlive it
+RESET ROLE;
+ALTER TABLE event_store.event ENABLE ROW LEVEL SECURITY;
+SET ROLE regress_es_restricted;
+EXECUTE names;
+RESET ROLE;
+DEALLOCATE names;
+ALTER TABLE event_store.event DISABLE ROW LEVEL SECURITY;
+DROP POLICY tenant ON event_store.event;
+
+--
+-- A monitor: every figure, no event
+--
+
+SELECT es_reset_statistics();
+SELECT reset_at > now() - interval '1 hour' AS is_reset, appends, events, conflicts, id_conflicts, duplicates, reads FROM event_store.statistics;
+SELECT count(*) FROM es_append_batch('PrivS-1', 0, '{A,B,C}', '{1,2,3}', event_ids => ARRAY['00000000-0000-4000-8000-0000009b0101', NULL, NULL]::uuid[]);
+SELECT version FROM es_append('PrivS-1', 3, 'A', '1', NULL, '00000000-0000-4000-8000-0000009b0102');
+SELECT is_duplicate FROM es_append('PrivS-1', 3, 'A', '1', NULL, '00000000-0000-4000-8000-0000009b0102');
+SELECT pg_temp.try($$SELECT es_append('PrivS-1', 0, 'A', '1')$$), pg_temp.try($$SELECT es_append('PrivS-2', 1, '{"event_type": "A", "data": 1}')$$),
+       pg_temp.try($$SELECT es_append_batch('PrivS-1', es_any(), '{A}', '{2}', NULL, '{00000000-0000-4000-8000-0000009b0101}')$$);
+SELECT count(*) FROM es_read_stream('PrivS-1');
+SELECT count(*) FROM es_read_category('PrivS');
+SET ROLE regress_es_monitor;
+SELECT appends, events, conflicts, condition_failures, id_conflicts, duplicates, reads FROM event_store.statistics;
+SELECT streams, events, event_types, last_position = es_head() AS is_last, last_created_at IS NOT NULL AS dated FROM event_store.categories WHERE category = 'PrivS';
+SELECT settled_head = es_head() AS head FROM event_store.status;
+SELECT name, lag_events, error_sqlstate, error_message FROM event_store.projections WHERE name LIKE 'priv%' ORDER BY 1;
+SELECT name, lag_events FROM event_store.subscriptions WHERE name = 'priv_sub';
+SELECT pg_temp.try('SELECT FROM event_store.subscription_members') AS members, pg_temp.try('SELECT FROM event_store.projection_progress') AS progress,
+       pg_temp.try('SELECT FROM event_store.events') AS events, pg_temp.try('SELECT FROM event_store.stream') AS stream,
+       pg_temp.try('SELECT FROM event_store.parked_events') AS parked, pg_temp.try('SELECT es_read_all(0)') AS read,
+       pg_temp.try('SELECT es_reset_statistics()') AS reset;
+RESET ROLE;
+-- what a monitor and a reader share stays with whom is the other one, too
+SELECT es_grant('regress_es_monitor', 'reader'), es_revoke('regress_es_monitor', 'reader');
+SET ROLE regress_es_monitor;
+SELECT pg_temp.try('SELECT FROM event_store.statistics') AS statistics, pg_temp.try('SELECT FROM event_store.projections') AS projections, pg_temp.try('SELECT FROM event_store.events') AS events;
+RESET ROLE;
+SELECT es_grant('regress_es_monitor', 'reader'), es_revoke('regress_es_monitor', 'monitor');
+SET ROLE regress_es_monitor;
+SELECT pg_temp.try('SELECT FROM event_store.statistics') AS statistics, pg_temp.try('SELECT FROM event_store.projections') AS projections, pg_temp.try('SELECT FROM event_store.events') AS events;
+RESET ROLE;
+SELECT es_revoke('regress_es_monitor', 'reader'), es_revoke('regress_es_restricted', 'admin');
+DROP ROLE regress_es_monitor, regress_es_restricted;
+SELECT es_drop_projection('priv_parks'), es_drop_projection('priv_stops'), es_drop_subscription('priv_sub');
+DROP FUNCTION regress_es_tells(es_event);
+
+-- the transaction that holds the head back is no secret
+BEGIN;
+SELECT version FROM es_append('PrivS-3', 0, 'A', '1');
+SET LOCAL ROLE regress_es_reader;
+SELECT pid = pg_backend_pid() AS pid, started_at = now() AS started FROM event_store.es_transaction_status((pg_catalog.txid_current() & 4294967295)::text::xid);
+ROLLBACK;
+
+--
 -- es_revoke leaves nothing: the roles can be dropped
 --
 
@@ -277,5 +409,16 @@ BEGIN;
 ALTER SCHEMA :"schema" RENAME TO "Renamed";
 SELECT "Renamed".es_grant('regress_es_reader', 'reader');
 SELECT has_function_privilege('regress_es_reader', '"Renamed".es_head()', 'EXECUTE');
+-- and to another schema than public one needs a key
+SELECT has_schema_privilege('regress_es_reader', 'Renamed', 'USAGE') AS may;
+REVOKE USAGE ON SCHEMA "Renamed" FROM PUBLIC;
+SELECT "Renamed".es_revoke('regress_es_reader', 'reader'), "Renamed".es_grant('regress_es_reader', 'reader'), "Renamed".es_grant('regress_es_reader', 'writer');
+SET LOCAL ROLE regress_es_reader;
+SELECT "Renamed".es_head() > 0 AS head;
+RESET ROLE;
+SELECT "Renamed".es_revoke('regress_es_reader', 'reader');
+SELECT has_schema_privilege('regress_es_reader', 'Renamed', 'USAGE') AS still;
+SELECT "Renamed".es_revoke('regress_es_reader', 'writer');
+SELECT has_schema_privilege('regress_es_reader', 'Renamed', 'USAGE') AS still;
 ROLLBACK;
 DROP ROLE regress_es_none, regress_es_reader, regress_es_writer, regress_es_admin, regress_es_tenant;

@@ -13,7 +13,7 @@ CREATE FUNCTION on_order(e es_event) RETURNS void LANGUAGE sql AS $$
     INSERT INTO order_summary SELECT (e).stream_id, 'placed', ((e).data->>'total')::numeric WHERE (e).event_type = 'OrderPlaced';
     UPDATE order_summary SET state = 'shipped' WHERE (e).event_type = 'OrderShipped' AND order_id = (e).stream_id;
 $$;
-SELECT es_create_projection('orders', 'on_order(es_event)', categories => '{PrjOrder}');
+SELECT es_create_projection('orders', 'on_order(es_event)', categories => '{PrjOrder,PrjSick}');
 SELECT version FROM es_append('PrjOrder-1', 0, 'OrderPlaced', '{"total": 12.5}');
 SELECT version FROM es_append('PrjOrder-2', 0, 'OrderPlaced', '{"total": 7}');
 SELECT version FROM es_append('PrjOrder-1', 1, 'OrderShipped', '{}');
@@ -24,8 +24,78 @@ SELECT name, state, lag_events, lag_seconds, events_applied, attempts, error_sql
 -- what the filter does not want does not keep the waiter waiting
 SELECT version FROM es_append('PrjOther-1', 0, 'Something', '{}');
 SELECT es_wait_projection('orders', es_head());
--- the future
-SELECT es_wait_projection('orders', es_head() + 1000, '10 ms');
+-- what is in vain is refused at once: a position that there is not,
+\set VERBOSITY sqlstate
+SELECT es_wait_projection('orders', es_head() + 1000);
+-- events of this transaction, which nobody sees before its end, unless they
+-- were rolled back,
+BEGIN;
+SELECT version FROM es_append('PrjOrder-1', es_any(), 'OrderShipped', '{}');
+SELECT es_wait_projection('orders', es_head());
+ROLLBACK;
+BEGIN;
+SAVEPOINT a;
+SELECT version FROM es_append('PrjOrder-1', es_any(), 'OrderShipped', '{}');
+SAVEPOINT b;
+SELECT version FROM es_append('PrjOrder-1', es_any(), 'OrderShipped', '{}');
+RELEASE b;
+ROLLBACK TO a;
+SELECT es_wait_projection('orders', es_head());
+SAVEPOINT c;
+SELECT version FROM es_append('PrjOrder-1', es_any(), 'OrderShipped', '{}');
+RELEASE c;
+SAVEPOINT d;
+ROLLBACK TO d;
+SELECT es_wait_projection('orders', 0);
+ROLLBACK;
+\set VERBOSITY default
+-- a projection that is paused or has stopped, unless it is there already
+SELECT es_pause_projection('orders');
+SELECT es_wait_projection('orders', es_head());
+SELECT version FROM es_append('PrjSick-9', 0, 'OrderPlaced', '{"total": "many"}');
+\set VERBOSITY sqlstate
+SELECT es_wait_projection('orders', es_head());
+\set VERBOSITY default
+SELECT name, state, error_sqlstate FROM event_store.projections;
+CREATE FUNCTION pg_temp.wait() RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    detail text;
+    hint text;
+BEGIN
+    RETURN es_wait_projection('orders', es_head());
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+    RETURN sqlstate || ' ' || regexp_replace(sqlerrm || ' / ' || detail || ' / ' || hint, '(position[ =])[0-9]+', '\1N', 'g');
+END $$;
+UPDATE event_store.projection SET max_attempts = 1;
+-- it stops while we wait
+SELECT es_resume_projection('orders');
+SELECT pg_temp.wait();
+SELECT state, error_sqlstate, error_message, error_position = es_head() AS there, error_at = last_error_at AS now FROM event_store.projections;
+-- what is overcome is not in the way, but can be looked up
+CREATE OR REPLACE FUNCTION on_order(e es_event) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO order_summary SELECT (e).stream_id, 'placed', ((e).data->>'total')::numeric WHERE (e).event_type = 'OrderPlaced' AND (e).data->>'total' <> 'many';
+    UPDATE order_summary SET state = 'shipped' WHERE (e).event_type = 'OrderShipped' AND order_id = (e).stream_id;
+$$;
+SELECT es_resume_projection('orders');
+SELECT es_wait_projection('orders', es_head());
+SELECT state, error_sqlstate, error_message, error_position, error_at, last_error_sqlstate, last_error_message, last_error_at IS NOT NULL AS dated FROM event_store.projections;
+-- while it is tried again that is its state
+UPDATE event_store.projection SET state = 'running', attempts = 2, next_attempt_at = now() + interval '1 hour';
+SELECT state, attempts, error_sqlstate FROM event_store.projections;
+-- who may not read events is not told what the handler says of them
+CREATE ROLE regress_projection_writer;
+SELECT es_grant('regress_projection_writer', 'writer');
+SELECT es_pause_projection('orders');
+UPDATE event_store.projection SET state = 'stopped';
+SELECT version FROM es_append('PrjSick-9', 1, 'OrderShipped', '{}');
+GRANT EXECUTE ON FUNCTION pg_temp.wait() TO PUBLIC;
+SELECT pg_temp.wait();
+SET ROLE regress_projection_writer;
+SELECT pg_temp.wait();
+RESET ROLE;
+SELECT es_revoke('regress_projection_writer', 'writer');
+DROP ROLE regress_projection_writer;
 SELECT es_drop_projection('orders');
 SELECT count(*) FROM event_store.projections;
 
@@ -68,6 +138,48 @@ SELECT es_rebuild_projection('totals'), es_pause_projection('totals');
 SELECT count(*) FROM totals WHERE n > 5;
 SELECT es_run_projection('totals') > 0 AS ran;
 SELECT sum(n), sum(total) FROM totals;
+-- a new version keeps the reset handler, which is not called: the old read
+-- model is in use
+CREATE TABLE totals_new (LIKE totals INCLUDING ALL);
+CREATE FUNCTION on_orders_new(events es_event[]) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO totals_new SELECT stream_id, count(*), sum((data->>'total')::numeric) FROM unnest(events) GROUP BY 1
+    ON CONFLICT (stream_id) DO UPDATE SET n = totals_new.n + EXCLUDED.n, total = totals_new.total + EXCLUDED.total;
+$$;
+CREATE FUNCTION switch_totals() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    DROP TABLE totals;
+    ALTER TABLE totals_new RENAME TO totals;
+    DROP FUNCTION on_orders(es_event[]);
+    ALTER FUNCTION on_orders_new(es_event[]) RENAME TO on_orders;
+    CREATE OR REPLACE FUNCTION on_orders(events es_event[]) RETURNS void LANGUAGE sql AS 'INSERT INTO totals
+        SELECT stream_id, count(*), sum((data->>''total'')::numeric) FROM unnest(events) GROUP BY 1
+        ON CONFLICT (stream_id) DO UPDATE SET n = totals.n + EXCLUDED.n, total = totals.total + EXCLUDED.total';
+END $$;
+BEGIN;
+SELECT es_prepare_projection('totals', 'on_orders_new(es_event[])');
+SELECT is_shadow, reset_handler FROM event_store.projections ORDER BY 1;
+SELECT count(*) > 0 AS untouched FROM totals;
+SET LOCAL client_min_messages = notice;
+SELECT es_switch_projection('totals', max_lag => 1000000000) AS applied;
+SELECT reset_handler FROM event_store.projections;
+ROLLBACK;
+SELECT es_prepare_projection('totals', 'on_orders_new(es_event[])'), es_pause_projection('totals');
+SELECT es_switch_projection('totals', 'switch_totals()', 1000000000) AS applied;
+SELECT reset_handler FROM event_store.projections;
+UPDATE event_store.projection SET handler = 'public.on_orders(public.es_event[])', state = 'paused';
+SELECT sum(n) AS before FROM totals;
+SELECT es_rebuild_projection('totals'), es_pause_projection('totals');
+SELECT es_run_projection('totals') > 0 AS ran;
+SELECT sum(n) AS again FROM totals;
+-- told to do without, it doubles
+SELECT es_rebuild_projection('totals', without_reset => true), es_pause_projection('totals');
+SELECT es_run_projection('totals') > 0 AS ran;
+SELECT sum(n) AS doubled FROM totals;
+-- without a reset handler it has to be told
+UPDATE event_store.projection SET reset_handler = NULL;
+SELECT es_rebuild_projection('totals');
+SELECT es_rebuild_projection('totals', NULL);
+SELECT position > 0 AS stays, state FROM event_store.projections;
 SELECT es_drop_projection('totals');
 
 -- a new version beside the old one
@@ -115,7 +227,7 @@ UPDATE event_store.projection SET position = es_head() + 3 WHERE name = 'seen';
 \set VERBOSITY sqlstate
 SELECT es_run_projection('seen');
 \set VERBOSITY default
-SELECT es_rebuild_projection('seen'), es_pause_projection('seen');
+SELECT es_rebuild_projection('seen', true), es_pause_projection('seen');
 TRUNCATE seen;
 SELECT version FROM es_append('PrjOther-1', 2, 'Something', '{}');
 SELECT es_run_projection('seen') > 0 AS ran;
@@ -244,7 +356,7 @@ SELECT name, lag_events, lag_seconds > 0 AS is_late FROM event_store.projections
 SELECT es_run_projection('lag_new'), es_run_projection('lag_old');
 SELECT name, lag_events, lag_seconds FROM event_store.projections WHERE name LIKE 'lag%' ORDER BY 1;
 BEGIN;
-SELECT es_rebuild_projection('lag_new'), es_rebuild_projection('lag_old');
+SELECT es_rebuild_projection('lag_new', true), es_rebuild_projection('lag_old', true);
 SELECT name, events_to_do FROM event_store.projection_progress ORDER BY 1;
 -- one that has stopped moving has no rate
 UPDATE event_store.projection SET rate = 5, updated_at = updated_at - interval '1 hour' WHERE name = 'lag_new';

@@ -3,7 +3,8 @@
 --
 
 -- Which functions a kind of role may call.  A writer can also read what it
--- needs to decide, but only through functions.
+-- needs to decide, but only through functions.  both: reader and writer; watch:
+-- reader and monitor.
 CREATE FUNCTION event_store.es_role_functions(kind text) RETURNS SETOF regprocedure
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -23,9 +24,13 @@ CREATE FUNCTION event_store.es_role_functions(kind text) RETURNS SETOF regproced
         ('both', '%1$s.es_exists()'),
         ('both', '%1$s.es_read_stream(text, bigint, bigint, boolean)'),
         ('both', '%1$s.es_stream_version(text)'),
-        ('both', '%1$s.es_head()'),
+        ('all', '%1$s.es_head()'),
         ('both', '%1$s.es_wait(bigint, interval)'),
-        ('both', 'event_store.es_head_status()'),
+        ('all', 'event_store.es_head_status()'),
+        ('watch', 'event_store.es_transaction_status(xid)'),
+        ('watch', 'event_store.es_worker_status()'),
+        ('monitor', 'event_store.es_statistics()'),
+        ('admin', '%1$s.es_reset_statistics()'),
         ('both', '%1$s.es_read_event(uuid)'),
         ('both', '%1$s.es_read_query(jsonb, bigint, bigint, boolean)'),
         ('both', '%1$s.es_tags(%1$s.es_event)'),
@@ -53,7 +58,7 @@ CREATE FUNCTION event_store.es_role_functions(kind text) RETURNS SETOF regproced
         ('admin', '%1$s.es_take_over()'),
         ('both', '%1$s.es_wait_projection(text, bigint, interval)'),
         ('both', '%1$s.es_is_replaying()'),
-        ('admin', '%1$s.es_rebuild_projection(text)'),
+        ('admin', '%1$s.es_rebuild_projection(text, boolean)'),
         ('admin', '%1$s.es_prepare_projection(text, regprocedure, regprocedure, text[], text[], boolean)'),
         ('admin', '%1$s.es_switch_projection(text, regprocedure, bigint)'),
         ('admin', '%1$s.es_cancel_rebuild(text)'),
@@ -64,21 +69,55 @@ CREATE FUNCTION event_store.es_role_functions(kind text) RETURNS SETOF regproced
         ('reader', '%1$s.es_nack(text, bigint, text, boolean, text)'),
         ('reader', '%1$s.es_join(text, text, interval)'),
         ('reader', '%1$s.es_leave(text, text)'),
-        ('reader', 'event_store.es_subscription_lag(text, bigint)'),
+        ('watch', 'event_store.es_subscription_lag(text, bigint)'),
         ('admin', '%1$s.es_create_subscription(text, text[], text[], bigint, int, interval, int, interval)'),
         ('admin', '%1$s.es_drop_subscription(text)'),
         ('admin', '%1$s.es_reset_subscription(text, bigint)'),
         ('admin', '%1$s.es_retry_parked(text, text)'),
         ('admin', '%1$s.es_discard_parked(text, bigint)'),
         ('admin', '%1$s.es_discard_parked_stream(text, text)'),
-        ('admin', 'event_store.es_projection_backlog(bigint, bigint, text[], text[])')
+        ('watch', 'event_store.es_projection_backlog(bigint, bigint, text[], text[])'),
+        ('watch', 'event_store.es_projection_error_visible(text)'),
+        ('reader', 'event_store.es_stream_visible(bigint)')
       ) AS f (kind, name)
-     WHERE es_role_functions.kind = 'admin'
-        OR f.kind = 'both'
-        OR f.kind = es_role_functions.kind
+     WHERE es_role_functions.kind IN ('admin', f.kind)
+        OR es_role_functions.kind = ANY (CASE f.kind WHEN 'both' THEN '{reader,writer}'::text[]
+                                                     WHEN 'watch' THEN '{reader,monitor}'
+                                                     WHEN 'all' THEN '{reader,writer,monitor}' END)
     $$;
-COMMENT ON FUNCTION event_store.es_role_functions(text) IS 'the functions that es_grant grants to a reader, writer or admin';
+COMMENT ON FUNCTION event_store.es_role_functions(text) IS 'the functions that es_grant grants to a reader, writer, monitor or admin';
 REVOKE ALL ON FUNCTION event_store.es_role_functions(text) FROM PUBLIC;
+
+-- Tables and views that a kind of role may select from.
+CREATE FUNCTION event_store.es_role_relations(kind text) RETURNS SETOF regclass
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT ('event_store.' || r.name)::regclass
+      FROM (VALUES
+        ('reader', 'event'),
+        ('reader', 'stream'),
+        ('reader', 'event_type'),
+        ('reader', 'mark'),
+        ('reader', 'events'),
+        ('reader', 'parked_events'),
+        ('watch', 'status'),
+        ('watch', 'categories'),
+        ('watch', 'subscriptions'),
+        ('watch', 'subscription_members'),
+        ('watch', 'projections'),
+        ('watch', 'projection_progress'),
+        ('monitor', 'statistics'),
+        ('admin', 'snapshot'),
+        ('admin', 'upcaster'),
+        ('admin', 'aggregate'),
+        ('admin', 'projection_parked')
+      ) AS r (kind, name)
+     WHERE es_role_relations.kind IN ('admin', r.kind)
+        OR es_role_relations.kind = ANY (CASE r.kind WHEN 'watch' THEN '{reader,monitor}'::text[] END)
+    $$;
+COMMENT ON FUNCTION event_store.es_role_relations(text) IS 'the tables and views that es_grant opens to a reader, writer, monitor or admin';
+REVOKE ALL ON FUNCTION event_store.es_role_relations(text) FROM PUBLIC;
 
 CREATE FUNCTION event_store.es_change_grants(role text, kind text, is_grant boolean) RETURNS void
     LANGUAGE plpgsql
@@ -87,42 +126,47 @@ CREATE FUNCTION event_store.es_change_grants(role text, kind text, is_grant bool
 DECLARE
     grantee text;
     action text := CASE WHEN is_grant THEN 'GRANT %s TO %s' ELSE 'REVOKE %s FROM %s' END;
-    tables text := 'event_store.event, event_store.stream, event_store.event_type, event_store.mark, event_store.events, event_store.status, event_store.subscriptions, event_store.subscription_members, event_store.parked_events';
-    function_name regprocedure;
+    others text[] := '{}';
+    object text;
+    functions_schema oid := (SELECT extnamespace FROM pg_extension WHERE extname = 'event_store');
 BEGIN
     IF role IS NULL OR kind IS NULL THEN
         RAISE null_value_not_allowed USING MESSAGE = 'role and kind must not be null';
     END IF;
-    IF kind NOT IN ('reader', 'writer', 'admin') THEN
+    IF kind NOT IN ('reader', 'writer', 'monitor', 'admin') THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('invalid kind "%s"', kind),
-            DETAIL = 'It must be reader, writer or admin.';
+            DETAIL = 'It must be reader, writer, monitor or admin.';
     END IF;
     SELECT quote_ident(rolname) INTO grantee FROM pg_roles WHERE rolname = role;
     IF NOT FOUND THEN
         RAISE undefined_object USING MESSAGE = format('role "%s" does not exist', role);
     END IF;
 
-    -- what readers and writers share stays while the role is the other one
-    FOR function_name IN
-        SELECT f FROM event_store.es_role_functions(kind) AS f
-         WHERE is_grant
-            OR kind = 'admin'
-            OR f NOT IN (SELECT event_store.es_role_functions('reader') INTERSECT
-                         SELECT event_store.es_role_functions('writer'))
-            OR NOT (SELECT bool_and(has_function_privilege(role, o, 'EXECUTE'))
-                      FROM event_store.es_role_functions(CASE kind WHEN 'reader' THEN 'writer' ELSE 'reader' END) AS o)
+    -- what kinds share stays while the role is of another one
+    IF NOT is_grant AND kind <> 'admin' THEN
+        others := ARRAY(SELECT k FROM unnest('{reader,writer,monitor}'::text[]) AS k
+                         WHERE k <> kind
+                           AND (SELECT bool_and(has_function_privilege(role, f, 'EXECUTE'))
+                                  FROM event_store.es_role_functions(k) AS f));
+    END IF;
+    FOR object IN
+        SELECT format('EXECUTE ON FUNCTION %s', f) FROM event_store.es_role_functions(kind) AS f
+         WHERE f NOT IN (SELECT event_store.es_role_functions(k) FROM unnest(others) AS k)
+        UNION ALL
+        SELECT format('SELECT ON %s', r) FROM event_store.es_role_relations(kind) AS r
+         WHERE r NOT IN (SELECT event_store.es_role_relations(k) FROM unnest(others) AS k)
+        UNION ALL
+        SELECT 'USAGE ON SCHEMA event_store' WHERE kind <> 'writer' AND NOT others && '{reader,monitor}'
+        UNION ALL
+        -- the schema of the functions need not be the extension's
+        SELECT format('USAGE ON SCHEMA %I', n.nspname) FROM pg_namespace AS n
+         WHERE n.oid = functions_schema AND n.nspname <> 'public' AND others = '{}'
+           AND has_schema_privilege(n.oid, 'USAGE WITH GRANT OPTION')
+           AND (NOT is_grant OR NOT has_schema_privilege(role, n.oid, 'USAGE'))
     LOOP
-        EXECUTE format(action, format('EXECUTE ON FUNCTION %s', function_name), grantee);
+        EXECUTE format(action, object, grantee);
     END LOOP;
-    IF kind IN ('reader', 'admin') THEN
-        EXECUTE format(action, 'USAGE ON SCHEMA event_store', grantee);
-        EXECUTE format(action, 'SELECT ON ' || tables, grantee);
-    END IF;
-    IF kind = 'admin' THEN
-        EXECUTE format(action, 'SELECT ON event_store.snapshot, event_store.upcaster, event_store.aggregate', grantee);
-        EXECUTE format(action, 'SELECT ON event_store.projections, event_store.projection_progress, event_store.projection_parked', grantee);
-    END IF;
 END
 $$;
 COMMENT ON FUNCTION event_store.es_change_grants(text, text, boolean) IS 'does the work of es_grant and es_revoke';
@@ -133,7 +177,7 @@ CREATE FUNCTION @extschema@.es_grant(role text, kind text) RETURNS void
     SET search_path = pg_catalog, pg_temp
     AS 'SELECT event_store.es_change_grants($1, $2, true)';
 COMMENT ON FUNCTION @extschema@.es_grant(text, text) IS
-    'gives a role what a reader, writer or admin of the store needs; for the owner of the extension';
+    'gives a role what a reader, writer, monitor or admin of the store needs; for the owner of the extension';
 REVOKE ALL ON FUNCTION @extschema@.es_grant(text, text) FROM PUBLIC;
 
 CREATE FUNCTION @extschema@.es_revoke(role text, kind text) RETURNS void

@@ -94,6 +94,11 @@ COMMENT ON COLUMN event_store.projection_parked.sqlstate IS 'SQLSTATE of the las
 COMMENT ON COLUMN event_store.projection_parked.message IS 'message of the last failure';
 COMMENT ON COLUMN event_store.projection_parked.parked_at IS 'when it was passed';
 
+-- messages may quote events
+CREATE POLICY es_visible ON event_store.projection_parked FOR SELECT
+    USING (NOT row_security_active('event_store.event'::regclass));
+ALTER TABLE event_store.projection_parked ENABLE ROW LEVEL SECURITY;
+
 SELECT pg_catalog.pg_extension_config_dump('event_store.projection', '');
 SELECT pg_catalog.pg_extension_config_dump('event_store.projection_parked', '');
 
@@ -140,10 +145,10 @@ COMMENT ON FUNCTION @extschema@.es_is_replaying() IS
     'in a handler: whether this event was applied before a rebuild, so that side effects are not to be repeated';
 REVOKE ALL ON FUNCTION @extschema@.es_is_replaying() FROM PUBLIC;
 
-CREATE FUNCTION @extschema@.es_rebuild_projection(name text) RETURNS void
+CREATE FUNCTION @extschema@.es_rebuild_projection(name text, without_reset boolean DEFAULT false) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_rebuild_projection';
-COMMENT ON FUNCTION @extschema@.es_rebuild_projection(text) IS 'calls the reset handler and starts over from the first event';
-REVOKE ALL ON FUNCTION @extschema@.es_rebuild_projection(text) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.es_rebuild_projection(text, boolean) IS 'calls the reset handler and starts over from the first event';
+REVOKE ALL ON FUNCTION @extschema@.es_rebuild_projection(text, boolean) FROM PUBLIC;
 
 CREATE FUNCTION @extschema@.es_prepare_projection(name text, handler regprocedure, reset_handler regprocedure DEFAULT NULL,
         categories text[] DEFAULT NULL, event_types text[] DEFAULT NULL, keep_filters boolean DEFAULT true)
@@ -192,10 +197,20 @@ COMMENT ON FUNCTION @extschema@.es_take_over() IS
     'a former logical subscriber takes the place of its publisher: runs the projections and subscriptions that came by replication; how many there are';
 REVOKE ALL ON FUNCTION @extschema@.es_take_over() FROM PUBLIC;
 
+CREATE FUNCTION event_store.es_projection_error_visible(owner text) RETURNS boolean
+    LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'es_projection_error_visible';
+COMMENT ON FUNCTION event_store.es_projection_error_visible(text) IS
+    'whether the current user may read the errors of this role''s handlers, which may quote events';
+REVOKE ALL ON FUNCTION event_store.es_projection_error_visible(text) FROM PUBLIC;
+
+-- error: what is in the way now; last_error: also what has been overcome
 CREATE VIEW event_store.projections AS
     SELECT p.name, p.is_shadow, p.owner, p.handler, p.reset_handler, p.categories, p.event_types,
            p.batch_size, p.policy,
-           CASE WHEN p.replicated THEN 'replicated' ELSE p.state END AS state, p.position,
+           CASE WHEN p.replicated THEN 'replicated'
+                WHEN p.state OPERATOR(pg_catalog.=) 'running' AND p.attempts OPERATOR(pg_catalog.>) 0
+                THEN 'retrying' ELSE p.state END AS state,
+           p.position,
            b.events AS lag_events,
            CASE WHEN b.events IS NOT NULL
                 THEN COALESCE(pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) b.oldest), 0)
@@ -204,7 +219,11 @@ CREATE VIEW event_store.projections AS
                 THEN 0 ELSE p.rate END AS events_per_second,
            p.applied AS events_applied,
            w.pid AS worker_pid, p.attempts, p.max_attempts, p.next_attempt_at,
-           p.error_sqlstate, p.error_message, p.error_position, p.error_at,
+           CASE WHEN x.stands THEN p.error_sqlstate WHEN x.waits THEN '53400' END AS error_sqlstate,
+           CASE WHEN x.stands AND x.visible THEN p.error_message
+                WHEN x.waits THEN 'no free background worker (max_worker_processes)' END AS error_message,
+           CASE WHEN x.stands THEN p.error_position END AS error_position,
+           CASE WHEN x.stands THEN p.error_at WHEN x.waits THEN d.waiting_since END AS error_at,
            (SELECT pg_catalog.count(*) FROM event_store.projection_parked k
              WHERE k.projection OPERATOR(pg_catalog.=) p.name AND k.is_shadow OPERATOR(pg_catalog.=) p.is_shadow
                AND k.disposition OPERATOR(pg_catalog.<>) 'skipped') AS events_parked,
@@ -214,10 +233,14 @@ CREATE VIEW event_store.projections AS
            p.created_at, p.started_at, p.updated_at,
            CASE WHEN p.replicated THEN 'it came by logical replication and is not run here before es_take_over()'
                 WHEN h.settled_head IS NULL THEN 'the global order is not available'
-                WHEN b.events IS NULL THEN 'the checkpoint is ahead of the head' END AS reason
+                WHEN b.events IS NULL THEN 'the checkpoint is ahead of the head' END AS reason,
+           p.error_at AS last_error_at, p.error_sqlstate AS last_error_sqlstate,
+           CASE WHEN x.visible THEN p.error_message END AS last_error_message,
+           p.error_position AS last_error_position
       FROM event_store.projection p
-      CROSS JOIN LATERAL event_store.es_projection_backlog(p.position, 9223372036854775807, p.categories, p.event_types) b
+      CROSS JOIN event_store.es_worker_status() d
       CROSS JOIN event_store.es_head_status() h
+      CROSS JOIN LATERAL event_store.es_projection_backlog(p.position, 9223372036854775807, p.categories, p.event_types) b
       LEFT JOIN pg_catalog.pg_roles r ON r.rolname OPERATOR(pg_catalog.=) p.owner::pg_catalog.name
       LEFT JOIN LATERAL (
             SELECT l.pid FROM pg_catalog.pg_locks l
@@ -225,9 +248,15 @@ CREATE VIEW event_store.projections AS
                AND l.database OPERATOR(pg_catalog.=) (SELECT d.oid FROM pg_catalog.pg_database d
                                  WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
                AND l.objid OPERATOR(pg_catalog.=) r.oid
-             LIMIT 1) w ON true;
+             LIMIT 1) w ON true
+      CROSS JOIN LATERAL (
+            SELECT p.state OPERATOR(pg_catalog.=) 'stopped' OR p.attempts OPERATOR(pg_catalog.>) 0
+                   OR p.error_sqlstate OPERATOR(pg_catalog.=) '53400' OR p.error_sqlstate OPERATOR(pg_catalog.=) '08004' AS stands,
+                   NOT p.replicated AND p.state OPERATOR(pg_catalog.=) 'running' AND b.events OPERATOR(pg_catalog.>) 0 AND w.pid IS NULL
+                   AND d.waiting_since IS NOT NULL AS waits,
+                   event_store.es_projection_error_visible(p.owner) AS visible) x;
 COMMENT ON VIEW event_store.projections IS
-    'projections: checkpoint, what they lag behind (NULL with a reason where they can go no further), worker, last error';
+    'projections: checkpoint, what they lag behind (NULL with a reason where they can go no further), worker, the error in the way and the last one';
 COMMENT ON COLUMN event_store.projections.name IS 'name of the projection';
 COMMENT ON COLUMN event_store.projections.is_shadow IS 'a copy that is built beside the original';
 COMMENT ON COLUMN event_store.projections.owner IS 'role as which the handler runs';
@@ -237,7 +266,7 @@ COMMENT ON COLUMN event_store.projections.categories IS 'categories that it want
 COMMENT ON COLUMN event_store.projections.event_types IS 'event types that it wants, in today''s shape; NULL = all';
 COMMENT ON COLUMN event_store.projections.batch_size IS 'most events in one transaction';
 COMMENT ON COLUMN event_store.projections.policy IS 'what to do about an event that fails: stop, skip or park';
-COMMENT ON COLUMN event_store.projections.state IS 'running, paused, stopped ...; see the documentation';
+COMMENT ON COLUMN event_store.projections.state IS 'running, retrying, paused, stopped, replicated';
 COMMENT ON COLUMN event_store.projections.position IS 'everything up to here is applied';
 COMMENT ON COLUMN event_store.projections.lag_events IS 'events behind; NULL where it can go no further';
 COMMENT ON COLUMN event_store.projections.lag_seconds IS 'age of the oldest event that is not applied';
@@ -247,16 +276,20 @@ COMMENT ON COLUMN event_store.projections.worker_pid IS 'process that runs it; N
 COMMENT ON COLUMN event_store.projections.attempts IS 'failed attempts in a row';
 COMMENT ON COLUMN event_store.projections.max_attempts IS 'attempts before it stops, skips or parks';
 COMMENT ON COLUMN event_store.projections.next_attempt_at IS 'when it is tried again';
-COMMENT ON COLUMN event_store.projections.error_sqlstate IS 'SQLSTATE of the last error';
-COMMENT ON COLUMN event_store.projections.error_message IS 'message of the last error';
-COMMENT ON COLUMN event_store.projections.error_position IS 'position of the event that failed';
-COMMENT ON COLUMN event_store.projections.error_at IS 'when it failed';
+COMMENT ON COLUMN event_store.projections.error_sqlstate IS 'SQLSTATE of the error that is in the way now; NULL = none is';
+COMMENT ON COLUMN event_store.projections.error_message IS 'its message; NULL for who may not read events';
+COMMENT ON COLUMN event_store.projections.error_position IS 'position of the event that fails';
+COMMENT ON COLUMN event_store.projections.error_at IS 'since when, or when it failed last';
 COMMENT ON COLUMN event_store.projections.events_parked IS 'events that are parked';
 COMMENT ON COLUMN event_store.projections.events_skipped IS 'events that were skipped';
 COMMENT ON COLUMN event_store.projections.created_at IS 'when it was made';
 COMMENT ON COLUMN event_store.projections.started_at IS 'when it was started or rebuilt last';
 COMMENT ON COLUMN event_store.projections.updated_at IS 'when its position moved last';
 COMMENT ON COLUMN event_store.projections.reason IS 'why it can go no further; NULL = it can';
+COMMENT ON COLUMN event_store.projections.last_error_at IS 'when the last error was, also one that has been overcome';
+COMMENT ON COLUMN event_store.projections.last_error_sqlstate IS 'its SQLSTATE';
+COMMENT ON COLUMN event_store.projections.last_error_message IS 'its message; NULL for who may not read events';
+COMMENT ON COLUMN event_store.projections.last_error_position IS 'position of the event that failed';
 
 CREATE VIEW event_store.projection_progress AS
     SELECT q.name, q.is_shadow, q.state, q.position, q.target_position, q.events_done, q.events_to_do, q.events_per_second,
@@ -265,7 +298,11 @@ CREATE VIEW event_store.projection_progress AS
                 THEN pg_catalog.make_interval(secs => q.events_to_do OPERATOR(pg_catalog./) q.events_per_second)
            END AS time_left,
            q.started_at
-      FROM (SELECT p.name, p.is_shadow, p.state, p.position, t.target_position, p.applied AS events_done,
+      FROM (SELECT p.name, p.is_shadow,
+                   CASE WHEN p.replicated THEN 'replicated'
+                        WHEN p.state OPERATOR(pg_catalog.=) 'running' AND p.attempts OPERATOR(pg_catalog.>) 0
+                        THEN 'retrying' ELSE p.state END AS state,
+                   p.position, t.target_position, p.applied AS events_done,
                    b.events AS events_to_do,
                    CASE WHEN pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) p.updated_at OPERATOR(pg_catalog.>) '10 s'::interval
                         THEN 0 ELSE p.rate END AS events_per_second, p.started_at

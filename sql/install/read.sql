@@ -121,3 +121,47 @@ BEGIN
     END IF;
 END
 $$;
+
+-- A name that no event of the stream may be seen with is hidden, too.  The
+-- store itself reads below the executor and asks no policy.
+CREATE FUNCTION event_store.es_stream_visible_support(internal) RETURNS internal
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'es_stream_visible_support';
+COMMENT ON FUNCTION event_store.es_stream_visible_support(internal) IS 'planner support of es_stream_visible';
+REVOKE ALL ON FUNCTION event_store.es_stream_visible_support(internal) FROM PUBLIC;
+
+CREATE FUNCTION event_store.es_stream_visible(stream_no bigint) RETURNS boolean
+    LANGUAGE c STABLE STRICT PARALLEL UNSAFE COST 1000 SUPPORT event_store.es_stream_visible_support
+    AS 'MODULE_PATHNAME', 'es_stream_visible';
+COMMENT ON FUNCTION event_store.es_stream_visible(bigint) IS
+    'whether the policies on the event table let the current user see an event of the stream';
+REVOKE ALL ON FUNCTION event_store.es_stream_visible(bigint) FROM PUBLIC;
+
+CREATE POLICY es_visible ON event_store.stream FOR SELECT USING (event_store.es_stream_visible(stream_no));
+ALTER TABLE event_store.stream ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY es_visible ON event_store.snapshot FOR SELECT
+    USING (NOT row_security_active('event_store.event'::regclass));
+ALTER TABLE event_store.snapshot ENABLE ROW LEVEL SECURITY;
+
+CREATE VIEW event_store.categories AS
+    SELECT c.category, coalesce(s.streams, 0) AS streams, c.events, c.event_types,
+           c.last_position, l.created_at AS last_created_at
+      FROM (SELECT t.category::text AS category, count(DISTINCT t.event_type) AS event_types,
+                   sum(e.events)::bigint AS events, max(e.last_position) AS last_position
+              FROM event_store.event_type t
+              JOIN (SELECT v.type_no, count(*) AS events, max(v.global_position) AS last_position
+                      FROM event_store.event v GROUP BY v.type_no) e ON e.type_no = t.type_no
+             GROUP BY t.category) c
+      LEFT JOIN (SELECT split_part(n.stream_id, '-', 1)::text AS category, count(*) AS streams
+                   FROM event_store.stream n GROUP BY 1) s ON s.category = c.category
+      LEFT JOIN event_store.event l ON l.global_position = c.last_position
+     WHERE NOT row_security_active('event_store.event'::regclass)
+        OR NOT has_table_privilege('event_store.event'::regclass, 'SELECT');
+COMMENT ON VIEW event_store.categories IS
+    'what is in the store, by category, counted when you look; empty for readers to whom row-level security applies';
+COMMENT ON COLUMN event_store.categories.category IS 'part of the stream''s name before the first "-"; NULL = events that belong to no stream';
+COMMENT ON COLUMN event_store.categories.streams IS 'its streams';
+COMMENT ON COLUMN event_store.categories.events IS 'its events';
+COMMENT ON COLUMN event_store.categories.event_types IS 'types of events, as they are stored';
+COMMENT ON COLUMN event_store.categories.last_position IS 'position of the newest event';
+COMMENT ON COLUMN event_store.categories.last_created_at IS 'when that was appended';

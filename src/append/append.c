@@ -41,6 +41,7 @@
 #include "append/condition.h"
 #include "base/args.h"
 #include "base/compat.h"
+#include "base/count.h"
 #include "base/errors.h"
 #include "base/fault.h"
 #include "base/result.h"
@@ -84,7 +85,7 @@ es_version_conflict(EsTarget **wrong, int nwrong)
 						 i > 0 ? "\n" : "", wrong[i]->stream_len, wrong[i]->stream,
 						 wrong[i]->expected, wrong[i]->current);
 	ereport(ERROR,
-			errcode(ERRCODE_ES_VERSION_CONFLICT),
+			errcode(es_counted(ERRCODE_ES_VERSION_CONFLICT)),
 			nwrong == 1 ?
 			errmsg("stream \"%.*s\" is not at the expected version",
 				   wrong[0]->stream_len, wrong[0]->stream) :
@@ -266,7 +267,7 @@ es_check_batch_ids(EsAppend *append)
 					break;
 			}
 			ereport(ERROR,
-					errcode(ERRCODE_ES_EVENT_ID_CONFLICT),
+					errcode(es_counted(ERRCODE_ES_EVENT_ID_CONFLICT)),
 					errmsg("event id is used twice in one batch"),
 					target->stream == NULL ?
 					errdetail("event_id=%s",
@@ -303,7 +304,7 @@ es_partly_known(EsAppend *append)
 							 target->stream_len, target->stream, target->known_from);
 	}
 	ereport(ERROR,
-			errcode(ERRCODE_ES_EVENT_ID_CONFLICT),
+			errcode(es_counted(ERRCODE_ES_EVENT_ID_CONFLICT)),
 			errmsg("a part of the events is already stored"),
 			errdetail_internal("%s", detail.data),
 			errhint("A retry must repeat the whole append; a new event needs a new id."));
@@ -525,6 +526,7 @@ es_append_run(EsAppend *append)
 		es_check_batch_ids(append);
 	if (es_is_retry(append))
 	{
+		es_count(ES_COUNT_DUPLICATES, 1);
 		table_close(append->event, NoLock);
 		return true;
 	}
@@ -549,6 +551,8 @@ es_append_run(EsAppend *append)
 		(append->events[0].position - 1) / ES_MARK_INTERVAL)
 		es_head_mark(append->event, append->store, last_position);
 
+	es_count(ES_COUNT_APPENDS, 1);
+	es_count(ES_COUNT_EVENTS, append->nevents);
 	es_wakeup_after_commit(last_position);
 	table_close(append->event, NoLock);
 	return false;

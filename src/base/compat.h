@@ -39,6 +39,10 @@
 #include "access/xlog.h"
 #endif
 
+#if PG_VERSION_NUM >= 140000
+#include "utils/backend_status.h"
+#endif
+
 /* PG 16 moved the varlena macros to a header of their own.  Drop with 15. */
 #if PG_VERSION_NUM >= 160000
 #include "varatt.h"
@@ -245,6 +249,29 @@ es_wait_event(void)
 #else
 	return PG_WAIT_EXTENSION;
 #endif
+}
+
+/*
+ * PG 14 moved what backends tell about themselves to a header of its own, PG 16
+ * renamed the call.  Drop with 15.
+ *
+ * Result: when a process began its transaction, 0 = it is in none.
+ */
+static inline TimestampTz
+es_backend_xact_start(int pid)
+{
+	for (int i = 1; i <= pgstat_fetch_stat_numbackends(); i++)
+	{
+#if PG_VERSION_NUM >= 160000
+		LocalPgBackendStatus *local = pgstat_get_local_beentry_by_index(i);
+#else
+		LocalPgBackendStatus *local = pgstat_fetch_stat_local_beentry(i);
+#endif
+
+		if (local != NULL && local->backendStatus.st_procpid == pid)
+			return local->backendStatus.st_xact_start_timestamp;
+	}
+	return 0;
 }
 
 /* PG 17 lets a worker connect as a role that may not log in.  Drop with 16. */

@@ -24,6 +24,8 @@
 #define ERRCODE_ES_ORDER_UNAVAILABLE	MAKE_SQLSTATE('V', 'E', '0', '0', '5')
 /* an upcaster, reducer or handler failed or returned what it must not */
 #define ERRCODE_ES_USER_FUNCTION		MAKE_SQLSTATE('V', 'E', '0', '0', '6')
+/* an event matches the condition of an append */
+#define ERRCODE_ES_CONDITION_FAILED		MAKE_SQLSTATE('V', 'E', '0', '0', '7')
 
 /* an event that a decision must not overlook has come in between */
 #define ERRCODE_ES_CONDITION_FAILED		MAKE_SQLSTATE('V', 'E', '0', '0', '7')

@@ -67,6 +67,9 @@ static EsInsertLock *es_my_lock = NULL;
 /* highest position drawn by this transaction, 0 = none */
 static int64 es_xact_highest = 0;
 
+/* subtransaction of the first append that has not been rolled back */
+static SubTransactionId es_first_subid = InvalidSubTransactionId;
+
 static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
 #ifdef ES_HAVE_SHMEM_REQUEST_HOOK
 static shmem_request_hook_type prev_shmem_request_hook = NULL;
@@ -188,6 +191,17 @@ es_order_unlock(int64 highest)
 	LWLockReleaseClearVar(&es_my_lock->l.lock, &es_my_lock->l.inserting, 0);
 	es_my_lock = NULL;
 	es_xact_highest = Max(es_xact_highest, highest);
+	if (es_first_subid == InvalidSubTransactionId)
+		es_first_subid = GetCurrentSubTransactionId();
+}
+
+/*
+ * Has this transaction appended something that it has not rolled back?
+ */
+bool
+es_order_has_appended(void)
+{
+	return es_first_subid != InvalidSubTransactionId;
 }
 
 /*
@@ -231,11 +245,24 @@ es_order_xact_callback(XactEvent event, void *arg)
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
 			es_xact_highest = 0;
+			es_first_subid = InvalidSubTransactionId;
 			es_my_lock = NULL;
 			break;
 		default:
 			break;
 	}
+}
+
+/*
+ * Subtransactions are numbered in the order of their start, so what was first
+ * appended in one with a number above the aborted one's is gone with it.
+ */
+static void
+es_order_subxact_callback(SubXactEvent event, SubTransactionId subid,
+						  SubTransactionId parent, void *arg)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB && es_first_subid >= subid)
+		es_first_subid = InvalidSubTransactionId;
 }
 
 /*
@@ -245,6 +272,7 @@ void
 es_order_init(void)
 {
 	RegisterXactCallback(es_order_xact_callback, NULL);
+	RegisterSubXactCallback(es_order_subxact_callback, NULL);
 
 	if (!process_shared_preload_libraries_in_progress)
 		return;

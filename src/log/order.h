@@ -12,5 +12,6 @@ extern void es_order_lock(void);
 extern void es_order_publish(int64 lowest);
 extern void es_order_unlock(int64 highest);
 extern void es_order_barrier_own(void);
+extern bool es_order_has_appended(void);
 
 #endif							/* ES_LOG_ORDER_H */

@@ -41,6 +41,7 @@
 #include "utils/syscache.h"
 
 #include "base/compat.h"
+#include "base/count.h"
 #include "base/errors.h"
 #include "base/fault.h"
 #include "log/order.h"
@@ -202,7 +203,7 @@ es_event_id_conflict(Relation event, const EsStore *store, const pg_uuid_t *even
 	}
 	ExecDropSingleTupleTableSlot(slot);
 	ereport(ERROR,
-			errcode(ERRCODE_ES_EVENT_ID_CONFLICT),
+			errcode(es_counted(ERRCODE_ES_EVENT_ID_CONFLICT)),
 			errmsg("event id is already used for something else"),
 			errdetail_internal("%s", detail.data),
 			errhint("A retry must repeat the same events in the same order; a new event needs a new id."));

@@ -21,6 +21,7 @@
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
+#include "utils/rls.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
@@ -29,6 +30,7 @@
 #include "base/compat.h"
 #include "base/errors.h"
 #include "log/head.h"
+#include "log/order.h"
 #include "log/replicated.h"
 #include "log/sql.h"
 #include "projection/projection.h"
@@ -42,6 +44,7 @@ PG_FUNCTION_INFO_V1(es_pause_projection);
 PG_FUNCTION_INFO_V1(es_resume_projection);
 PG_FUNCTION_INFO_V1(es_run_projection);
 PG_FUNCTION_INFO_V1(es_wait_projection);
+PG_FUNCTION_INFO_V1(es_projection_error_visible);
 
 /* waiters look for themselves so often, should nobody wake them */
 #define ES_WAIT_FALLBACK_MS		500
@@ -396,10 +399,74 @@ es_run_projection(PG_FUNCTION_ARGS)
 }
 
 /*
+ * May the current user read what the errors of an owner's handlers say?  They
+ * may quote events that row-level security, or the lack of any right to read
+ * events, hides from him.
+ */
+static bool
+es_projection_error_is_visible(Oid owner)
+{
+	Oid			event = es_store_get()->event;
+
+	if (OidIsValid(owner) && has_privs_of_role(GetUserId(), owner))
+		return true;
+	return pg_class_aclcheck(event, GetUserId(), ACL_SELECT) == ACLCHECK_OK &&
+		check_enable_rls(event, InvalidOid, true) != RLS_ENABLED;
+}
+
+/*
+ * es_projection_error_visible(owner text) RETURNS boolean
+ *
+ * The same for the views.  An owner that does not exist counts as a stranger.
+ */
+Datum
+es_projection_error_visible(PG_FUNCTION_ARGS)
+{
+	Oid			owner = get_role_oid(text_to_cstring(PG_GETARG_TEXT_PP(0)), true);
+
+	PG_RETURN_BOOL(es_projection_error_is_visible(owner));
+}
+
+/*
+ * Refuse to wait for a projection that will not move (55000).
+ */
+static void
+es_projection_check_moves(EsProjection *projection)
+{
+	const char *detail = NULL;
+
+	if (projection->replicated)
+		ereport(ERROR,
+				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				errmsg("projection \"%s\" is replicated and does not run here", projection->name),
+				errhint("After the end of the replication call es_take_over."));
+	if (strcmp(projection->state, "running") == 0)
+		return;
+	if (strcmp(projection->state, "stopped") == 0 && projection->error_sqlstate != NULL)
+		detail = psprintf("sqlstate=%s%s%s%s", projection->error_sqlstate,
+						  projection->error_position == 0 ? "" :
+						  psprintf(" position=" INT64_FORMAT, projection->error_position),
+						  es_projection_error_is_visible(projection->owner_oid) ? ": " : "",
+						  es_projection_error_is_visible(projection->owner_oid) ?
+						  projection->error_message : "");
+	ereport(ERROR,
+			errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			errmsg("projection \"%s\" is %s at position " INT64_FORMAT,
+				   projection->name, projection->state, projection->position),
+			detail ? errdetail("%s", detail) : 0,
+			strcmp(projection->state, "stopped") == 0 ?
+			errhint("Mend the cause and call es_resume_projection.") :
+			errhint("Use es_resume_projection."));
+}
+
+/*
  * Has a projection reached a position, as of now?
  *
  * It has, too, when nothing that it wants lies between its checkpoint and the
  * position: then the checkpoint need not move for the answer.
+ *
+ * Errors: 42704; VE004 for a position that the store has never reached; 55000
+ * when the projection has not got there and is stopped or paused.
  */
 static bool
 es_projection_has_reached(const char *name, int64 position)
@@ -416,15 +483,19 @@ es_projection_has_reached(const char *name, int64 position)
 	{
 		const EsStore *store;
 		Relation	event = es_store_open_event(&store, AccessShareLock);
-		int64		bound = es_head_bound(event, store, GetActiveSnapshot());
+		int64		bound;
 		int64		clear;
 		bool		blocked;
 
+		es_head_check_cursor(event, store, position);
+		bound = es_head_bound(event, store, GetActiveSnapshot());
 		table_close(event, AccessShareLock);
 		reached = bound >= position &&
 			!es_projection_has_work(projection, projection->position, position,
 									&clear, &blocked) && !blocked;
 	}
+	if (!reached)
+		es_projection_check_moves(projection);
 	PopActiveSnapshot();
 	return reached;
 }
@@ -436,7 +507,9 @@ es_projection_has_reached(const char *name, int64 position)
  * Sleeps until the projection has applied everything up to the position.
  *
  * Result: false when the time was up.
- * Errors: 42704; 25001 where the transaction's snapshot would hide the result.
+ * Errors: 42704; VE004; 55000 as soon as it is in vain; 25001 where the
+ * transaction's snapshot would hide the result, or its own events hold
+ * everybody up.
  */
 Datum
 es_wait_projection(PG_FUNCTION_ARGS)
@@ -452,6 +525,12 @@ es_wait_projection(PG_FUNCTION_ARGS)
 				errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
 				errmsg("es_wait_projection needs isolation level READ COMMITTED"),
 				errdetail("This transaction would not see what it has waited for."));
+	if (es_order_has_appended())
+		ereport(ERROR,
+				errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				errmsg("es_wait_projection cannot run in a transaction that has appended"),
+				errdetail("Nobody can see the events of this transaction, or go past them, before it ends."),
+				errhint("Call it after COMMIT."));
 
 	context = AllocSetContextCreate(CurrentMemoryContext, "event_store wait",
 									ALLOCSET_DEFAULT_SIZES);

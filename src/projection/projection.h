@@ -49,6 +49,9 @@ typedef struct EsProjection
 	double		rate;			/* events per second, of late */
 	TimestampTz rate_since;		/* start of the present window */
 	int64		rate_applied;	/* events in it */
+	char	   *error_sqlstate; /* last error, NULL = there was none */
+	char	   *error_message;
+	int64		error_position; /* the event, 0 = none was to blame */
 } EsProjection;
 
 /* how a projection is to be locked */
@@ -163,9 +166,6 @@ extern void es_seen_forget(void);
 
 #define es_projection_owner_tag(tag, owner) \
 	SET_LOCKTAG_ADVISORY(*(tag), MyDatabaseId, 0, (owner), ES_LOCK_CLASS_PROJECTION)
-
-/* how long a worker serves its owner while another role waits for its turn */
-#define ES_TURN_MS				1000
 
 /* passed to a worker in bgw_extra */
 typedef struct EsProjectionWorkerArgs

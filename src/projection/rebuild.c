@@ -46,7 +46,7 @@ ES_SQL("UPDATE event_store.projection p"
 static EsSql es_prepare_query =
 ES_SQL("INSERT INTO event_store.projection (name, is_shadow, owner, handler, reset_handler,"
 		 " categories, event_types, batch_size, policy, max_attempts, state, position, generation)"
-		 " SELECT p.name, true, p.owner, $2, $3,"
+		 " SELECT p.name, true, p.owner, $2, COALESCE($3, p.reset_handler),"
 		 " CASE WHEN $6 THEN p.categories ELSE $4 END, CASE WHEN $6 THEN p.event_types ELSE $5 END,"
 		 " p.batch_size, p.policy, p.max_attempts, 'running', 0, $7"
 		 " FROM event_store.projection p"
@@ -117,24 +117,40 @@ es_lock_shadow(const char *name)
 }
 
 /*
- * es_rebuild_projection(name text) RETURNS void
+ * es_rebuild_projection(name text, without_reset boolean) RETURNS void
  *
- * Calls the reset handler when there is one and starts over from position 0.
+ * Calls the reset handler and starts over from position 0.
+ *
+ * without_reset	do not call it: the handler can start over on what is there.
+ *					0.1 had no such argument and took a missing handler for that
+ *
+ * Errors: 55000 without a reset handler, unless without_reset; VE006.
  */
 Datum
 es_rebuild_projection(PG_FUNCTION_ARGS)
 {
 	EsProjection *projection = es_projection_get_here(es_projection_arg_name(fcinfo, 0));
 	Datum		values[3];
+	bool		without_reset = PG_NARGS() < 2 ? projection->reset_handler == NULL :
+		es_arg_bool(fcinfo, 1, "without_reset");
 	int64		replay_until = Max(projection->replay_until, projection->position);
 	const EsStore *store;
-	Relation	event = es_store_open_event(&store, AccessShareLock);
+	Relation	event;
+
+	if (projection->reset_handler == NULL && !without_reset)
+		ereport(ERROR,
+				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				errmsg("projection \"%s\" has no reset handler", projection->name),
+				errdetail("Its read model would get everything that it has applied a second time."),
+				errhint("If the handler can start over on what is there, say without_reset => true; otherwise make it anew with a reset handler, or prepare a new version with es_prepare_projection."));
+
+	event = es_store_open_event(&store, AccessShareLock);
 
 	/* ahead of a restored store, what is still to come would be new */
 	replay_until = Min(replay_until, es_scan_highest_inserted(event, store));
 	table_close(event, NoLock);
 
-	if (projection->reset_handler != NULL)
+	if (!without_reset)
 		es_handler_call_plain(projection, projection->reset_handler);
 	es_drop_parked(projection->name, false);
 	values[0] = CStringGetTextDatum(projection->name);
@@ -152,7 +168,9 @@ es_rebuild_projection(PG_FUNCTION_ARGS)
  *		RETURNS void
  *
  * Begins a new version of a projection.  Without filters of its own it gets
- * those of the original, or with keep_filters = false none.
+ * those of the original, or with keep_filters = false none; without a reset
+ * handler that of the original, which is not called now, as it would empty the
+ * read model that is in use.
  *
  * Errors: 42710 when one is in preparation already.
  */
@@ -246,6 +264,14 @@ es_switch_projection(PG_FUNCTION_ARGS)
 						  shadow->position));
 	if (switch_handler != NULL)
 		es_handler_call_plain(projection, switch_handler);
+
+	/* nothing was renamed, so it empties the old read model in all likelihood */
+	else if (projection->reset_handler != NULL && shadow->reset_handler != NULL &&
+			 strcmp(projection->reset_handler, shadow->reset_handler) == 0)
+		ereport(NOTICE,
+				errmsg("projection \"%s\" keeps the reset handler %s",
+					   projection->name, projection->reset_handler),
+				errhint("Make sure that it empties the read model of %s.", shadow->handler));
 
 	es_drop_parked(projection->name, false);
 	values[0] = CStringGetTextDatum(projection->name);

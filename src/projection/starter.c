@@ -32,6 +32,7 @@
 #include "log/sql.h"
 #include "projection/projection.h"
 #include "settings.h"
+#include "wakeup/slots.h"
 #include "wakeup/start.h"
 
 /* the database's worker looks at projections so often at the most */
@@ -148,6 +149,7 @@ es_owner_worker_lives(EsOwnerWorker *worker)
 		 * that dies again and again.
 		 */
 		if (es_started_lives(started,
+							 es_slot_gave_way_since(MyDatabaseId, started->started_at) ? 0 :
 							 es_turn_asked ? Min(es_worker_idle_timeout_ms, ES_TURN_MS) :
 							 es_worker_idle_timeout_ms,
 							 ES_OWNER_PAUSE_MS))
@@ -173,23 +175,14 @@ es_owner_worker_start(EsOwnerWorker *owner)
 	BackgroundWorker worker;
 	EsProjectionWorkerArgs args = {MyDatabaseId, role};
 	char		name[BGW_MAXLEN];
-	bool		registered;
 
 	snprintf(name, sizeof(name), "event_store projections of role %u in database %u",
 			 role, MyDatabaseId);
 	es_start_describe(&worker, "es_projection_worker_main", "event_store projections", name);
 	memcpy(worker.bgw_extra, &args, sizeof(args));
-	registered = es_started_register(&owner->started, &worker);
-	if (!registered && !owner->noted)
-	{
-		es_projection_note_worker(role, "53400",
-								  "no free background worker (max_worker_processes)");
-		ereport(WARNING,
-				errmsg("could not start a background worker for the projections of role \"%s\"",
-					   GetUserNameFromId(role, false)),
-				errhint("Raise \"max_worker_processes\"."));
-	}
-	owner->noted = owner->noted || !registered;
+	if (!es_slot_is_free_for(MyDatabaseId) ||
+		!es_started_register(&owner->started, &worker))
+		es_slot_wait();			/* the views say so */
 }
 
 static int
@@ -238,6 +231,7 @@ es_projection_reconcile(bool *follows)
 	int64		bound;
 	int			alive = 0;
 	bool		crowded = false;
+	bool		no_slot = false;
 
 	if (!es_time_is_up(looked_at, now, ES_RECONCILE_MS))
 	{
@@ -264,6 +258,7 @@ es_projection_reconcile(bool *follows)
 	if (projections == NIL)
 	{
 		es_projection_ask_for_turn(false);
+		es_slot_served();
 		return false;
 	}
 
@@ -306,9 +301,12 @@ es_projection_reconcile(bool *follows)
 				alive++;
 				continue;
 			}
+			no_slot = true;
 		}
 		crowded = true;
 	}
 	es_projection_ask_for_turn(crowded);
+	if (!no_slot)
+		es_slot_served();
 	return waiting;
 }

@@ -26,7 +26,7 @@
 	"SELECT p.name, p.is_shadow, p.generation, p.owner, p.handler, p.reset_handler," \
 	" p.categories, p.event_types, p.batch_size, p.max_attempts, p.policy, p.state," \
 	" p.position, p.replay_until, p.attempts, p.next_attempt_at," \
-	" p.rate, p.rate_since, p.rate_applied," \
+	" p.rate, p.rate_since, p.rate_applied, p.error_sqlstate, p.error_message, p.error_position," \
 	" (SELECT l.position FROM event_store.projection l" \
 	"   WHERE p.is_shadow AND NOT l.is_shadow AND l.name OPERATOR(pg_catalog.=) p.name)," \
 	" (SELECT replicated FROM (SELECT (p).*) r)" \
@@ -100,8 +100,11 @@ es_projection_from_row(uint64 row)
 	projection->rate = isnull ? 0 : DatumGetFloat8(value);
 	projection->rate_since = es_sql_int64(row, 18, 0);
 	projection->rate_applied = es_sql_int64(row, 19, 0);
-	projection->limit_position = es_sql_int64(row, 20, PG_INT64_MAX);
-	projection->replicated = DatumGetBool(es_sql_datum(row, 21, &isnull));
+	projection->error_sqlstate = es_sql_string(row, 20);
+	projection->error_message = es_sql_string(row, 21);
+	projection->error_position = es_sql_int64(row, 22, 0);
+	projection->limit_position = es_sql_int64(row, 23, PG_INT64_MAX);
+	projection->replicated = DatumGetBool(es_sql_datum(row, 24, &isnull));
 	return projection;
 }
 

@@ -52,6 +52,7 @@
 #include "log/store.h"
 #include "projection/projection.h"
 #include "settings.h"
+#include "wakeup/slots.h"
 #include "wakeup/start.h"
 #include "wakeup/wakeup.h"
 #include "wakeup/worker.h"
@@ -192,6 +193,8 @@ es_worker_look(MemoryContext context, long *pause_ms, bool *retrying)
 			entry->is_cut = false;	/* somebody else got past it */
 	}
 	es_seen_forget();
+	if (es_slot_others_wait())
+		es_slot_help();
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	return result;
@@ -245,6 +248,34 @@ es_worker_pass(EsProjection *projection, int64 position, const char *disposition
 }
 
 /*
+ * Say in the server log what became of an event that kept failing.
+ *
+ * what		what was done: stopped, parked, skipped
+ */
+static void
+es_worker_warn(EsProjection *projection, const char *what, EsApplied *failed, ErrorData *error)
+{
+	bool		stopped = strcmp(what, "stopped") == 0;
+	char	   *at = failed->phase != ES_APPLY_EVENT ? "" :
+		psprintf(" position=" INT64_FORMAT, failed->fail_position);
+
+	ereport(WARNING,
+			errcode(error->sqlerrcode),
+			stopped ?
+			errmsg("projection \"%s\"%s has stopped after %d attempts", projection->name,
+				   projection->is_shadow ? " (new version)" : "", projection->attempts + 1) :
+			errmsg("projection \"%s\"%s has %s an event after %d attempts", projection->name,
+				   projection->is_shadow ? " (new version)" : "", what, projection->attempts + 1),
+			errdetail("sqlstate=%s%s: %s", unpack_sql_state(error->sqlerrcode), at,
+					  error->message ? error->message : ""),
+			stopped ?
+			errhint("Mend the cause and call es_resume_projection.") :
+			strcmp(what, "parked") == 0 ?
+			errhint("Later events of its stream wait behind it. Mend the cause and call es_retry_projection_parked.") :
+			errhint("It is recorded in event_store.projection_parked."));
+}
+
+/*
  * Record a failure in a transaction of its own, and let the policy decide.
  */
 static void
@@ -252,6 +283,7 @@ es_worker_record(EsSeen *entry, EsApplied *failed, ErrorData *error)
 {
 	EsProjection *projection;
 	const char *state = "running";
+	const char *verdict = NULL;
 	Datum		values[8];
 	char		nulls[9] = "        ";
 	int			attempts;
@@ -280,12 +312,13 @@ es_worker_record(EsSeen *entry, EsApplied *failed, ErrorData *error)
 		bool		stop = strcmp(projection->policy, "stop") == 0 ||
 			failed->phase != ES_APPLY_EVENT;
 
+		verdict = strcmp(projection->policy, "park") == 0 ? "parked" : "skipped";
 		if (stop)
-			state = "stopped";
-		else if (es_worker_pass(projection, failed->fail_position,
-								strcmp(projection->policy, "park") == 0 ? "parked" : "skipped",
-								error, attempts))
+			state = verdict = "stopped";
+		else if (es_worker_pass(projection, failed->fail_position, verdict, error, attempts))
 			attempts = 0;
+		else
+			verdict = NULL;
 	}
 
 	values[0] = CStringGetTextDatum(projection->name);
@@ -303,6 +336,8 @@ es_worker_record(EsSeen *entry, EsApplied *failed, ErrorData *error)
 	else
 		nulls[7] = 'n';
 	(void) es_sql_once(&es_failure_query, values, nulls);
+	if (verdict != NULL)
+		es_worker_warn(projection, verdict, failed, error);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	es_wakeup_broadcast();
@@ -569,8 +604,16 @@ es_projection_worker_main(Datum main_arg)
 		}
 
 		if (es_time_is_up(started_at, GetCurrentTimestamp(), ES_TURN_MS) &&
-			!es_seen_any_cut() && es_projection_others_wait())
-			proc_exit(0);
+			!es_seen_any_cut())
+		{
+			if (es_projection_others_wait())
+				proc_exit(0);
+			if (es_slot_others_wait() && es_slot_give_way())
+			{
+				es_slot_wait();
+				proc_exit(0);
+			}
+		}
 
 		/* the library was replaced: the database's worker starts the next one */
 		if (es_start_is_outdated())
@@ -602,8 +645,12 @@ es_projection_worker_main(Datum main_arg)
 			looked_at = now;
 			pgstat_report_activity(STATE_IDLE, NULL);
 			if (!retrying && !failed &&
-				TimestampDifferenceExceeds(busy_at, now, es_worker_idle_timeout_ms))
+				(TimestampDifferenceExceeds(busy_at, now, es_worker_idle_timeout_ms) ||
+				 (es_slot_others_wait() &&
+				  TimestampDifferenceExceeds(busy_at, now, ES_CROWDED_MS) && es_slot_give_way())))
 				proc_exit(0);
+			if (es_slot_others_wait())
+				pause_ms = Min(pause_ms, ES_CROWDED_MS);
 			pgstat_report_stat(false);
 			if (failed)
 				es_worker_pause(ES_ERROR_MS);

@@ -24,6 +24,7 @@
 #include "utils/uuid.h"
 
 #include "base/args.h"
+#include "base/count.h"
 #include "base/compat.h"
 #include "base/result.h"
 #include "evolution/upcast.h"
@@ -283,6 +284,7 @@ es_read_event(PG_FUNCTION_ARGS)
 	Datum		result = (Datum) 0;
 
 	es_arg_required(fcinfo, 0, "event_id");
+	es_count(ES_COUNT_READS, 1);
 
 	event = es_store_open_event(&store, AccessShareLock);
 	index = es_store_open_index(&store->read_index[ES_INDEX_EVENT_ID]);

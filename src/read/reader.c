@@ -29,6 +29,7 @@
 #include "utils/rel.h"
 
 #include "base/compat.h"
+#include "base/count.h"
 #include "evolution/upcast.h"
 #include "log/head.h"
 #include "log/stream.h"
@@ -116,6 +117,7 @@ es_reader_create(Relation event, const EsStore *store, Snapshot snapshot,
 												  ALLOCSET_DEFAULT_SIZES);
 	EsReader   *reader = MemoryContextAllocZero(context, sizeof(EsReader));
 
+	es_count(ES_COUNT_READS, 1);
 	reader->context = context;
 	reader->event = event;
 	reader->store = store;

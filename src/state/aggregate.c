@@ -55,6 +55,7 @@
 #include "log/sql.h"
 #include "log/stream.h"
 #include "read/read.h"
+#include "state/aggregate.h"
 #include "state/snapshot.h"
 
 PG_FUNCTION_INFO_V1(es_define_aggregate);
@@ -107,11 +108,10 @@ ES_SQL("DELETE FROM event_store.aggregate WHERE category OPERATOR(pg_catalog.=) 
 static EsSql es_drop_snapshots_sql =
 ES_SQL("DELETE FROM event_store.snapshot n USING event_store.stream s"
 	   " WHERE n.stream_no OPERATOR(pg_catalog.=) s.stream_no"
-	   " AND n.schema_version OPERATOR(pg_catalog.=) $2"
 	   " AND (s.stream_id OPERATOR(pg_catalog.=) $1"
 	   " OR (s.stream_id OPERATOR(pg_catalog.>=) ($1 OPERATOR(pg_catalog.||) '-')"
 	   " AND s.stream_id OPERATOR(pg_catalog.<) ($1 OPERATOR(pg_catalog.||) '.')))",
-	   2, TEXTOID, INT4OID);
+	   1, TEXTOID);
 static EsSql es_drop_older_sql =
 ES_SQL("DELETE FROM event_store.snapshot WHERE stream_no OPERATOR(pg_catalog.=) $1"
 	   " AND schema_version OPERATOR(pg_catalog.<) $2",
@@ -269,6 +269,15 @@ es_aggregate_find(const char *category, int len)
 }
 
 /*
+ * Is there an aggregate for a category?
+ */
+bool
+es_aggregate_exists(const char *category, int len)
+{
+	return es_aggregate_find(category, len) != NULL;
+}
+
+/*
  * Type es_event, which lies in the schema of the function that was called.
  */
 static Oid
@@ -286,15 +295,15 @@ es_event_type_oid(FunctionCallInfo fcinfo)
 }
 
 /*
- * Throw away the snapshots of a category's streams that an aggregate of this
- * schema version would start from.
+ * Throw away the snapshots of a category's streams: whose they are cannot be
+ * told any more.
+ *
+ * Result: how many.
  */
-static void
-es_aggregate_drop_snapshots(Datum category, int32 schema_version)
+static uint64
+es_aggregate_drop_snapshots(Datum category)
 {
-	Datum		args[2] = {category, Int32GetDatum(schema_version)};
-
-	es_sql_latest(&es_drop_snapshots_sql, args, NULL);
+	return es_sql_latest(&es_drop_snapshots_sql, &category, NULL);
 }
 
 /*
@@ -314,6 +323,7 @@ es_define_aggregate(PG_FUNCTION_ARGS)
 	const char *category = es_arg_category(fcinfo, 0, "category", &len);
 	int32		schema_version = es_arg_int32(fcinfo, 4, "schema_version", 1, PG_INT32_MAX);
 	Oid			relid = es_aggregate_relation();
+	uint64		dropped;
 
 	es_arg_required(fcinfo, 1, "reducer");
 	args[2] = JsonbPGetDatum(es_arg_jsonb(fcinfo, 2, "initial_state"));
@@ -335,7 +345,11 @@ es_define_aggregate(PG_FUNCTION_ARGS)
 	args[1] = CStringGetTextDatum(es_function_signature(PG_GETARG_OID(1)));
 	args[4] = Int32GetDatum(schema_version);
 	es_sql_once(&es_define_aggregate_sql, args, NULL);
-	es_aggregate_drop_snapshots(args[0], schema_version);
+	dropped = es_aggregate_drop_snapshots(args[0]);
+	if (dropped > 0)
+		ereport(NOTICE,
+				errmsg("snapshots of category \"%.*s\" that were taken before are thrown away: " UINT64_FORMAT,
+					   len, category, dropped));
 	PG_RETURN_VOID();
 }
 
@@ -363,7 +377,7 @@ es_drop_aggregate(PG_FUNCTION_ARGS)
 				errmsg("there is no aggregate for category \"%.*s\"", len, category));
 
 	args[0] = PG_GETARG_DATUM(0);
-	es_aggregate_drop_snapshots(args[0], aggregate->schema_version);
+	(void) es_aggregate_drop_snapshots(args[0]);
 	es_sql_latest(&es_drop_aggregate_sql, args, NULL);
 	PG_RETURN_VOID();
 }

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  * state/snapshot.c
- *	  Snapshots of streams: keep the newest, read it, load a stream with it.
+ *	  Snapshots of streams: the newest of each, read it, load a stream with it.
  *
  * A snapshot is the state of a stream at a version, as computed by the
  * caller.  There is one for each stream and schema version of the state, the
@@ -36,7 +36,6 @@
 #include "read/read.h"
 #include "state/snapshot.h"
 
-PG_FUNCTION_INFO_V1(es_snapshot);
 PG_FUNCTION_INFO_V1(es_read_snapshot);
 PG_FUNCTION_INFO_V1(es_load);
 
@@ -145,53 +144,6 @@ es_snapshot_is_replicated(const EsStore *store)
 	bool		ready = true;
 
 	return es_table_is_subscribed(store->snapshot, &ready);
-}
-
-/*
- * es_snapshot(stream_id text, version bigint, data jsonb, schema_version int)
- *		RETURNS boolean
- *
- * Result: false when a newer snapshot is there already.
- * Errors: 22023 for a version that the stream has not reached; 42501 for a
- * user to whom row-level security applies, who may not know the whole state;
- * 55000 where a subscription writes snapshots.
- */
-Datum
-es_snapshot(PG_FUNCTION_ARGS)
-{
-	const EsStore *store;
-	Relation	event;
-	int			len;
-	const char *stream = es_arg_name(fcinfo, 0, "stream_id", &len);
-	int64		version = es_arg_int64(fcinfo, 1, "version", 1, PG_INT64_MAX);
-	Jsonb	   *data = es_arg_jsonb(fcinfo, 2, "data");
-	int32		schema_version = es_arg_int32(fcinfo, 3, "schema_version", 1, PG_INT32_MAX);
-	int64		stream_no;
-	int64		current = 0;
-
-	PreventCommandIfReadOnly("es_snapshot()");
-
-	event = es_store_open_event(&store, AccessShareLock);
-	if (es_snapshot_is_replicated(store))
-		ereport(ERROR,
-				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				errmsg("cannot keep a snapshot where a subscription does"),
-				errdetail("Snapshots arrive from the publisher, and one for the same stream would stop the replication."),
-				errhint("Keep it on the publisher."));
-	if (!es_snapshot_allowed(event))
-		ereport(ERROR,
-				errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				errmsg("cannot keep a snapshot while row-level security applies"));
-	stream_no = es_stream_find(store, stream, len);
-	if (stream_no != 0)
-		current = es_event_version(event, store, GetActiveSnapshot(), stream_no, NULL);
-	table_close(event, NoLock);
-	if (version > current)
-		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, "version", 0,
-					 "Stream \"%.*s\" is at version " INT64_FORMAT ", a snapshot cannot be of version " INT64_FORMAT ".",
-					 len, stream, current, version);
-
-	PG_RETURN_BOOL(es_snapshot_write(stream_no, schema_version, version, data));
 }
 
 /*

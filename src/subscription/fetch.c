@@ -28,6 +28,7 @@
 
 #include "base/args.h"
 #include "base/compat.h"
+#include "base/count.h"
 #include "base/errors.h"
 #include "base/fault.h"
 #include "base/result.h"
@@ -637,6 +638,7 @@ es_fetch(PG_FUNCTION_ARGS)
 		fetch.member = es_arg_name_datum(fcinfo, 3, "member");
 	PreventCommandIfReadOnly("es_fetch()");
 
+	es_count(ES_COUNT_READS, 1);
 	fetch.rows = es_result_set(fcinfo, &fetch.desc);
 	fetch.context = AllocSetContextCreate(CurrentMemoryContext, "event_store fetch",
 										  ALLOCSET_DEFAULT_SIZES);

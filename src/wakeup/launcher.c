@@ -30,6 +30,7 @@
 #include "utils/timestamp.h"
 
 #include "base/compat.h"
+#include "wakeup/slots.h"
 #include "wakeup/start.h"
 #include "wakeup/wakeup.h"
 #include "wakeup/worker.h"
@@ -39,7 +40,7 @@
 
 /*
  * How soon the launcher starts a worker again.  The pause doubles while they
- * die before they are ES_LAUNCHER_HEALTHY_MS old, or there is no slot for one.
+ * die before they are ES_LAUNCHER_HEALTHY_MS old.
  */
 #define ES_LAUNCHER_LOOK_MS		1000
 #define ES_LAUNCHER_HEALTHY_MS	(10 * 1000)
@@ -47,6 +48,9 @@
 /* how long a worker may take to begin before the next one is started, in steps */
 #define ES_LAUNCHER_STEPS		100
 #define ES_LAUNCHER_STEP_MS		10
+
+/* databases that it has not been able to try yet */
+static List *es_launcher_untried = NIL;
 
 PGDLLEXPORT void es_launcher_main(Datum main_arg);
 
@@ -103,17 +107,14 @@ es_launcher_start(Oid database)
 	EsStarted  *launched = es_launcher_get(database);
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (es_started_lives(launched, ES_LAUNCHER_HEALTHY_MS, ES_LAUNCHER_LOOK_MS) ||
+	if (es_started_lives(launched,
+						 es_slot_gave_way_since(database, launched->started_at) ? 0 :
+						 ES_LAUNCHER_HEALTHY_MS,
+						 ES_LAUNCHER_LOOK_MS) ||
 		!es_started_is_due(launched, now))
 		return;
-	if (!es_start_database_worker(database, launched))
-	{
-		launched->started_at = now;
-		es_started_back_off(launched, ES_LAUNCHER_LOOK_MS);
-		ereport(LOG,
-				errmsg("could not start the event store's worker for database %u", database),
-				errhint("Raise \"max_worker_processes\"; the next append tries again."));
-	}
+	if (!es_slot_is_free_for(database) || !es_start_database_worker(database, launched))
+		es_slot_wait_for(database);
 }
 
 /*
@@ -137,6 +138,31 @@ es_launcher_await(EsStarted *launched)
 }
 
 /*
+ * Try one of the databases for which there was no slot at the start of the
+ * server.
+ */
+static void
+es_launcher_try(List *databases)
+{
+	Oid			database = linitial_oid(es_launcher_untried);
+	EsStarted  *launched = es_launcher_get(database);
+	bool		done = !list_member_oid(databases, database) || es_wakeup_has_worker(database);
+
+	if (!done)
+	{
+		es_launcher_start(database);
+		if (launched->handle != NULL)
+			es_launcher_await(launched);
+		done = launched->handle != NULL;
+	}
+	if (done)
+	{
+		es_launcher_untried = list_delete_first(es_launcher_untried);
+		es_slot_launcher_served(es_launcher_untried != NIL);
+	}
+}
+
+/*
  * Start the workers again that have made way for somebody, or were killed.
  *
  * Result: ms until the next look is due, -1 = none is.
@@ -149,9 +175,11 @@ es_launcher_look(MemoryContext context)
 	ListCell   *lc;
 	long		result = ES_START_MAX_PAUSE_MS;
 
-	if (orphans == NIL)
+	if (orphans == NIL && es_launcher_untried == NIL)
 		return -1;
 	databases = es_launcher_databases(context);
+	if (es_launcher_untried != NIL)
+		es_launcher_try(databases);
 	StartTransactionCommand();
 	foreach(lc, orphans)
 	{
@@ -166,7 +194,7 @@ es_launcher_look(MemoryContext context)
 	}
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(context);
-	return result;
+	return es_slot_others_wait() ? ES_CROWDED_MS : result;
 }
 
 /*
@@ -200,6 +228,12 @@ es_launcher_main(Datum main_arg)
 		es_launcher_start(launched->key);
 		if (launched->handle != NULL)
 			es_launcher_await(launched);
+		else
+		{
+			MemoryContextSwitchTo(TopMemoryContext);
+			es_launcher_untried = lappend_oid(es_launcher_untried, launched->key);
+			MemoryContextSwitchTo(context);
+		}
 	}
 
 	pgstat_report_activity(STATE_IDLE, NULL);
@@ -212,8 +246,8 @@ es_launcher_main(Datum main_arg)
 		CHECK_FOR_INTERRUPTS();
 
 		/* some end at once, many together */
-		pause_ms = ES_LAUNCHER_LOOK_MS;
-		if (!es_time_is_up(looked_at, GetCurrentTimestamp(), ES_LAUNCHER_LOOK_MS))
+		pause_ms = es_slot_others_wait() ? ES_CROWDED_MS : ES_LAUNCHER_LOOK_MS;
+		if (!es_time_is_up(looked_at, GetCurrentTimestamp(), pause_ms))
 			continue;
 		MemoryContextReset(context);
 		pause_ms = es_launcher_look(context);

@@ -16,18 +16,7 @@
  * or a projection that has no worker at the moment.  Otherwise the worker
  * looks once a second.
  *
- * Shared memory: one entry for each database, taken at first use and kept
- * until the database is gone and another one needs it.  dboid is set under
- * AddinShmemInitLock; the rest are atomics, written by the worker
- * (attempted_at: by whoever tries to start it; called: by appenders).  A latch
- * that is set for a process that took over a dead worker's slot wakes it for
- * nothing, no more.  When there is no entry left, or no room for the table,
- * waiters poll and no worker runs: nothing here is needed to be correct.
- *
- * Sessions that began before an update of the extension go on with the old
- * library.  It has a table of its own, because this one may have changed; the
- * database still has one worker, whose lock both know, and who uses the other
- * table polls until there is one library again.
+ * What is shared is in wakeup/shared.c.
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -39,29 +28,18 @@
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lock.h"
-#include "storage/shmem.h"
-#include "utils/inval.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "base/compat.h"
 #include "log/head.h"
 #include "log/store.h"
 #include "settings.h"
+#include "wakeup/shared.h"
+#include "wakeup/slots.h"
 #include "wakeup/start.h"
 #include "wakeup/wakeup.h"
-
-/* databases with event stores that have workers */
-#define ES_WAKEUP_DATABASES		64
-
-/* entries in use; few in the test build, so that a test can use them up */
-#ifdef ES_FAULTS
-#define ES_WAKEUP_USED			4
-#else
-#define ES_WAKEUP_USED			ES_WAKEUP_DATABASES
-#endif
 
 /* fourth field of the advisory lock tag that a database's worker holds */
 #define ES_LOCK_CLASS_WORKER	6
@@ -78,36 +56,6 @@
 #define ES_STANDBY_POLL_MS		2
 #define ES_FALLBACK_MS			5000
 
-typedef struct EsWakeupEntry
-{
-	Oid			dboid;			/* InvalidOid = free */
-	pg_atomic_uint32 worker;	/* PGPROC number of the worker + 1; 0 = none */
-	pg_atomic_uint32 store;		/* event table that head is of; 0 = none */
-	pg_atomic_uint64 head;		/* settled head that the worker saw last */
-	pg_atomic_uint64 attempted_at;	/* last attempt to start the worker */
-	pg_atomic_uint32 waiters;	/* processes that wait for settled, or look */
-	pg_atomic_uint32 listeners; /* sessions that LISTEN */
-	pg_atomic_uint32 followed;	/* lowest bit: the worker's tasks want events;
-								 * the rest counts who has said so */
-	pg_atomic_uint32 resting;	/* the worker rests and then looks unasked */
-	pg_atomic_uint32 called;	/* somebody has called since it last looked */
-	pg_atomic_uint32 wanted;	/* there is to be a worker: none has retired */
-	ConditionVariable settled;	/* broadcast when head has moved */
-} EsWakeupEntry;
-
-typedef struct EsWakeupShared
-{
-	pg_atomic_uint32 launcher;	/* PGPROC number of the launcher + 1; 0 = none */
-	bool		told_full;		/* the log says that there is no entry left */
-	bool		preloaded;		/* every session has the library, and so counts
-								 * its LISTEN */
-	EsWakeupEntry entries[ES_WAKEUP_DATABASES];
-} EsWakeupShared;
-
-static EsWakeupShared *es_wakeup_shared = NULL;
-static EsWakeupEntry *es_wakeup_entry = NULL;
-static bool es_wakeup_tried = false;
-
 /* whether this process is counted among the waiters, the listeners */
 static bool es_wakeup_waiting = false;
 static bool es_wakeup_listening = false;
@@ -117,194 +65,6 @@ static bool es_wakeup_pending = false;
 static bool es_wakeup_urgent = false;
 
 static void es_wakeup_exit(int code, Datum arg);
-
-static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
-#ifdef ES_HAVE_SHMEM_REQUEST_HOOK
-static shmem_request_hook_type prev_shmem_request_hook = NULL;
-#endif
-
-static void
-es_wakeup_request(void)
-{
-#ifdef ES_HAVE_SHMEM_REQUEST_HOOK
-	if (prev_shmem_request_hook)
-		prev_shmem_request_hook();
-#endif
-	RequestAddinShmemSpace(sizeof(EsWakeupShared) + PG_CACHE_LINE_SIZE);
-}
-
-static void
-es_wakeup_reset(EsWakeupEntry *entry, Oid dboid)
-{
-	entry->dboid = dboid;
-	pg_atomic_init_u32(&entry->worker, 0);
-	pg_atomic_init_u32(&entry->store, InvalidOid);
-	pg_atomic_init_u64(&entry->head, 0);
-	pg_atomic_init_u64(&entry->attempted_at, 0);
-	pg_atomic_init_u32(&entry->waiters, 0);
-	pg_atomic_init_u32(&entry->listeners, 0);
-	pg_atomic_init_u32(&entry->followed, 1);
-	pg_atomic_init_u32(&entry->resting, 0);
-	pg_atomic_init_u32(&entry->called, 0);
-	pg_atomic_init_u32(&entry->wanted, 0);
-}
-
-static void
-es_wakeup_create(void)
-{
-	bool		found;
-
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	es_wakeup_shared = ShmemInitStruct("event_store wake-ups " ES_VERSION,
-									   sizeof(EsWakeupShared), &found);
-	if (!found)
-	{
-		pg_atomic_init_u32(&es_wakeup_shared->launcher, 0);
-		es_wakeup_shared->told_full = false;
-		es_wakeup_shared->preloaded = process_shared_preload_libraries_in_progress ||
-			!IsUnderPostmaster;
-		for (int i = 0; i < ES_WAKEUP_DATABASES; i++)
-		{
-			es_wakeup_reset(&es_wakeup_shared->entries[i], InvalidOid);
-			ConditionVariableInit(&es_wakeup_shared->entries[i].settled);
-		}
-	}
-	LWLockRelease(AddinShmemInitLock);
-}
-
-static void
-es_wakeup_startup(void)
-{
-	if (prev_shmem_startup_hook)
-		prev_shmem_startup_hook();
-	es_wakeup_create();
-}
-
-/*
- * Take this database's entry, a free one, or the one that had been given to
- * another database.
- */
-static EsWakeupEntry *
-es_wakeup_take(Oid dboid)
-{
-	EsWakeupEntry *result = NULL;
-
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	for (int i = 0; i < ES_WAKEUP_USED && result == NULL; i++)
-	{
-		if (es_wakeup_shared->entries[i].dboid == MyDatabaseId)
-			result = &es_wakeup_shared->entries[i];
-	}
-	for (int i = 0; i < ES_WAKEUP_USED && result == NULL; i++)
-	{
-		if (es_wakeup_shared->entries[i].dboid != dboid)
-			continue;
-		result = &es_wakeup_shared->entries[i];
-		es_wakeup_reset(result, MyDatabaseId);
-	}
-	LWLockRelease(AddinShmemInitLock);
-	return result;
-}
-
-/*
- * Take an entry of a database that has been dropped.  Nobody uses it any
- * longer: a database is dropped only when nobody is connected to it.
- */
-static EsWakeupEntry *
-es_wakeup_take_over(void)
-{
-	Oid			databases[ES_WAKEUP_USED];
-	bool		tell;
-
-	LWLockAcquire(AddinShmemInitLock, LW_SHARED);
-	for (int i = 0; i < ES_WAKEUP_USED; i++)
-		databases[i] = es_wakeup_shared->entries[i].dboid;
-	LWLockRelease(AddinShmemInitLock);
-
-	/* so that none of them is taken for gone because it is new */
-	AcceptInvalidationMessages();
-
-	for (int i = 0; i < ES_WAKEUP_USED; i++)
-	{
-		EsWakeupEntry *entry;
-
-		if (SearchSysCacheExists1(DATABASEOID, ObjectIdGetDatum(databases[i])))
-			continue;
-		entry = es_wakeup_take(databases[i]);
-		if (entry != NULL)
-			return entry;
-	}
-
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	tell = !es_wakeup_shared->told_full;
-	es_wakeup_shared->told_full = true;
-	LWLockRelease(AddinShmemInitLock);
-	if (tell)
-		ereport(LOG,
-				errmsg("more than %d databases with event stores, some will have no background workers",
-					   ES_WAKEUP_USED),
-				errdetail("Consumers poll there, and projections are not kept up to date."));
-	return NULL;
-}
-
-/*
- * This database's entry; NULL when there is none to be had.
- */
-static EsWakeupEntry *
-es_wakeup_get(void)
-{
-	if (likely(es_wakeup_entry != NULL) || es_wakeup_tried)
-		return es_wakeup_entry;
-
-	if (es_wakeup_shared == NULL)
-	{
-		MemoryContext context = CurrentMemoryContext;
-
-		PG_TRY();
-		{
-			es_wakeup_create();
-		}
-		PG_CATCH();
-		{
-			/* out of shared memory: do without */
-			if (geterrcode() != ERRCODE_OUT_OF_MEMORY)
-				PG_RE_THROW();
-			MemoryContextSwitchTo(context);
-			FlushErrorState();
-
-			/* the error has reset the hold-off that comes with the lock */
-			HOLD_INTERRUPTS();
-			LWLockRelease(AddinShmemInitLock);
-			es_wakeup_shared = NULL;
-		}
-		PG_END_TRY();
-		if (es_wakeup_shared == NULL)
-		{
-			es_wakeup_tried = true;
-			return NULL;
-		}
-	}
-
-	es_wakeup_entry = es_wakeup_take(InvalidOid);
-	if (es_wakeup_entry == NULL && IsTransactionState())
-	{
-		es_wakeup_entry = es_wakeup_take_over();
-		es_wakeup_tried = true; /* not before: an error says nothing */
-	}
-	return es_wakeup_entry;
-}
-
-/*
- * Have the launcher look, if there is one.
- */
-static void
-es_wakeup_launcher_call(void)
-{
-	uint32		launcher = pg_atomic_read_u32(&es_wakeup_shared->launcher);
-
-	if (launcher != 0)
-		SetLatch(&GetPGProcByNumber(launcher - 1)->procLatch);
-}
 
 /*
  * Start the database's worker unless it runs.
@@ -335,11 +95,11 @@ es_worker_ensure(void)
 		!pg_atomic_compare_exchange_u64(&entry->attempted_at, &attempted_at, now))
 		return;
 
-	if (!es_start_database_worker(MyDatabaseId, NULL))
+	if (!es_slot_is_free_for(MyDatabaseId) || !es_start_database_worker(MyDatabaseId, NULL))
 	{
-		/* no free slot: the launcher tries again */
+		/* the launcher tries again */
 		pg_atomic_write_u32(&entry->wanted, 1);
-		es_wakeup_launcher_call();
+		es_slot_wait();
 	}
 }
 
@@ -392,7 +152,7 @@ static void
 es_wakeup_end_wait(void)
 {
 	if (es_wakeup_waiting)
-		pg_atomic_fetch_sub_u32(&es_wakeup_entry->waiters, 1);
+		pg_atomic_fetch_sub_u32(&es_wakeup_get()->waiters, 1);
 	es_wakeup_waiting = false;
 }
 
@@ -417,7 +177,7 @@ es_wakeup_exit(int code, Datum arg)
 {
 	es_wakeup_end_wait();
 	if (es_wakeup_listening)
-		pg_atomic_fetch_sub_u32(&es_wakeup_entry->listeners, 1);
+		pg_atomic_fetch_sub_u32(&es_wakeup_get()->listeners, 1);
 	es_wakeup_listening = false;
 }
 
@@ -479,15 +239,15 @@ es_wakeup_xact_callback(XactEvent event, void *arg)
 	if (!es_wakeup_pending)
 		return;
 	es_wakeup_pending = es_wakeup_urgent = false;
-	if (es_wakeup_entry == NULL)
+	if (es_wakeup_get() == NULL)
 		return;
 	if (urgent)
-		es_wakeup_follow(es_wakeup_entry);
-	else if (!es_wakeup_wanted(es_wakeup_entry))
+		es_wakeup_follow(es_wakeup_get());
+	else if (!es_wakeup_wanted(es_wakeup_get()))
 		return;
-	pg_atomic_write_u32(&es_wakeup_entry->called, 1);
+	pg_atomic_write_u32(&es_wakeup_get()->called, 1);
 	pg_memory_barrier();
-	worker = pg_atomic_read_u32(&es_wakeup_entry->worker);
+	worker = pg_atomic_read_u32(&es_wakeup_get()->worker);
 	if (worker != 0)
 		SetLatch(&GetPGProcByNumber(worker - 1)->procLatch);
 	else
@@ -560,7 +320,10 @@ es_wakeup_broadcast(void)
 	EsWakeupEntry *entry = es_wakeup_get();
 
 	if (entry != NULL)
+	{
+		es_count(ES_COUNT_WAKEUPS, pg_atomic_read_u32(&entry->waiters));
 		ConditionVariableBroadcast(&entry->settled);
+	}
 }
 
 /*
@@ -684,9 +447,9 @@ static void
 es_wakeup_release(int code, Datum arg)
 {
 	/* who ends knows nothing for the next one */
-	es_wakeup_follow(es_wakeup_entry);
-	pg_atomic_write_u32(&es_wakeup_entry->resting, 0);
-	pg_atomic_write_u32(&es_wakeup_entry->worker, 0);
+	es_wakeup_follow(es_wakeup_get());
+	pg_atomic_write_u32(&es_wakeup_get()->resting, 0);
+	pg_atomic_write_u32(&es_wakeup_get()->worker, 0);
 	es_wakeup_broadcast();
 	es_wakeup_launcher_call();
 }
@@ -727,7 +490,7 @@ es_wakeup_claim(void)
 int
 es_wakeup_waiters(void)
 {
-	return (int) pg_atomic_read_u32(&es_wakeup_entry->waiters);
+	return (int) pg_atomic_read_u32(&es_wakeup_get()->waiters);
 }
 
 /*
@@ -738,10 +501,10 @@ es_wakeup_waiters(void)
 uint32
 es_wakeup_begin_look(void)
 {
-	pg_atomic_write_u32(&es_wakeup_entry->resting, 0);
-	pg_atomic_write_u32(&es_wakeup_entry->called, 0);
+	pg_atomic_write_u32(&es_wakeup_get()->resting, 0);
+	pg_atomic_write_u32(&es_wakeup_get()->called, 0);
 	pg_memory_barrier();
-	return pg_atomic_read_u32(&es_wakeup_entry->followed);
+	return pg_atomic_read_u32(&es_wakeup_get()->followed);
 }
 
 /*
@@ -756,7 +519,7 @@ es_wakeup_end_look(uint32 before, bool followed)
 {
 	uint32		now = followed ? before | 1 : before & ~(uint32) 1;
 
-	(void) pg_atomic_compare_exchange_u32(&es_wakeup_entry->followed, &before, now);
+	(void) pg_atomic_compare_exchange_u32(&es_wakeup_get()->followed, &before, now);
 }
 
 /*
@@ -766,12 +529,12 @@ es_wakeup_end_look(uint32 before, bool followed)
 bool
 es_wakeup_keep_looking(void)
 {
-	if (es_wakeup_wanted(es_wakeup_entry))
+	if (es_wakeup_wanted(es_wakeup_get()))
 		return true;
 
 	/* who has come since relies on what it was told, or looks for himself */
-	pg_atomic_write_u32(&es_wakeup_entry->resting, 0);
-	return es_wakeup_wanted(es_wakeup_entry);
+	pg_atomic_write_u32(&es_wakeup_get()->resting, 0);
+	return es_wakeup_wanted(es_wakeup_get());
 }
 
 /*
@@ -781,7 +544,7 @@ es_wakeup_keep_looking(void)
 bool
 es_wakeup_called(void)
 {
-	return pg_atomic_read_u32(&es_wakeup_entry->called) != 0;
+	return pg_atomic_read_u32(&es_wakeup_get()->called) != 0;
 }
 
 /*
@@ -792,14 +555,14 @@ es_wakeup_called(void)
 bool
 es_wakeup_retire(void)
 {
-	uint32		worker = pg_atomic_exchange_u32(&es_wakeup_entry->worker, 0);
+	uint32		worker = pg_atomic_exchange_u32(&es_wakeup_get()->worker, 0);
 
 	if (!es_wakeup_called())
 	{
 		es_wakeup_resign();
 		return true;
 	}
-	pg_atomic_write_u32(&es_wakeup_entry->worker, worker);
+	pg_atomic_write_u32(&es_wakeup_get()->worker, worker);
 	return false;
 }
 
@@ -869,7 +632,8 @@ es_wakeup_orphans(void)
 		EsWakeupEntry *entry = &es_wakeup_shared->entries[i];
 
 		if (OidIsValid(entry->dboid) && pg_atomic_read_u32(&entry->worker) == 0 &&
-			pg_atomic_read_u32(&entry->wanted) != 0)
+			(pg_atomic_read_u32(&entry->wanted) != 0 ||
+			 pg_atomic_read_u64(&entry->waiting_since) != 0))
 			result = lappend_oid(result, entry->dboid);
 	}
 	LWLockRelease(AddinShmemInitLock);
@@ -885,7 +649,7 @@ es_wakeup_orphans(void)
 void
 es_wakeup_publish(Oid store, int64 head, bool resting)
 {
-	EsWakeupEntry *entry = es_wakeup_entry;
+	EsWakeupEntry *entry = es_wakeup_get();
 
 	if (pg_atomic_read_u32(&entry->store) != store)
 	{
@@ -908,16 +672,5 @@ void
 es_wakeup_init(void)
 {
 	RegisterXactCallback(es_wakeup_xact_callback, NULL);
-
-	if (!process_shared_preload_libraries_in_progress)
-		return;
-
-#ifdef ES_HAVE_SHMEM_REQUEST_HOOK
-	prev_shmem_request_hook = shmem_request_hook;
-	shmem_request_hook = es_wakeup_request;
-#else
-	es_wakeup_request();
-#endif
-	prev_shmem_startup_hook = shmem_startup_hook;
-	shmem_startup_hook = es_wakeup_startup;
+	es_wakeup_shared_init();
 }

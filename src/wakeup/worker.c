@@ -48,9 +48,11 @@
 #include "utils/timestamp.h"
 
 #include "base/compat.h"
+#include "base/count.h"
 #include "log/head.h"
 #include "log/store.h"
 #include "settings.h"
+#include "wakeup/slots.h"
 #include "wakeup/start.h"
 #include "wakeup/wakeup.h"
 #include "wakeup/worker.h"
@@ -215,6 +217,7 @@ es_worker_round(int64 *head, bool *busy, bool *follows)
 	event = es_store_open_event(&store, AccessShareLock);
 	if (!es_head_is_available(store, GetActiveSnapshot()))
 	{
+		es_slot_served();
 		table_close(event, AccessShareLock);
 		PopActiveSnapshot();
 		CommitTransactionCommand();
@@ -243,13 +246,38 @@ es_worker_round(int64 *head, bool *busy, bool *follows)
 
 		snprintf(payload, sizeof(payload), INT64_FORMAT, now);
 		Async_Notify("event_store", payload);
+		es_count(ES_COUNT_NOTIFICATIONS, 1);
 	}
 	for (int i = 0; i < es_worker_ntasks; i++)
 		waiting |= es_worker_tasks[i] (follows);
+	if (es_slot_others_wait())
+		es_slot_help();
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	*head = Max(*head, now);
 	return pending || waiting ? ES_BLOCKED_MS : ES_IDLE_MS;
+}
+
+/*
+ * Make way if another database has waited long enough for a slot: at once
+ * when there is nothing to do here, otherwise after a turn.
+ *
+ * Result: false = go on.
+ */
+static bool
+es_worker_make_way(TimestampTz started_at, TimestampTz idle_since)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (!es_slot_others_wait())
+		return false;
+	if (idle_since != 0)
+		return es_time_is_up(idle_since, now, ES_CROWDED_MS) &&
+			es_slot_give_way() && es_wakeup_retire();
+	if (!es_time_is_up(started_at, now, ES_TURN_MS) || !es_slot_give_way())
+		return false;
+	es_slot_wait_again();
+	return true;
 }
 
 /*
@@ -277,7 +305,9 @@ es_worker_main(Datum main_arg)
 {
 	int64		head = 0;
 	int			in_vain = 0;
+	TimestampTz started_at;
 	TimestampTz busy_at;
+	TimestampTz idle_since = 0;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
@@ -296,7 +326,7 @@ es_worker_main(Datum main_arg)
 	if (!es_worker_has_extension() || !es_wakeup_claim())
 		proc_exit(0);
 
-	busy_at = GetCurrentTimestamp();
+	started_at = busy_at = GetCurrentTimestamp();
 	for (;;)
 	{
 		int64		before = head;
@@ -332,10 +362,19 @@ es_worker_main(Datum main_arg)
 		}
 
 		if (head != before || timeout == ES_BLOCKED_MS)
+			idle_since = 0;
+		else if (idle_since == 0)
+			idle_since = GetCurrentTimestamp();
+		if (es_worker_make_way(started_at, idle_since))
+			proc_exit(0);
+		if (es_slot_others_wait())
+			timeout = Min(timeout, ES_CROWDED_MS);
+
+		if (idle_since == 0)
 			busy_at = GetCurrentTimestamp();
 		else if (TimestampDifferenceExceeds(busy_at, GetCurrentTimestamp(),
 											es_worker_idle_timeout_ms) &&
-				 es_wakeup_retire())
+				 !es_slot_others_wait() && es_wakeup_retire())
 			proc_exit(0);
 
 		if (head != before)

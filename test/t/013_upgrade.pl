@@ -157,7 +157,7 @@ sub fill
 		q{SELECT es_append('Old-0', es_any(), 'Legacy', '{"n": 21}')},
 		q{SELECT es_append('Keyed-1', 0, 'Happened', '{"n": 1}',
 						   event_id => '00000000-0000-4000-8000-00000000abcd')},
-		q{SELECT es_snapshot('Old-1', 10, '{"mine": true}', 7)},
+		q{SELECT es_snapshot('Keyed-1', 1, '{"mine": true}', 7)},
 		q{SELECT es_create_subscription('crew', slots => 8)},
 		q{SELECT es_create_subscription('alone')},
 		q{SELECT es_create_subscription('stuck', max_retries => 0)},
@@ -181,7 +181,7 @@ sub look
 	my %queries = (
 		state => q{SELECT s.state, s.version FROM es_state('Old-1') s},
 		upcast => q{SELECT event_type, schema_version, data FROM es_read_stream('Old-0', NULL, 1, true)},
-		snapshot => q{SELECT version, data FROM es_read_snapshot('Old-1', 7)},
+		snapshot => q{SELECT version, data FROM es_read_snapshot('Keyed-1', 7)},
 		duplicate => q{SELECT version, is_duplicate FROM es_append('Keyed-1', 0, 'Happened', '{"n": 1}',
 					   event_id => '00000000-0000-4000-8000-00000000abcd')},
 		parked => q{SELECT subscription, stream_id, version, reason FROM event_store.parked_events},

@@ -198,7 +198,7 @@ sub replayed_to_a_gap
 		batch_size => 2, paused => true)});
 	$dbh->do(q{SELECT es_run_projection('gap')});
 	$dbh->do('TRUNCATE seen');
-	$dbh->do(q{SELECT es_rebuild_projection('gap')});
+	$dbh->do(q{SELECT es_rebuild_projection('gap', true)});
 	caught_up($dbh, 'gap');
 	append($dbh, 'Gap-1', 3, 'Wanted');
 	caught_up($dbh, 'gap');

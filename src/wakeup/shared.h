@@ -1,0 +1,82 @@
+/*-------------------------------------------------------------------------
+ * wakeup/shared.h
+ *	  Shared memory of the wing: one entry for each database.
+ *
+ *	  See wakeup/wakeup.c for who writes what.
+ *-------------------------------------------------------------------------
+ */
+#ifndef ES_WAKEUP_SHARED_H
+#define ES_WAKEUP_SHARED_H
+
+#include "port/atomics.h"
+#include "storage/condition_variable.h"
+
+#include "base/count.h"
+
+/* databases with event stores that have workers */
+#define ES_WAKEUP_DATABASES		64
+
+/* entries in use; few in the test build, so that a test can use them up */
+#ifdef ES_FAULTS
+#define ES_WAKEUP_USED			4
+#else
+#define ES_WAKEUP_USED			ES_WAKEUP_DATABASES
+#endif
+
+typedef struct EsWakeupEntry
+{
+	Oid			dboid;			/* InvalidOid = free */
+	pg_atomic_uint32 worker;	/* PGPROC number of the worker + 1; 0 = none */
+	pg_atomic_uint32 store;		/* event table that head is of; 0 = none */
+	pg_atomic_uint64 head;		/* settled head that the worker saw last */
+	pg_atomic_uint64 attempted_at;	/* last attempt to start the worker */
+	pg_atomic_uint32 waiters;	/* processes that wait for settled, or look */
+	pg_atomic_uint32 listeners; /* sessions that LISTEN */
+	pg_atomic_uint32 followed;	/* lowest bit: the worker's tasks want events;
+								 * the rest counts who has said so */
+	pg_atomic_uint32 resting;	/* the worker rests and then looks unasked */
+	pg_atomic_uint32 called;	/* somebody has called since it last looked */
+	pg_atomic_uint32 wanted;	/* there is to be a worker: none has retired */
+	pg_atomic_uint64 waiting_since; /* wakeup/slots.c; 0 = not waiting */
+	pg_atomic_uint64 gave_way_at;	/* when a worker of it last gave way */
+	ConditionVariable settled;	/* broadcast when head has moved */
+} EsWakeupEntry;
+
+/* written by every session, so away from what every session reads */
+typedef union EsDatabaseCounters
+{
+	struct
+	{
+		pg_atomic_uint64 counters[ES_NUM_COUNTERS];
+		pg_atomic_uint64 reset_at;	/* TimestampTz; 0 = start of the server */
+	}			c;
+	char		pad[PG_CACHE_LINE_SIZE];
+} EsDatabaseCounters;
+
+typedef struct EsWakeupShared
+{
+	pg_atomic_uint32 launcher;	/* PGPROC number of the launcher + 1; 0 = none */
+	bool		told_full;		/* the log says that there is no entry left */
+	bool		preloaded;		/* every session has the library, and so counts
+								 * its LISTEN */
+
+	/* wakeup/slots.c */
+	pg_atomic_uint64 launcher_waiting_since;	/* for a database without entry */
+	pg_atomic_uint64 told_waiting_at;	/* last message in the log */
+	pg_atomic_uint64 gave_way_at;	/* when any worker last gave way */
+	pg_atomic_uint64 helped_at; /* last attempt to start another's worker */
+	Oid			first;			/* first in the queue, as seen last, */
+	TimestampTz first_since;	/* and since when it is; AddinShmemInitLock */
+
+	EsWakeupEntry entries[ES_WAKEUP_DATABASES];
+	EsDatabaseCounters counters[ES_WAKEUP_DATABASES];	/* of the same entries */
+} EsWakeupShared;
+
+extern EsWakeupShared *es_wakeup_shared;
+
+extern EsWakeupEntry *es_wakeup_get(void);
+extern EsDatabaseCounters *es_wakeup_counters(void);
+extern void es_wakeup_launcher_call(void);
+extern void es_wakeup_shared_init(void);
+
+#endif							/* ES_WAKEUP_SHARED_H */
