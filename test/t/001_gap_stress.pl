@@ -230,7 +230,8 @@ sub check_maintenance
 			$dbh, q{
 			SELECT count(*) FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid,
 				   LATERAL bt_index_parent_check(c.oid, true)
-			WHERE c.relnamespace = 'event_store'::regnamespace AND i.indisvalid}),
+			WHERE c.relnamespace = 'event_store'::regnamespace AND i.indisvalid
+			  AND c.relam = (SELECT oid FROM pg_am WHERE amname = 'btree')}),
 		'>=', 9, "$title: every index has an entry for every row");
 	return;
 }
