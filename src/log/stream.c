@@ -51,7 +51,7 @@
 /* stream locks of the lock manager that one transaction takes at the most */
 #define ES_MAX_STREAM_LOCKS		256
 
-/* committed streams that one backend remembers (about 150 bytes each) */
+/* committed streams that one backend remembers (about 150 bytes each); a power of two */
 #define ES_MAX_CACHED_STREAMS	16384
 
 /* names that are read beyond the wanted one */
@@ -86,6 +86,13 @@ static MemoryContext es_stream_context = NULL;
 static HTAB *es_stream_by_no = NULL;
 static HTAB *es_stream_by_name = NULL;
 static bool es_stream_stale = false;
+
+/*
+ * The entry last looked up for a number, by the number's last bits: reads along
+ * the global order need a name for each event, and every step through a hash
+ * table of that size is a cache miss.
+ */
+static EsStreamEntry *es_stream_recent[ES_MAX_CACHED_STREAMS];
 
 /* stream locks taken in this transaction */
 static int	es_stream_nlocks = 0;
@@ -181,6 +188,7 @@ es_stream_cache_begin(void)
 
 	/* until all of it is made, which may fail half-way */
 	es_stream_stale = true;
+	memset(es_stream_recent, 0, sizeof(es_stream_recent));
 	es_stream_by_no = NULL;
 	es_stream_by_name = NULL;
 	if (es_stream_context == NULL)
@@ -379,6 +387,7 @@ es_stream_name(const EsStore *store, int64 stream_no, int *len)
 {
 	static char own_name[256];
 	const char *result = NULL;
+	EsStreamEntry **recent;
 	EsStreamEntry *cached;
 	Relation	rel;
 	Relation	index;
@@ -387,9 +396,13 @@ es_stream_name(const EsStore *store, int64 stream_no, int *len)
 	ScanKeyData key;
 
 	es_stream_cache_begin();
-	cached = hash_search(es_stream_by_no, &stream_no, HASH_FIND, NULL);
+	recent = &es_stream_recent[stream_no & (ES_MAX_CACHED_STREAMS - 1)];
+	cached = *recent;
+	if (cached == NULL || cached->stream_no != stream_no)
+		cached = hash_search(es_stream_by_no, &stream_no, HASH_FIND, NULL);
 	if (cached != NULL)
 	{
+		*recent = cached;
 		*len = cached->len;
 		return cached->name;
 	}
