@@ -62,6 +62,29 @@ test('a subscription lasts as long as its right to read', async () => {
   });
 });
 
+test('persistent subscriptions: a reader consumes and parks, an admin makes them', async () => {
+  const stream = fresh('Work');
+  const settings = K.persistentSubscriptionToStreamSettingsFromDefaults({ startFrom: K.START });
+  await as('reader:secret-r', async (client) => {
+    assert.equal((await failure(client.createPersistentSubscriptionToStream(stream, 'g', settings))).type, 'access-denied');
+  });
+  await as('boss:secret-b', async (client) => {
+    await client.createPersistentSubscriptionToStream(stream, 'g', settings);
+    await client.appendToStream(stream, [event(0), event(1)]);
+  });
+  await as('reader:secret-r', async (client) => {
+    const subscription = client.subscribeToPersistentSubscriptionToStream(stream, 'g');
+    const got = gather(subscription);
+    await got.count(2);
+    await subscription.nack('park', 'not mine', got.events[0]);
+    await subscription.ack(got.events[1]);
+    await until('parked', () => pg.psql('SELECT count(*) FROM event_store_gateway.parked') === '1');
+    await until('done', () => pg.psql(`SELECT lag_events FROM event_store.subscriptions WHERE name = '${stream}::g'`) === '0');
+    assert.equal((await client.getPersistentSubscriptionToStreamInfo(stream, 'g')).connections[0].username, 'reader');
+    await subscription.unsubscribe();
+  });
+});
+
 test('a wrong password, an unknown role, nobody, a token: access denied', async () => {
   for (const login of ['reader:wrong', 'nobody:x', '']) {
     await as(login, async (client) => {
@@ -138,10 +161,16 @@ run(async () => {
   await pg.start();
   pg.psql(`
     CREATE EXTENSION event_store;
+    CREATE EXTENSION event_store_gateway;
     SET password_encryption = 'scram-sha-256';
     CREATE ROLE writer LOGIN PASSWORD 'secret-w';
     CREATE ROLE reader LOGIN PASSWORD 'secret-r';
     CREATE ROLE careless LOGIN SUPERUSER;
-    SELECT es_grant('writer', 'writer'), es_grant('reader', 'reader');`);
+    CREATE ROLE boss LOGIN PASSWORD 'secret-b';
+    SELECT es_grant('writer', 'writer'), es_grant('reader', 'reader'), es_grant('boss', 'admin');
+    GRANT USAGE ON SCHEMA event_store_gateway TO reader, boss;
+    GRANT SELECT ON event_store_gateway.persistent_subscription TO reader;
+    GRANT SELECT, INSERT, UPDATE, DELETE ON event_store_gateway.parked TO reader;
+    GRANT ALL ON ALL TABLES IN SCHEMA event_store_gateway TO boss;`);
   gateway = await new Gateway(pg, ['-h', '127.0.0.1', '--tls-cert', file('node.crt'), '--tls-key', file('node.key')]).start();
 });
