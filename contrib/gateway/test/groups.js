@@ -246,6 +246,25 @@ module.exports = (client_name) => {
     await other.dispose();
   });
 
+  test('PostgreSQL restarts under consumers: nothing is lost', async () => {
+    client = F.connect(gateway.uri());
+    const stream = fresh('Restarted');
+    await client.createPersistentSubscriptionToStream(stream, 'g', streamSettings({ startFrom: K.START }));
+    await client.appendToStream(stream, events(100));
+    const seen = new Set();
+    const subscription = client.subscribeToPersistentSubscriptionToStream(stream, 'g');
+    const got = consume(subscription, async (e) => { seen.add(e.event.data.n); await delay(3); });
+    await until('some events', () => seen.size > 20);
+    await pg.stop('immediate');
+    await pg.start();
+    await until('the gateway is back', () => client.appendToStream(stream, events(20, 100)).then(() => true, () => false));
+    await until('all events', () => seen.size === 120);
+    await until('done', () => lag(stream) === '0');
+    assert.equal(got.error, null);
+    await subscription.unsubscribe();
+    await client.dispose();
+  });
+
   run(async () => {
     await pg.start();
     pg.psql('CREATE EXTENSION event_store');
