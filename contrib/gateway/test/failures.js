@@ -43,7 +43,6 @@ async function nothing_lost(stream, written) {
 }
 
 test('PostgreSQL restarts under writers and subscribers: nothing is lost or doubled', async () => {
-  client = F.connect(gateway.uri());
   const streams = [fresh('Restart'), fresh('Restart')];
   const writers = streams.map(writer);
   await until('some events', () => writers.every((w) => w.written > 20));
@@ -85,6 +84,31 @@ test('the gateway is killed under load: nothing is lost or doubled', async () =>
   await Promise.all(writers.map((w) => w.done));
   assert.ok(writers.some((w) => w.retries > 0));
   for (const [i, stream] of streams.entries()) await nothing_lost(stream, writers[i].written);
+});
+
+test('subscriptions that begin while others write miss nothing', async () => {
+  const streams = Array.from({ length: 4 }, () => fresh('Begin'));
+  const writers = streams.map(writer);
+  await until('some events', () => writers.every((w) => w.written > 10));
+  const subscriptions = [];
+  const got = [];
+  for (let i = 0; i < 60; i++) {
+    const stream = streams[i % 4];
+    subscriptions.push(i % 2 ? client.subscribeToStream(stream) : client.subscribeToStream('$ce-Begin', { resolveLinkTos: true }));
+    got.push({ stream, ...gather(subscriptions.at(-1)) });
+    got.at(-1).events = [];
+    const { events } = got.at(-1);
+    subscriptions.at(-1).on('data', ({ event: e }) => { if (e.streamId === stream) events.push(Number(e.revision)); });
+    await delay(25);
+  }
+  writers.forEach((w) => { w.stop = true; });
+  await Promise.all(writers.map((w) => w.done));
+  for (const [i, g] of got.entries()) {
+    const { written } = writers[i % 4];
+    await until('all events', () => g.events.length >= written);
+    assert.deepEqual(g.events, [...Array(written).keys()], `subscription ${i}`);
+  }
+  await Promise.all(subscriptions.map((s) => s.unsubscribe()));
 });
 
 test('200 clients', async () => {
@@ -272,4 +296,5 @@ run(async () => {
   await pg.start();
   pg.psql('CREATE EXTENSION event_store');
   await gateway.start();
+  client = F.connect(gateway.uri());
 });

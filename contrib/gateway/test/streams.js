@@ -16,7 +16,6 @@ module.exports = (client_name) => {
   let client;
 
   on('connects', async () => {
-    client = F.connect(gateway.uri());
     assert.equal((await client.appendToStream(fresh('Hello'), event(1))).success, true);
   });
 
@@ -292,6 +291,19 @@ module.exports = (client_name) => {
     }
   });
 
+  on('small events, then large ones, then small ones', async () => {
+    const stream = fresh('Mixed');
+    const text = 'x'.repeat(300000);
+    await client.appendToStream(stream, events(4000));
+    for (let i = 0; i < 4; i++) {
+      await client.appendToStream(stream, Array.from({ length: 10 }, (_, n) => K.jsonEvent({ type: 'L', data: { n, text } })));
+    }
+    await client.appendToStream(stream, events(200));
+    assert.deepEqual(revisions(await collect(client.readStream(stream))), [...Array(4240).keys()]);
+    assert.deepEqual(revisions(await collect(client.readStream(stream, { direction: K.BACKWARDS, fromRevision: K.END }))),
+      [...Array(4240).keys()].reverse());
+  });
+
   on('many events in one append', async () => {
     const stream = fresh('Many');
     const result = await client.appendToStream(stream, events(5000), expecting(K.NO_STREAM));
@@ -301,6 +313,8 @@ module.exports = (client_name) => {
 
   on('appends to one stream keep the order in which they were sent', async () => {
     const stream = fresh('Ordered');
+    // the first one of a client is sent after the others: it makes the call
+    await client.appendToStream(fresh('Ordered'), event(0));
     await Promise.all(Array.from({ length: 200 }, (_, n) => client.appendToStream(stream, event(n))));
     const got = await collect(client.readStream(stream));
     assert.deepEqual(got.map(({ event: e }) => e.data.n), [...Array(200).keys()]);
@@ -402,14 +416,11 @@ module.exports = (client_name) => {
     });
   }
 
-  on('disposes', async () => {
-    await client.dispose();
-  });
-
   run(async () => {
     await pg.start();
     pg.psql('CREATE EXTENSION event_store');
     pg.psql(`CREATE FUNCTION project(es_event[]) RETURNS void LANGUAGE sql AS ''`);
     await gateway.start();
-  });
+    client = F.connect(gateway.uri());
+  }, () => client.dispose());
 };
