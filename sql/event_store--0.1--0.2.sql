@@ -698,6 +698,33 @@ COMMENT ON FUNCTION @extschema@.es_preview_upcasters(text, bigint) IS
 REVOKE ALL ON FUNCTION @extschema@.es_preview_upcasters(text, bigint) FROM PUBLIC;
 
 --
+-- Import
+--
+
+CREATE FUNCTION @extschema@.es_import(query text) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_import';
+COMMENT ON FUNCTION @extschema@.es_import(text) IS
+    'imports the rows of a query as events, in their order and with their ids, versions and times, or none of them';
+REVOKE ALL ON FUNCTION @extschema@.es_import(text) FROM PUBLIC;
+
+CREATE FUNCTION event_store.es_import_progress(OUT pid int, OUT events bigint, OUT started_at timestamptz)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'es_import_progress';
+COMMENT ON FUNCTION event_store.es_import_progress() IS 'the running imports; see view event_store.import_progress';
+REVOKE ALL ON FUNCTION event_store.es_import_progress() FROM PUBLIC;
+
+CREATE VIEW event_store.import_progress AS
+    SELECT p.pid, p.events, p.started_at,
+           pg_catalog.round(p.events OPERATOR(pg_catalog./) NULLIF(EXTRACT(epoch FROM
+               pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) p.started_at)::numeric, 0), 1) AS events_per_second
+      FROM event_store.es_import_progress() p;
+COMMENT ON VIEW event_store.import_progress IS 'the running imports of this database';
+COMMENT ON COLUMN event_store.import_progress.pid IS 'its process';
+COMMENT ON COLUMN event_store.import_progress.events IS 'events written so far, not yet committed';
+COMMENT ON COLUMN event_store.import_progress.started_at IS 'when it began';
+COMMENT ON COLUMN event_store.import_progress.events_per_second IS 'since then';
+
+--
 -- Last, after everything else
 --
 
@@ -716,6 +743,7 @@ CREATE OR REPLACE FUNCTION event_store.es_role_functions(kind text) RETURNS SETO
         ('writer', '%1$s.es_append(text, bigint, jsonb)'),
         ('writer', '%1$s.es_append_streams(jsonb)'),
         ('writer', '%1$s.es_append_if(jsonb, jsonb, bigint)'),
+        ('admin', '%1$s.es_import(text)'),
         ('writer', '%1$s.es_snapshot(text, bigint, jsonb, int)'),
         ('both', '%1$s.es_any()'),
         ('both', '%1$s.es_exists()'),
@@ -727,6 +755,7 @@ CREATE OR REPLACE FUNCTION event_store.es_role_functions(kind text) RETURNS SETO
         ('watch', 'event_store.es_transaction_status(xid)'),
         ('watch', 'event_store.es_worker_status()'),
         ('monitor', 'event_store.es_statistics()'),
+        ('monitor', 'event_store.es_import_progress()'),
         ('admin', '%1$s.es_reset_statistics()'),
         ('both', '%1$s.es_read_event(uuid)'),
         ('both', '%1$s.es_read_query(jsonb, bigint, bigint, boolean)'),
@@ -805,6 +834,7 @@ CREATE FUNCTION event_store.es_role_relations(kind text) RETURNS SETOF regclass
         ('watch', 'projections'),
         ('watch', 'projection_progress'),
         ('monitor', 'statistics'),
+        ('monitor', 'import_progress'),
         ('admin', 'snapshot'),
         ('admin', 'upcaster'),
         ('admin', 'aggregate'),

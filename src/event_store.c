@@ -18,6 +18,7 @@
 #include "postgres.h"
 
 #include "append/condition.h"
+#include "append/progress.h"
 #include "base/compat.h"
 #include "evolution/function.h"
 #include "evolution/upcast.h"
@@ -56,6 +57,7 @@ _PG_init(void)
 	es_type_init();
 	es_write_init();
 	es_condition_init();
+	es_progress_init();
 	es_function_init();
 	es_upcast_init();
 	es_eventscan_init();

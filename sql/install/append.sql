@@ -59,3 +59,26 @@ CREATE FUNCTION @extschema@.es_append_if(events jsonb, fail_if jsonb, after_posi
 COMMENT ON FUNCTION @extschema@.es_append_if(jsonb, jsonb, bigint) IS
     'appends events unless one above after_position matches the query fail_if; SQLSTATE VE007 then';
 REVOKE ALL ON FUNCTION @extschema@.es_append_if(jsonb, jsonb, bigint) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.es_import(query text) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_import';
+COMMENT ON FUNCTION @extschema@.es_import(text) IS
+    'imports the rows of a query as events, in their order and with their ids, versions and times, or none of them';
+REVOKE ALL ON FUNCTION @extschema@.es_import(text) FROM PUBLIC;
+
+CREATE FUNCTION event_store.es_import_progress(OUT pid int, OUT events bigint, OUT started_at timestamptz)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'es_import_progress';
+COMMENT ON FUNCTION event_store.es_import_progress() IS 'the running imports; see view event_store.import_progress';
+REVOKE ALL ON FUNCTION event_store.es_import_progress() FROM PUBLIC;
+
+CREATE VIEW event_store.import_progress AS
+    SELECT p.pid, p.events, p.started_at,
+           pg_catalog.round(p.events OPERATOR(pg_catalog./) NULLIF(EXTRACT(epoch FROM
+               pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) p.started_at)::numeric, 0), 1) AS events_per_second
+      FROM event_store.es_import_progress() p;
+COMMENT ON VIEW event_store.import_progress IS 'the running imports of this database';
+COMMENT ON COLUMN event_store.import_progress.pid IS 'its process';
+COMMENT ON COLUMN event_store.import_progress.events IS 'events written so far, not yet committed';
+COMMENT ON COLUMN event_store.import_progress.started_at IS 'when it began';
+COMMENT ON COLUMN event_store.import_progress.events_per_second IS 'since then';

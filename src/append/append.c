@@ -102,7 +102,7 @@ es_version_conflict(EsTarget **wrong, int nwrong)
  *
  * Errors: 40001 when the transaction's snapshot does not show it.
  */
-static int64
+int64
 es_current_version(Relation event, const EsStore *store, int64 stream_no)
 {
 	TransactionId xmin = InvalidTransactionId;

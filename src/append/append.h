@@ -52,6 +52,7 @@ typedef struct EsAppend
 } EsAppend;
 
 /* append.c */
+extern int64 es_current_version(Relation event, const EsStore *store, int64 stream_no);
 extern bool es_append_run(EsAppend *append);
 extern Datum es_append_set(FunctionCallInfo fcinfo, EsNewEvent *events, int nevents,
 						   bool is_duplicate);
@@ -60,6 +61,9 @@ extern void es_append_answer(const EsNewEvent *event, bool is_duplicate,
 
 /* events.c */
 extern void es_batch_check(int64 nevents);
+extern void es_event_set_tags(EsNewEvent *event, const char *argument, int element,
+							  Datum *tags, int n);
+extern void es_event_check(EsNewEvent *event, int element);
 extern void es_events_from_scalars(FunctionCallInfo fcinfo, EsNewEvent *event);
 extern EsNewEvent *es_events_from_arrays(FunctionCallInfo fcinfo, int *nevents);
 extern EsNewEvent *es_events_from_json(JsonbContainer *events, int *nevents,

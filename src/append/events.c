@@ -37,7 +37,7 @@ es_empty_object(void)
  * element		1-based, 0 = scalars
  * tags			texts without nulls; changed in place
  */
-static void
+void
 es_event_set_tags(EsNewEvent *event, const char *argument, int element, Datum *tags, int n)
 {
 	for (int i = 0; i < n; i++)
@@ -91,7 +91,7 @@ es_event_tags_from_json(EsNewEvent *event, const char *argument, int element,
  *
  * element		1-based, 0 = scalars
  */
-static void
+void
 es_event_check(EsNewEvent *event, int element)
 {
 	Size		size;

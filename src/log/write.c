@@ -12,7 +12,9 @@
  * refused, and the sequence's relation lock is ours already.
  *
  * Events go in chunks, each under a lock period and with positions of its
- * own, so that the lock is held for about a millisecond at the most.
+ * own, so that the lock is held for about a millisecond at the most.  Who
+ * writes very many events keeps one writer for all of them, so that relations
+ * are opened once; an append has a writer of its own.
  *
  * Event ids are unique in the store.  An entry that meets an equal id, maybe
  * of a transaction in progress, is found by UNIQUE_CHECK_PARTIAL, which does
@@ -57,6 +59,10 @@
 #define ES_CHUNK_BYTES		(64 * 1024)
 #define ES_CHUNK_TAGS		512
 
+/* the same for very many events: fewer and longer periods, still a millisecond */
+#define ES_BULK_CHUNK_EVENTS	256
+#define ES_BULK_CHUNK_BYTES		(256 * 1024)
+
 /* the position that this session has drawn last since es_sequence_check looked */
 static int64 es_last_drawn = 0;
 
@@ -73,6 +79,22 @@ typedef struct EsOpenIndex
 	Relation	rel;
 	EsIndexRole role;
 } EsOpenIndex;
+
+struct EsWriter
+{
+	Relation	event;
+	const EsStore *store;
+	EsOpenIndex *indexes;
+	int			nindexes;
+	int			chunk_max;		/* events under one insertion lock period */
+	HeapTuple  *tuples;			/* those of one chunk */
+	TupleTableSlot **slots;		/* NULL = one event at a time */
+	Datum	   *values;			/* columns of one row */
+	bool	   *isnull;
+	BulkInsertState bulk;		/* NULL = few events */
+	MemoryContext chunk_context;
+	EsNewEvent *current;		/* for errors: the event at hand */
+};
 
 /*
  * Lock the sequence of positions and have its catalog entries at hand, so
@@ -281,9 +303,12 @@ es_untagged_desc(Relation event, const EsStore *store)
  * would have to do so under the lock.
  */
 static HeapTuple
-es_form_tuple(Relation event, const EsStore *store, EsNewEvent *new_event, TimestampTz now,
-			  Datum *values, bool *isnull)
+es_form_tuple(EsWriter *writer, EsNewEvent *new_event, TimestampTz now)
 {
+	Relation	event = writer->event;
+	const EsStore *store = writer->store;
+	Datum	   *values = writer->values;
+	bool	   *isnull = writer->isnull;
 	TupleDesc	desc = new_event->tags != NULL ? RelationGetDescr(event) :
 		es_untagged_desc(event, store);
 	HeapTuple	tuple;
@@ -295,7 +320,7 @@ es_form_tuple(Relation event, const EsStore *store, EsNewEvent *new_event, Times
 	isnull[Anum_es_event_stream_no - 1] = !in_stream;
 	values[Anum_es_event_version - 1] = Int32GetDatum((int32) new_event->version);
 	isnull[Anum_es_event_version - 1] = !in_stream;
-	values[Anum_es_event_created_at - 1] = TimestampTzGetDatum(now);
+	values[Anum_es_event_created_at - 1] = TimestampTzGetDatum(new_event->is_dated ? new_event->created_at : now);
 	values[Anum_es_event_event_id - 1] = UUIDPGetDatum(&new_event->event_id);
 	values[Anum_es_event_type_no - 1] = Int32GetDatum(new_event->type_no);
 	values[Anum_es_event_schema_version - 1] = Int32GetDatum(new_event->schema_version);
@@ -399,12 +424,37 @@ es_index_under_lock(EsIndexRole role)
 }
 
 /*
+ * Make the entries of one chunk in the indexes that are filled under the
+ * insertion lock, or in those that are not.
+ */
+static void
+es_index_chunk(EsWriter *writer, EsNewEvent *events, int n, bool under_lock)
+{
+	for (int k = 0; k < writer->nindexes; k++)
+	{
+		EsOpenIndex *index = &writer->indexes[k];
+
+		if (es_index_under_lock(index->role) != under_lock ||
+			!index->rel->rd_index->indisready)
+			continue;
+		for (int i = 0; i < n; i++)
+		{
+			writer->current = &events[i];
+			es_index_event(writer->event, writer->store, index->rel, index->role,
+						   writer->tuples[i], &events[i]);
+		}
+	}
+}
+
+/*
  * Insert one chunk; see the head of this file.
  */
 static void
-es_write_chunk(Relation event, const EsStore *store, EsOpenIndex *indexes, int nindexes,
-			   EsNewEvent *events, HeapTuple *tuples, int n, TupleTableSlot **slots)
+es_write_chunk(EsWriter *writer, EsNewEvent *events, int n)
 {
+	Relation	event = writer->event;
+	const EsStore *store = writer->store;
+	HeapTuple  *tuples = writer->tuples;
 	CommandId	cid = GetCurrentCommandId(true);
 
 	for (int i = 0; i < n; i++)
@@ -435,126 +485,170 @@ es_write_chunk(Relation event, const EsStore *store, EsOpenIndex *indexes, int n
 	}
 
 	if (n == 1)
-		heap_insert(event, tuples[0], cid, 0, NULL);
+		heap_insert(event, tuples[0], cid, 0, writer->bulk);
 	else
 	{
 		for (int i = 0; i < n; i++)
-			ExecStoreHeapTuple(tuples[i], slots[i], false);
-		heap_multi_insert(event, slots, n, cid, 0, NULL);
+			ExecStoreHeapTuple(tuples[i], writer->slots[i], false);
+		heap_multi_insert(event, writer->slots, n, cid, 0, writer->bulk);
 		for (int i = 0; i < n; i++)
-			tuples[i]->t_self = slots[i]->tts_tid;
+			tuples[i]->t_self = writer->slots[i]->tts_tid;
 	}
 	ES_FAULT_POINT("append_inserted");
 
-	for (int k = 0; k < nindexes; k++)
-	{
-		if (!es_index_under_lock(indexes[k].role) ||
-			!indexes[k].rel->rd_index->indisready)
-			continue;
-		for (int i = 0; i < n; i++)
-			es_index_event(event, store, indexes[k].rel, indexes[k].role,
-						   tuples[i], &events[i]);
-	}
+	es_index_chunk(writer, events, n, true);
 	es_order_unlock(events[n - 1].position);
 	ES_FAULT_POINT("append_before_indexes");
+	es_index_chunk(writer, events, n, false);
+}
 
-	for (int k = 0; k < nindexes; k++)
+/*
+ * Begin to write events.
+ *
+ * event		open with RowExclusiveLock, and es_write_prepare has been called
+ * chunk_max	events under one insertion lock period at the most
+ * tags			may events have tags?
+ * bulk			are they very many?
+ *
+ * Result: in the current memory context.
+ */
+static EsWriter *
+es_writer_make(Relation event, const EsStore *store, int chunk_max, bool tags, bool bulk)
+{
+	EsWriter   *writer = palloc0(sizeof(EsWriter));
+	int			natts = RelationGetDescr(event)->natts;
+
+	writer->event = event;
+	writer->store = store;
+	writer->chunk_max = chunk_max;
+	writer->values = palloc0(natts * sizeof(Datum));
+	writer->isnull = palloc(natts * sizeof(bool));
+	writer->tuples = palloc(sizeof(HeapTuple) * chunk_max);
+
+	/* a transaction id, assigned outside the lock */
+	(void) GetCurrentTransactionId();
+
+	/* columns that an administrator has added stay null */
+	memset(writer->isnull, true, natts);
+	memset(writer->isnull, false, Natts_es_event);
+
+	writer->indexes = palloc(sizeof(EsOpenIndex) * store->nindexes);
+	for (int k = 0; k < store->nindexes; k++)
 	{
-		if (es_index_under_lock(indexes[k].role) ||
-			!indexes[k].rel->rd_index->indisready)
+		EsOpenIndex *index = &writer->indexes[writer->nindexes];
+
+		if (store->indexes[k].role == ES_INDEX_TAG && !tags)
 			continue;
-		for (int i = 0; i < n; i++)
-			es_index_event(event, store, indexes[k].rel, indexes[k].role,
-						   tuples[i], &events[i]);
+		index->rel = index_open(store->indexes[k].oid, RowExclusiveLock);
+		index->role = store->indexes[k].role;
+		writer->nindexes++;
 	}
+	if (chunk_max > 1)
+	{
+		writer->slots = palloc(sizeof(TupleTableSlot *) * chunk_max);
+		for (int i = 0; i < chunk_max; i++)
+			writer->slots[i] = MakeSingleTupleTableSlot(RelationGetDescr(event),
+														&TTSOpsHeapTuple);
+	}
+	if (bulk)
+		writer->bulk = GetBulkInsertState();
+	writer->chunk_context = AllocSetContextCreate(CurrentMemoryContext, "event_store chunk",
+												  ALLOCSET_DEFAULT_SIZES);
+	return writer;
+}
+
+/*
+ * A writer for very many events.
+ */
+EsWriter *
+es_writer_begin(Relation event, const EsStore *store)
+{
+	return es_writer_make(event, store, ES_BULK_CHUNK_EVENTS, true, true);
 }
 
 /*
  * Insert events in this order and set their positions.
  *
- * event		open with RowExclusiveLock
+ * store		as it is now
  * events		of streams that this transaction has locked
  *
  * Errors: VE002 when an event id is taken; 40P01 when waiting to know would
  * never end.
  */
 void
-es_write_events(Relation event, const EsStore *store, EsNewEvent *events, int nevents)
+es_writer_write(EsWriter *writer, const EsStore *store, EsNewEvent *events, int nevents)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	int			natts = RelationGetDescr(event)->natts;
-	Datum	   *values = palloc0(natts * sizeof(Datum));
-	bool	   *isnull = palloc(natts * sizeof(bool));
-	int			nindexes = 0;
-	EsOpenIndex *indexes = palloc(sizeof(EsOpenIndex) * store->nindexes);
-	int			chunk_max = Min(nevents, ES_CHUNK_EVENTS);
-	HeapTuple  *tuples = palloc(sizeof(HeapTuple) * chunk_max);
-	TupleTableSlot **slots = NULL;
-	MemoryContext chunk_context;
-	MemoryContext old_context;
-	bool		any_tags = false;
+	int			chunk_bytes = writer->bulk != NULL ? ES_BULK_CHUNK_BYTES : ES_CHUNK_BYTES;
+	MemoryContext old_context = MemoryContextSwitchTo(writer->chunk_context);
 	int			done = 0;
 
-	/* a transaction id, assigned outside the lock */
-	(void) GetCurrentTransactionId();
-
-	/* columns that an administrator has added stay null */
-	memset(isnull, true, natts);
-	memset(isnull, false, Natts_es_event);
-
-	for (int i = 0; i < nevents && !any_tags; i++)
-		any_tags = events[i].tags != NULL;
-	for (int k = 0; k < store->nindexes; k++)
-	{
-		if (store->indexes[k].role == ES_INDEX_TAG && !any_tags)
-			continue;
-		indexes[nindexes].rel = index_open(store->indexes[k].oid, RowExclusiveLock);
-		indexes[nindexes].role = store->indexes[k].role;
-		nindexes++;
-	}
-	if (nevents > 1)
-	{
-		slots = palloc(sizeof(TupleTableSlot *) * chunk_max);
-		for (int i = 0; i < chunk_max; i++)
-			slots[i] = MakeSingleTupleTableSlot(RelationGetDescr(event), &TTSOpsHeapTuple);
-	}
-
-	chunk_context = AllocSetContextCreate(CurrentMemoryContext, "event_store chunk",
-										  ALLOCSET_DEFAULT_SIZES);
-	old_context = MemoryContextSwitchTo(chunk_context);
+	writer->store = store;
 	while (done < nevents)
 	{
 		Size		bytes = 0;
 		int			ntags = 0;
 		int			n = 0;
 
-		while (n < chunk_max && done + n < nevents && bytes < ES_CHUNK_BYTES &&
+		while (n < writer->chunk_max && done + n < nevents && bytes < chunk_bytes &&
 			   ntags < ES_CHUNK_TAGS)
 		{
-			tuples[n] = es_form_tuple(event, store, &events[done + n], now, values, isnull);
-			bytes += tuples[n]->t_len;
+			writer->current = &events[done + n];
+			writer->tuples[n] = es_form_tuple(writer, &events[done + n], now);
+			bytes += writer->tuples[n]->t_len;
 			ntags += events[done + n].ntags;
 			n++;
 		}
-		es_write_chunk(event, store, indexes, nindexes, events + done, tuples, n, slots);
+		es_write_chunk(writer, events + done, n);
 		done += n;
 		CHECK_FOR_INTERRUPTS();
-		if (slots != NULL)
+		if (writer->slots != NULL)
 		{
 			for (int i = 0; i < n; i++)
-				ExecClearTuple(slots[i]);
+				ExecClearTuple(writer->slots[i]);
 		}
-		MemoryContextReset(chunk_context);
+		MemoryContextReset(writer->chunk_context);
 	}
 	MemoryContextSwitchTo(old_context);
-	MemoryContextDelete(chunk_context);
+}
 
-	if (slots != NULL)
+/*
+ * After an error of es_writer_write: which event was it?
+ */
+const EsNewEvent *
+es_writer_current(const EsWriter *writer)
+{
+	return writer->current;
+}
+
+void
+es_writer_end(EsWriter *writer)
+{
+	MemoryContextDelete(writer->chunk_context);
+	if (writer->bulk != NULL)
+		FreeBulkInsertState(writer->bulk);
+	if (writer->slots != NULL)
 	{
-		for (int i = 0; i < chunk_max; i++)
-			ExecDropSingleTupleTableSlot(slots[i]);
+		for (int i = 0; i < writer->chunk_max; i++)
+			ExecDropSingleTupleTableSlot(writer->slots[i]);
 	}
-	for (int k = 0; k < nindexes; k++)
-		index_close(indexes[k].rel, NoLock);
+	for (int k = 0; k < writer->nindexes; k++)
+		index_close(writer->indexes[k].rel, NoLock);
 	ES_FAULT_POINT("append_done");
+}
+
+/*
+ * The same for the events of one append.
+ */
+void
+es_write_events(Relation event, const EsStore *store, EsNewEvent *events, int nevents)
+{
+	bool		any_tags = false;
+	EsWriter   *writer;
+
+	for (int i = 0; i < nevents && !any_tags; i++)
+		any_tags = events[i].tags != NULL;
+	writer = es_writer_make(event, store, Min(nevents, ES_CHUNK_EVENTS), any_tags, false);
+	es_writer_write(writer, store, events, nevents);
+	es_writer_end(writer);
 }

@@ -6,6 +6,7 @@
 #ifndef ES_LOG_WRITE_H
 #define ES_LOG_WRITE_H
 
+#include "datatype/timestamp.h"
 #include "executor/tuptable.h"
 #include "storage/itemptr.h"
 #include "utils/uuid.h"
@@ -28,14 +29,23 @@ typedef struct EsNewEvent
 	Datum		metadata;		/* the same, an object */
 	struct ArrayType *tags;		/* as stored; NULL = none */
 	int			ntags;
+	bool		is_dated;		/* false: the store sets created_at */
+	TimestampTz created_at;
 	int64		version;		/* set before writing */
 	int64		position;		/* result */
 } EsNewEvent;
+
+typedef struct EsWriter EsWriter;
 
 extern void es_write_init(void);
 extern void es_write_prepare(Relation event, const EsStore *store);
 extern void es_write_events(Relation event, const EsStore *store,
 							EsNewEvent *events, int nevents);
+extern EsWriter *es_writer_begin(Relation event, const EsStore *store);
+extern void es_writer_write(EsWriter *writer, const EsStore *store,
+							EsNewEvent *events, int nevents);
+extern const EsNewEvent *es_writer_current(const EsWriter *writer);
+extern void es_writer_end(EsWriter *writer);
 extern bool es_find_event_id(Relation event, const EsStore *store,
 							 const pg_uuid_t *event_id, ItemPointer self,
 							 TupleTableSlot *slot, TransactionId *pending);

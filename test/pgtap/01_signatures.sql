@@ -17,6 +17,7 @@ INSERT INTO wanted VALUES
     ('es_append_batch', 'stream_id text, expected_version bigint, event_types text[], data jsonb[], metadata jsonb[] DEFAULT NULL::jsonb[], event_ids uuid[] DEFAULT NULL::uuid[], schema_versions integer[] DEFAULT NULL::integer[], tags jsonb[] DEFAULT NULL::jsonb[]', 'SETOF es_appended', true, 'v', 'u', false),
     ('es_append_streams', 'appends jsonb', 'TABLE(stream_id text, event_id uuid, version bigint, global_position bigint, is_duplicate boolean)', true, 'v', 'u', false),
     ('es_append_if', 'events jsonb, fail_if jsonb, after_position bigint DEFAULT NULL::bigint', 'SETOF es_appended', true, 'v', 'u', false),
+    ('es_import', 'query text', 'bigint', false, 'v', 'u', false),
     ('es_read_query', 'query jsonb, after_position bigint DEFAULT NULL::bigint, max_count bigint DEFAULT 1000, backward boolean DEFAULT false', 'SETOF es_event', true, 's', 'r', false),
     ('es_tags', 'event es_event', 'text[]', false, 's', 'r', false),
     ('es_read_stream', 'stream_id text, from_version bigint DEFAULT NULL::bigint, max_count bigint DEFAULT NULL::bigint, backward boolean DEFAULT false', 'SETOF es_event', true, 's', 'r', false),

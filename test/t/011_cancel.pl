@@ -142,6 +142,8 @@ sub value_of
 	return any(0, 1, 2, 5, 50, 'es_head()') if $type eq 'bigint';
 	return random_int(1, 8) if $type eq 'integer';
 	return q{'stop'} if $name eq 'policy';
+	return q{$$SELECT 'Imported-' || g % 3 AS stream_id, 'Is' AS event_type, jsonb_build_object('n', pg_sleep(0.0001)::text) AS data
+				FROM generate_series(1, 600) g$$} if $name eq 'query' && $type eq 'text';
 	return q{'a reason'} if $type eq 'text';
 	return "NULL::$type";
 }
