@@ -865,6 +865,8 @@ BEGIN
             MESSAGE = format('invalid kind "%s"', kind),
             DETAIL = 'It must be reader, writer, monitor or admin.';
     END IF;
+    -- two at once would change the same rows of the catalog, an internal error
+    LOCK TABLE event_store.aggregate IN SHARE UPDATE EXCLUSIVE MODE;
     SELECT quote_ident(rolname) INTO grantee FROM pg_roles WHERE rolname = role;
     IF NOT FOUND THEN
         RAISE undefined_object USING MESSAGE = format('role "%s" does not exist', role);
