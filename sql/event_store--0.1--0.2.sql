@@ -328,6 +328,15 @@ CREATE FUNCTION @extschema@.es_tags(event @extschema@.es_event) RETURNS text[]
 COMMENT ON FUNCTION @extschema@.es_tags(@extschema@.es_event) IS 'the tags of a stored event, sorted; an empty array if it has none';
 REVOKE ALL ON FUNCTION @extschema@.es_tags(@extschema@.es_event) FROM PUBLIC;
 
+
+CREATE FUNCTION @extschema@.es_decide(query jsonb, reducer regprocedure, initial jsonb,
+        OUT state jsonb, OUT after_position bigint)
+    RETURNS record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_decide';
+COMMENT ON FUNCTION @extschema@.es_decide(jsonb, regprocedure, jsonb) IS
+    'folds the events that a query matches, in one snapshot; the state, and the position to decide with: see es_append_if';
+REVOKE ALL ON FUNCTION @extschema@.es_decide(jsonb, regprocedure, jsonb) FROM PUBLIC;
+
 --
 -- Watching, and the kind monitor
 --

@@ -36,6 +36,7 @@ CREATE FUNCTION event_store.es_role_functions(kind text) RETURNS SETOF regproced
         ('both', '%1$s.es_read_event(uuid)'),
         ('both', '%1$s.es_read_query(jsonb, bigint, bigint, boolean)'),
         ('both', '%1$s.es_tags(%1$s.es_event)'),
+        ('both', '%1$s.es_decide(jsonb, regprocedure, jsonb)'),
         ('both', '%1$s.es_envelope(%1$s.es_event)'),
         ('both', '%1$s.es_read_snapshot(text, int)'),
         ('both', '%1$s.es_load(text, int)'),

@@ -70,3 +70,11 @@ CREATE FUNCTION @extschema@.es_drop_snapshots(stream_id text DEFAULT NULL) RETUR
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_drop_snapshots';
 COMMENT ON FUNCTION @extschema@.es_drop_snapshots(text) IS 'throws away the snapshots of a stream, or all; how many';
 REVOKE ALL ON FUNCTION @extschema@.es_drop_snapshots(text) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.es_decide(query jsonb, reducer regprocedure, initial jsonb,
+        OUT state jsonb, OUT after_position bigint)
+    RETURNS record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_decide';
+COMMENT ON FUNCTION @extschema@.es_decide(jsonb, regprocedure, jsonb) IS
+    'folds the events that a query matches, in one snapshot; the state, and the position to decide with: see es_append_if';
+REVOKE ALL ON FUNCTION @extschema@.es_decide(jsonb, regprocedure, jsonb) FROM PUBLIC;

@@ -56,6 +56,7 @@
 #include "log/stream.h"
 #include "read/read.h"
 #include "state/aggregate.h"
+#include "state/fold.h"
 #include "state/snapshot.h"
 
 PG_FUNCTION_INFO_V1(es_define_aggregate);
@@ -84,18 +85,6 @@ typedef struct EsAggregate
 	int32		snapshot_every; /* 0 = never */
 	int32		schema_version;
 } EsAggregate;
-
-/* a stream being folded */
-typedef struct EsFold
-{
-	EsFunction *reducer;
-	TupleDesc	desc;			/* of es_event */
-	int64		upto;			/* last version that is wanted */
-	int64		version;		/* last version that is in the state */
-	int64		count;			/* events folded */
-	Jsonb	   *state;
-	MemoryContext context;		/* holds the state */
-} EsFold;
 
 static EsSql es_define_aggregate_sql =
 ES_SQL("INSERT INTO event_store.aggregate"
@@ -278,23 +267,6 @@ es_aggregate_exists(const char *category, int len)
 }
 
 /*
- * Type es_event, which lies in the schema of the function that was called.
- */
-static Oid
-es_event_type_oid(FunctionCallInfo fcinfo)
-{
-	Oid			result = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
-										 CStringGetDatum("es_event"),
-										 ObjectIdGetDatum(get_func_namespace(fcinfo->flinfo->fn_oid)));
-
-	if (!OidIsValid(result))
-		ereport(ERROR,
-				errcode(ERRCODE_UNDEFINED_OBJECT),
-				errmsg("type \"es_event\" does not exist"));
-	return result;
-}
-
-/*
  * Throw away the snapshots of a category's streams: whose they are cannot be
  * told any more.
  *
@@ -403,33 +375,6 @@ es_drop_snapshots(PG_FUNCTION_ARGS)
 		count = es_sql_latest(&es_drop_stream_snapshots_sql, args, NULL);
 	CacheInvalidateRelcacheByRelid(relid);
 	PG_RETURN_INT64((int64) count);
-}
-
-static void
-es_fold_event(Datum *values, void *arg)
-{
-	EsFold	   *fold = arg;
-	bool		isnull[Natts_es_out] = {false};
-	int64		version = DatumGetInt64(values[Anum_es_out_version - 1]);
-	Datum		args[2];
-	Datum		result;
-
-	if (version > fold->upto)
-		return;
-	args[0] = JsonbPGetDatum(fold->state);
-	args[1] = HeapTupleGetDatum(heap_form_tuple(fold->desc, values, isnull));
-	result = es_function_call(fold->reducer, args, values);
-	if (result != args[0])
-	{
-		MemoryContext old_context = MemoryContextSwitchTo(fold->context);
-		Jsonb	   *state = DatumGetJsonbPCopy(result);
-
-		pfree(fold->state);
-		fold->state = state;
-		MemoryContextSwitchTo(old_context);
-	}
-	fold->version = version;
-	fold->count++;
 }
 
 /*
