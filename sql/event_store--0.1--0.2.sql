@@ -52,6 +52,8 @@ UPDATE event_store.projection SET replicated = true
 
 ALTER TABLE event_store.subscription ADD COLUMN replicated boolean NOT NULL DEFAULT false;
 COMMENT ON COLUMN event_store.subscription.replicated IS 'it came by logical replication and is not run here before es_take_over()';
+ALTER TABLE event_store.subscription ADD COLUMN query jsonb;
+COMMENT ON COLUMN event_store.subscription.query IS 'query of event types and tags, NULL = none; see es_read_query';
 CREATE TRIGGER es_mark_replicated BEFORE INSERT OR UPDATE ON event_store.subscription
     FOR EACH ROW EXECUTE FUNCTION event_store.es_mark_replicated();
 ALTER TABLE event_store.subscription ENABLE ALWAYS TRIGGER es_mark_replicated;
@@ -87,7 +89,8 @@ CREATE OR REPLACE VIEW event_store.subscriptions AS
            greatest(c.updated_at, m.updated_at) AS updated_at,
            CASE WHEN s.replicated THEN 'it came by logical replication and is not run here before es_take_over()'
                 WHEN h.settled_head IS NULL THEN 'the global order is not available'
-                WHEN l.lag_events IS NULL THEN 'the checkpoint is ahead of the head' END AS reason
+                WHEN l.lag_events IS NULL THEN 'the checkpoint is ahead of the head' END AS reason,
+           s.query
       FROM event_store.subscription s
       LEFT JOIN LATERAL (
             SELECT min(greatest(k.position, o.position)) AS checkpoint,
@@ -305,6 +308,16 @@ SELECT event_store.es_new_arguments('@extschema@.es_append_batch(text, bigint, t
     'event_store.es_new_append(text, bigint, text[], jsonb[], jsonb[], uuid[], int[], jsonb[])'::regprocedure);
 DROP FUNCTION event_store.es_new_append(text, bigint, text[], jsonb[], jsonb[], uuid[], int[], jsonb[]);
 
+CREATE FUNCTION event_store.es_new_subscription(name text, categories text[] DEFAULT NULL,
+        event_types text[] DEFAULT NULL, after_position bigint DEFAULT 0, slots int DEFAULT NULL,
+        lease interval DEFAULT '30 s', max_retries int DEFAULT 10, retry_delay interval DEFAULT '1 s',
+        query jsonb DEFAULT NULL)
+    RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_create_subscription';
+SELECT event_store.es_new_arguments('@extschema@.es_create_subscription(text, text[], text[], bigint, int, interval, int, interval)'::regprocedure,
+    'event_store.es_new_subscription(text, text[], text[], bigint, int, interval, int, interval, jsonb)'::regprocedure);
+DROP FUNCTION event_store.es_new_subscription(text, text[], text[], bigint, int, interval, int, interval, jsonb);
+
 DROP FUNCTION event_store.es_new_arguments(regprocedure, regprocedure);
 
 CREATE FUNCTION @extschema@.es_append_if(events jsonb, fail_if jsonb, after_position bigint DEFAULT NULL)
@@ -336,6 +349,32 @@ CREATE FUNCTION @extschema@.es_decide(query jsonb, reducer regprocedure, initial
 COMMENT ON FUNCTION @extschema@.es_decide(jsonb, regprocedure, jsonb) IS
     'folds the events that a query matches, in one snapshot; the state, and the position to decide with: see es_append_if';
 REVOKE ALL ON FUNCTION @extschema@.es_decide(jsonb, regprocedure, jsonb) FROM PUBLIC;
+
+
+CREATE OR REPLACE VIEW event_store.parked_events AS
+    SELECT p.subscription::pg_catalog.text, e.global_position, st.stream_id::pg_catalog.text, e.version::pg_catalog.int8,
+           event_store.es_upcast_type(t.event_type, e.schema_version) AS event_type,
+           CASE WHEN e.global_position = p.failed_position THEN p.state::pg_catalog.text ELSE 'queued' END AS state,
+           CASE WHEN e.global_position = p.failed_position THEN p.attempts ELSE 0 END AS attempts,
+           CASE WHEN e.global_position = p.failed_position THEN p.reason END AS reason,
+           CASE WHEN e.global_position = p.failed_position THEN p.first_failed_at END AS first_failed_at,
+           CASE WHEN e.global_position = p.failed_position THEN p.failed_at END AS failed_at,
+           CASE WHEN e.global_position = p.failed_position AND p.state = 'retry' THEN p.next_attempt_at END AS next_attempt_at,
+           e.event_id
+      FROM event_store.parked_stream p
+      JOIN event_store.subscription s ON s.name = p.subscription
+      JOIN event_store.subscription_checkpoint c ON c.subscription = p.subscription AND c.slot = p.slot
+      LEFT JOIN event_store.subscription_member m ON m.subscription = c.subscription AND m.member = c.member
+      LEFT JOIN event_store.stream st ON st.stream_no = p.stream_no
+      -- an event that belongs to no stream is held up by itself
+      JOIN event_store.event e ON (e.stream_no = p.stream_no OR e.global_position = - p.stream_no)
+       AND coalesce(e.version, 1) >= p.next_version
+       AND e.global_position <= greatest(c.position, m.position, p.failed_position)
+       AND e.global_position <> ALL (p.discarded)
+      JOIN event_store.event_type t ON t.type_no = e.type_no
+       AND (s.event_types IS NULL OR e.global_position = p.failed_position
+            OR event_store.es_upcast_type(t.event_type, e.schema_version) = ANY (s.event_types))
+     WHERE NOT row_security_active('event_store.event'::regclass);
 
 --
 -- Watching, and the kind monitor
@@ -769,6 +808,7 @@ CREATE OR REPLACE FUNCTION event_store.es_role_functions(kind text) RETURNS SETO
         ('both', '%1$s.es_read_event(uuid)'),
         ('both', '%1$s.es_read_query(jsonb, bigint, bigint, boolean)'),
         ('both', '%1$s.es_tags(%1$s.es_event)'),
+        ('both', '%1$s.es_decide(jsonb, regprocedure, jsonb)'),
         ('both', '%1$s.es_envelope(%1$s.es_event)'),
         ('both', '%1$s.es_read_snapshot(text, int)'),
         ('both', '%1$s.es_load(text, int)'),
@@ -805,7 +845,7 @@ CREATE OR REPLACE FUNCTION event_store.es_role_functions(kind text) RETURNS SETO
         ('reader', '%1$s.es_join(text, text, interval)'),
         ('reader', '%1$s.es_leave(text, text)'),
         ('watch', 'event_store.es_subscription_lag(text, bigint)'),
-        ('admin', '%1$s.es_create_subscription(text, text[], text[], bigint, int, interval, int, interval)'),
+        ('admin', '%1$s.es_create_subscription(text, text[], text[], bigint, int, interval, int, interval, jsonb)'),
         ('admin', '%1$s.es_drop_subscription(text)'),
         ('admin', '%1$s.es_reset_subscription(text, bigint)'),
         ('admin', '%1$s.es_retry_parked(text, text)'),

@@ -13,6 +13,7 @@ CREATE TABLE event_store.subscription (
     event_types pg_catalog.text[],
     created_by pg_catalog.text,
     replicated boolean NOT NULL DEFAULT false,
+    query jsonb,
     PRIMARY KEY (name)
 ) USING heap;
 COMMENT ON TABLE event_store.subscription IS 'durable subscriptions; changed by functions only';
@@ -26,6 +27,7 @@ COMMENT ON COLUMN event_store.subscription.categories IS 'categories that it wan
 COMMENT ON COLUMN event_store.subscription.event_types IS 'event types that it wants, NULL = all';
 COMMENT ON COLUMN event_store.subscription.created_by IS 'role that made it';
 COMMENT ON COLUMN event_store.subscription.replicated IS 'it came by logical replication and is not run here before es_take_over()';
+COMMENT ON COLUMN event_store.subscription.query IS 'query of event types and tags, NULL = none; see es_read_query';
 CREATE TRIGGER es_mark_replicated BEFORE INSERT OR UPDATE ON event_store.subscription
     FOR EACH ROW EXECUTE FUNCTION event_store.es_mark_replicated();
 ALTER TABLE event_store.subscription ENABLE ALWAYS TRIGGER es_mark_replicated;
@@ -122,12 +124,13 @@ SELECT pg_catalog.pg_extension_config_dump('event_store.parked_stream', '');
 
 CREATE FUNCTION @extschema@.es_create_subscription(name text, categories text[] DEFAULT NULL,
         event_types text[] DEFAULT NULL, after_position bigint DEFAULT 0, slots int DEFAULT NULL,
-        lease interval DEFAULT '30 s', max_retries int DEFAULT 10, retry_delay interval DEFAULT '1 s')
+        lease interval DEFAULT '30 s', max_retries int DEFAULT 10, retry_delay interval DEFAULT '1 s',
+        query jsonb DEFAULT NULL)
     RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_create_subscription';
-COMMENT ON FUNCTION @extschema@.es_create_subscription(text, text[], text[], bigint, int, interval, int, interval) IS
+COMMENT ON FUNCTION @extschema@.es_create_subscription(text, text[], text[], bigint, int, interval, int, interval, jsonb) IS
     'makes a durable subscription; with slots it is a consumer group';
-REVOKE ALL ON FUNCTION @extschema@.es_create_subscription(text, text[], text[], bigint, int, interval, int, interval) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.es_create_subscription(text, text[], text[], bigint, int, interval, int, interval, jsonb) FROM PUBLIC;
 
 CREATE FUNCTION @extschema@.es_drop_subscription(name text) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_drop_subscription';
@@ -215,7 +218,8 @@ CREATE VIEW event_store.subscriptions AS
            greatest(c.updated_at, m.updated_at) AS updated_at,
            CASE WHEN s.replicated THEN 'it came by logical replication and is not run here before es_take_over()'
                 WHEN h.settled_head IS NULL THEN 'the global order is not available'
-                WHEN l.lag_events IS NULL THEN 'the checkpoint is ahead of the head' END AS reason
+                WHEN l.lag_events IS NULL THEN 'the checkpoint is ahead of the head' END AS reason,
+           s.query
       FROM event_store.subscription s
       LEFT JOIN LATERAL (
             SELECT min(greatest(k.position, o.position)) AS checkpoint,
@@ -308,8 +312,10 @@ CREATE VIEW event_store.parked_events AS
       JOIN event_store.subscription s ON s.name = p.subscription
       JOIN event_store.subscription_checkpoint c ON c.subscription = p.subscription AND c.slot = p.slot
       LEFT JOIN event_store.subscription_member m ON m.subscription = c.subscription AND m.member = c.member
-      JOIN event_store.stream st ON st.stream_no = p.stream_no
-      JOIN event_store.event e ON e.stream_no = p.stream_no AND e.version >= p.next_version
+      LEFT JOIN event_store.stream st ON st.stream_no = p.stream_no
+      -- an event that belongs to no stream is held up by itself
+      JOIN event_store.event e ON (e.stream_no = p.stream_no OR e.global_position = - p.stream_no)
+       AND coalesce(e.version, 1) >= p.next_version
        AND e.global_position <= greatest(c.position, m.position, p.failed_position)
        AND e.global_position <> ALL (p.discarded)
       JOIN event_store.event_type t ON t.type_no = e.type_no

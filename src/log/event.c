@@ -182,6 +182,18 @@ es_event_first_tag(const EsStore *store, TupleTableSlot *slot)
 }
 
 /*
+ * The order number, see below, of events that belong to no stream.
+ *
+ * tag			their first one; NULL = none
+ */
+int64
+es_event_tag_order(const text *tag)
+{
+	return tag == NULL ? -1 : -1 -
+		(int64) (es_tag_hash(VARDATA_ANY(tag), VARSIZE_ANY_EXHDR(tag)) >> 2);
+}
+
+/*
  * A number that two events share if one has to wait for the other wherever
  * order is kept: that of their stream, or, negative, of the first tag of
  * events that belong to none.
@@ -191,13 +203,10 @@ es_event_order_number(const EsStore *store, TupleTableSlot *slot)
 {
 	bool		isnull;
 	int64		stream_no = DatumGetInt64(slot_getattr(slot, Anum_es_event_stream_no, &isnull));
-	text	   *tag;
 
 	if (likely(!isnull))
 		return stream_no;
-	tag = es_event_first_tag(store, slot);
-	return tag == NULL ? -1 : -1 -
-		(int64) (es_tag_hash(VARDATA_ANY(tag), VARSIZE_ANY_EXHDR(tag)) >> 2);
+	return es_event_tag_order(es_event_first_tag(store, slot));
 }
 
 /*

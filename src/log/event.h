@@ -46,6 +46,7 @@ es_event_nulls(const Datum *values, bool *isnull)
 extern EsType *es_event_stored_values(const EsStore *store, TupleTableSlot *slot,
 									  Datum *values);
 extern ArrayType *es_event_tags(const EsStore *store, TupleTableSlot *slot);
+extern int64 es_event_tag_order(const text *tag);
 extern int64 es_event_order_number(const EsStore *store, TupleTableSlot *slot);
 extern text *es_event_order_key(const EsStore *store, TupleTableSlot *slot);
 extern int64 es_event_version(Relation event, const EsStore *store, Snapshot snapshot,

@@ -150,16 +150,12 @@ es_query_parse(const char *argument, Jsonb *json)
 }
 
 /*
- * Begin a walk over what a query matches.  What es_query_wants does not want
- * is to be left out.
+ * List the type numbers that the items want.
  *
- * The arguments are those of es_scan_begin_items.
  * Errors: 55000 in a database whose tables have no tags yet.
  */
-EsScan *
-es_query_scan(EsQuery *query, Relation event, const EsStore *store, Snapshot snapshot,
-			  EsScanMode mode, ScanDirection direction, int64 after, int64 upto,
-			  int64 expected_rows)
+static void
+es_query_list(EsQuery *query, const EsStore *store)
 {
 	for (int i = 0; i < query->nitems; i++)
 	{
@@ -180,27 +176,36 @@ es_query_scan(EsQuery *query, Relation event, const EsStore *store, Snapshot sna
 		scan_item->tags = item->tags;
 		scan_item->ntags = item->ntags;
 	}
+}
+
+/*
+ * Begin a walk over what a query matches.  What es_query_wants does not want
+ * is to be left out.
+ *
+ * The arguments are those of es_scan_begin_items.
+ * Errors: 55000 in a database whose tables have no tags yet.
+ */
+EsScan *
+es_query_scan(EsQuery *query, Relation event, const EsStore *store, Snapshot snapshot,
+			  EsScanMode mode, ScanDirection direction, int64 after, int64 upto,
+			  int64 expected_rows)
+{
+	es_query_list(query, store);
 	return es_scan_begin_items(event, store, snapshot, mode, direction, after, upto,
 							   query->scan_items, query->nitems, expected_rows);
 }
 
 /*
- * Does the query want this event of its walk, in the shape in which it will be
- * read?
+ * Does the query match this event, in the shape in which it will be read?
+ *
+ * Its types have been listed.
  */
-bool
-es_query_wants(const EsQuery *query, const EsStore *store, TupleTableSlot *slot)
+static bool
+es_query_matches(const EsQuery *query, const EsStore *store, TupleTableSlot *slot)
 {
-	bool		exact = true;
 	bool		isnull;
-	int32		type_no;
+	int32		type_no = DatumGetInt32(slot_getattr(slot, Anum_es_event_type_no, &isnull));
 
-	for (int i = 0; i < query->nitems && exact; i++)
-		exact = query->items[i].filter == NULL;
-	if (likely(exact))
-		return true;
-
-	type_no = DatumGetInt32(slot_getattr(slot, Anum_es_event_type_no, &isnull));
 	for (int i = 0; i < query->nitems; i++)
 	{
 		const EsQueryItem *item = &query->items[i];
@@ -221,4 +226,103 @@ es_query_wants(const EsQuery *query, const EsStore *store, TupleTableSlot *slot)
 			return true;
 	}
 	return false;
+}
+
+/*
+ * Does the query want this event of its walk?
+ */
+bool
+es_query_wants(const EsQuery *query, const EsStore *store, TupleTableSlot *slot)
+{
+	for (int i = 0; i < query->nitems; i++)
+	{
+		if (unlikely(query->items[i].filter != NULL))
+			return es_query_matches(query, store, slot);
+	}
+	return true;
+}
+
+/*
+ * List the type numbers that a selection wants.
+ */
+void
+es_selection_list(EsSelection *selection, const EsStore *store)
+{
+	selection->type_nos = NULL;
+	selection->types = NULL;
+	selection->ntypes = 0;
+	if (selection->categories != NULL || selection->event_types != NULL)
+		selection->ntypes = es_upcast_type_list(store, selection->categories,
+												selection->ncategories,
+												selection->event_types,
+												selection->nevent_types,
+												&selection->type_nos, &selection->types);
+	if (selection->query != NULL)
+		es_query_list(selection->query, store);
+}
+
+/*
+ * Begin a walk forward over what a selection wants; what es_selection_wants
+ * does not want is to be left out.
+ *
+ * upto			the bound of the snapshot has been taken for it
+ */
+EsScan *
+es_selection_scan(EsSelection *selection, Relation event, const EsStore *store,
+				  Snapshot snapshot, int64 after, int64 upto, int64 expected_rows)
+{
+	/* the lists must be younger than the bound: see log/type.c */
+	es_selection_list(selection, store);
+	if (selection->query != NULL)
+		return es_scan_begin_items(event, store, snapshot, ES_SCAN_VISIBLE,
+								   ForwardScanDirection, after, upto,
+								   selection->query->scan_items, selection->query->nitems,
+								   expected_rows);
+	return es_scan_begin(event, store, snapshot, ES_SCAN_VISIBLE, ForwardScanDirection,
+						 after, upto, selection->type_nos, selection->ntypes, expected_rows);
+}
+
+/*
+ * Categories and types of a selection, if there is a query beside them.
+ */
+static bool
+es_selection_wants_type(const EsSelection *selection, TupleTableSlot *slot)
+{
+	bool		isnull;
+	int32		type_no;
+
+	if (selection->type_nos == NULL)
+		return true;
+	type_no = DatumGetInt32(slot_getattr(slot, Anum_es_event_type_no, &isnull));
+	for (int i = 0; i < selection->ntypes; i++)
+	{
+		if (selection->type_nos[i] == type_no)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Does a selection want this event of its walk?
+ */
+bool
+es_selection_wants(const EsSelection *selection, const EsStore *store, TupleTableSlot *slot)
+{
+	if (selection->query != NULL &&
+		(!es_selection_wants_type(selection, slot) ||
+		 !es_query_wants(selection->query, store, slot)))
+		return false;
+	return es_upcast_wanted(store, selection->types, slot);
+}
+
+/*
+ * Does it want this event, met on another walk?  Types have been listed.
+ */
+bool
+es_selection_matches(const EsSelection *selection, const EsStore *store,
+					 TupleTableSlot *slot)
+{
+	return es_selection_wants_type(selection, slot) &&
+		(selection->query == NULL || es_query_matches(selection->query, store, slot)) &&
+		es_upcast_wanted(store, selection->types, slot);
 }

@@ -113,13 +113,13 @@ typedef struct EsQueue
 	bool		due;			/* the failed event may go */
 	bool		held;			/* met it, and it may not */
 	bool		beyond;			/* all that may go has been met */
-	int64		version;		/* the last that was met */
 	int			first;			/* of the present stream */
 	HeapTuple  *tuples;
 	int64	   *positions;
 	int			n;
 	int			size;			/* of both arrays */
 	MemoryContext context;
+	MemoryContext row_context;	/* for one event */
 } EsQueue;
 
 /*
@@ -201,36 +201,23 @@ es_fetch_begin(EsFetch *fetch)
 }
 
 /*
- * Does the filter want this event type?  The category is a stream's own.
+ * Look at the next event of a held-up stream.
  */
-static bool
-es_fetch_wants_type(const EsSubscription *sub, Datum type)
-{
-	if (sub->event_types == NULL)
-		return true;
-	for (int i = 0; i < sub->nevent_types; i++)
-	{
-		text	   *wanted = DatumGetTextPP(sub->event_types[i]);
-		text	   *given = DatumGetTextPP(type);
-
-		if (VARSIZE_ANY_EXHDR(wanted) == VARSIZE_ANY_EXHDR(given) &&
-			memcmp(VARDATA_ANY(wanted), VARDATA_ANY(given), VARSIZE_ANY_EXHDR(given)) == 0)
-			return true;
-	}
-	return false;
-}
-
 static void
-es_queue_event(Datum *values, void *arg)
+es_queue_event(EsQueue *queue, const EsStore *store, TupleTableSlot *row)
 {
-	EsQueue    *queue = arg;
 	EsParked   *parked = queue->parked;
-	int64		position = DatumGetInt64(values[Anum_es_out_global_position - 1]);
-	bool		isnull[Natts_es_out] = {false};
+	bool		isnull[Natts_es_out];
+	Datum		values[Natts_es_out];
+	int64		position;
+	int64		version = 1;
 	MemoryContext old_context;
 
-	queue->version = DatumGetInt64(values[Anum_es_out_version - 1]);
-	if (queue->beyond || position > queue->upto)
+	position = DatumGetInt64(slot_getattr(row, Anum_es_event_global_position, &isnull[0]));
+	if (parked->stream_no > 0)
+		version = DatumGetInt32(slot_getattr(row, Anum_es_event_version, &isnull[0]));
+	if (position > queue->upto ||
+		(parked->stream_no < 0 && position != -parked->stream_no))
 	{
 		queue->beyond = true;
 		return;
@@ -240,8 +227,7 @@ es_queue_event(Datum *values, void *arg)
 		if (DatumGetInt64(parked->discarded[i]) == position)
 			return;
 	}
-	if (queue->n == queue->size ||
-		!es_fetch_wants_type(&queue->fetch->sub, values[Anum_es_out_event_type - 1]))
+	if (!es_selection_matches(&queue->fetch->sub.wanted, store, row))
 		return;
 	if (parked->failed_position != 0 && position >= parked->failed_position)
 	{
@@ -253,39 +239,50 @@ es_queue_event(Datum *values, void *arg)
 		}
 	}
 
-	old_context = MemoryContextSwitchTo(queue->context);
+	old_context = MemoryContextSwitchTo(queue->row_context);
+	es_event_values(store, row, values);
+	es_event_nulls(values, isnull);
+	MemoryContextSwitchTo(queue->context);
 	queue->tuples[queue->n] = heap_form_tuple(queue->fetch->desc, values, isnull);
 	MemoryContextSwitchTo(old_context);
+	MemoryContextReset(queue->row_context);
 	queue->positions[queue->n++] = position;
-	parked->delivered_version = queue->version;
+	parked->delivered_version = version;
 }
 
 /*
  * Next events of one held-up stream: those before the failed one that are not
  * done, the failed one by itself, or what queues behind it once that is
- * through.
+ * through.  An event that belongs to no stream is held up by itself.
  */
 static void
 es_fetch_queue(EsFetch *fetch, Relation event, const EsStore *store,
 			   EsParked *parked, EsQueue *queue)
 {
-	int64		version = parked->next_version;
-	int64		found;
+	EsRead		single = {0};
+	EsReader   *reader = NULL;
+	TupleTableSlot *row;
 
 	queue->parked = parked;
 	queue->first = queue->n;
 	queue->held = queue->beyond = false;
-	do
+	if (parked->stream_no > 0)
+		reader = es_reader_begin_stream(event, store, GetActiveSnapshot(), parked->stream_no,
+										parked->next_version, PG_INT64_MAX,
+										ForwardScanDirection);
+	else if (parked->next_version <= 1)
 	{
-		int			lot = parked->failed_position != 0 ? 16 : Max(queue->size - queue->n, 16);
-
-		found = es_read_stream_events(event, store, parked->stream_no, version, lot,
-									  ForwardScanDirection, es_queue_event, queue);
-		if (found < lot)
-			break;
-		/* versions that the caller may not see do not count as found */
-		version = queue->version + 1;
-	} while (!queue->beyond && queue->n < queue->size);
+		single.from = -parked->stream_no - 1;
+		single.max_count = 1;
+		reader = es_reader_begin(&single, GetActiveSnapshot());
+	}
+	if (reader != NULL)
+	{
+		while (!queue->beyond && queue->n < queue->size &&
+			   (row = es_reader_next(reader, true)) != NULL)
+			es_queue_event(queue, store, row);
+		es_reader_end(reader);
+	}
 
 	/* caught up: from here on the walk takes the stream along */
 	if (queue->n == queue->first && queue->due && !queue->held &&
@@ -317,6 +314,10 @@ es_fetch_parked(EsFetch *fetch, Relation event, const EsStore *store, int64 boun
 
 	queue.fetch = fetch;
 	queue.context = CurrentMemoryContext;
+	queue.row_context = AllocSetContextCreate(CurrentMemoryContext, "event_store row",
+											  ALLOCSET_DEFAULT_SIZES);
+	if (fetch->nparked > 0)
+		es_selection_list(&fetch->sub.wanted, store);
 	queue.size = (int) Min(fetch->max_count, ES_MAX_QUEUE);
 	if (fetch->start < bound)
 		queue.size = (queue.size + 1) / 2;
@@ -360,9 +361,6 @@ es_fetch_walk(EsFetch *fetch, Relation event, const EsStore *store, int64 bound)
 	EsRowFilter *filter;
 	EsScan	   *scan;
 	EsBlocked	blocked;
-	EsTypeFilter *types = NULL;
-	int32	   *type_nos = NULL;
-	int			ntypes = 0;
 	int64		after = fetch->start;
 
 	/* what was walked over before, unless anything has changed since */
@@ -372,18 +370,11 @@ es_fetch_walk(EsFetch *fetch, Relation event, const EsStore *store, int64 bound)
 		after = Max(after, fetch->walked_to);
 	fetch->walked_upcasters = fetch->upcasters;
 
-	/* the list must be younger than the bound: see log/type.c */
-	if (sub->categories != NULL || sub->event_types != NULL)
-		ntypes = es_upcast_type_list(store, sub->categories, sub->ncategories,
-									 sub->event_types, sub->nevent_types, &type_nos,
-									 &types);
-
 	row_context = AllocSetContextCreate(CurrentMemoryContext, "event_store row",
 										ALLOCSET_DEFAULT_SIZES);
 	filter = es_row_filter_begin(event);
-	scan = es_scan_begin(event, store, GetActiveSnapshot(), ES_SCAN_VISIBLE,
-						 ForwardScanDirection, after, bound, type_nos, ntypes,
-						 fetch->max_count);
+	scan = es_selection_scan(&sub->wanted, event, store, GetActiveSnapshot(), after, bound,
+							 fetch->max_count);
 	while (fetch->count < fetch->max_count && es_scan_next(scan))
 	{
 		int64		position = es_scan_position(scan);
@@ -393,17 +384,18 @@ es_fetch_walk(EsFetch *fetch, Relation event, const EsStore *store, int64 bound)
 
 		if (fetch->slots != NULL || fetch->nparked > 0)
 		{
-			int64		stream_no = es_event_order_number(store, es_scan_slot(scan));
+			int64		order = es_event_order_number(store, es_scan_slot(scan));
 			EsParked   *parked;
 
 			if (fetch->slots != NULL)
 			{
-				int64		done = fetch->slots[es_stream_slot(stream_no, sub->slots)];
+				int64		done = fetch->slots[es_stream_slot(order, sub->slots)];
 
 				if (done < 0 || position <= done)
 					continue;
 			}
-			parked = es_parked_find(fetch->parked, fetch->nparked, stream_no);
+			parked = es_parked_find(fetch->parked, fetch->nparked,
+									order > 0 ? order : -position);
 			if (parked != NULL && !parked->finished)
 			{
 				fetch->skipped = true;
@@ -414,7 +406,7 @@ es_fetch_walk(EsFetch *fetch, Relation event, const EsStore *store, int64 bound)
 			}
 		}
 		if (!es_row_filter_passes(filter, position) ||
-			!es_upcast_wanted(store, types, es_scan_slot(scan)))
+			!es_selection_wants(&sub->wanted, store, es_scan_slot(scan)))
 			continue;
 
 		old_context = MemoryContextSwitchTo(row_context);

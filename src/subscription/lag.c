@@ -33,10 +33,7 @@ PG_FUNCTION_INFO_V1(es_projection_backlog);
 /* what a consumer wants, and what is done of it */
 typedef struct EsLag
 {
-	Datum	   *categories;		/* NULL = all */
-	int			ncategories;
-	Datum	   *event_types;	/* NULL = all */
-	int			nevent_types;
+	EsSelection wanted;
 	int64		after;			/* all slots have done everything up to here */
 	int64		furthest;		/* and one of them up to here */
 	const int64 *done;			/* by slot, or NULL */
@@ -50,7 +47,7 @@ typedef struct EsLag
  * NULL if it cannot be known.
  */
 static Datum
-es_lag_count(FunctionCallInfo fcinfo, const EsLag *lag)
+es_lag_count(FunctionCallInfo fcinfo, EsLag *lag)
 {
 	Snapshot	snapshot = GetActiveSnapshot();
 	const EsStore *store;
@@ -58,9 +55,6 @@ es_lag_count(FunctionCallInfo fcinfo, const EsLag *lag)
 	int64		bound = 0;
 	int64		upto;
 	int64		count = 0;
-	EsTypeFilter *types = NULL;
-	int32	   *type_nos = NULL;
-	int			ntypes = 0;
 	Datum		values[2] = {0};
 	bool		isnull[2] = {false, true};
 
@@ -72,16 +66,10 @@ es_lag_count(FunctionCallInfo fcinfo, const EsLag *lag)
 		isnull[0] = true;
 	upto = isnull[0] ? 0 : Min(lag->upto, bound);
 
-	/* the list must be younger than the bound: see log/type.c */
-	if (lag->categories != NULL || lag->event_types != NULL)
-		ntypes = es_upcast_type_list(store, lag->categories, lag->ncategories,
-									 lag->event_types, lag->nevent_types,
-									 &type_nos, &types);
 	if (lag->after < upto)
 	{
-		EsScan	   *scan = es_scan_begin(event, store, snapshot, ES_SCAN_VISIBLE,
-										 ForwardScanDirection, lag->after, upto,
-										 type_nos, ntypes, lag->max_count);
+		EsScan	   *scan = es_selection_scan(&lag->wanted, event, store, snapshot, lag->after,
+											 upto, lag->max_count);
 
 		while (count < lag->max_count && es_scan_next(scan))
 		{
@@ -90,7 +78,7 @@ es_lag_count(FunctionCallInfo fcinfo, const EsLag *lag)
 				es_scan_position(scan) <=
 				lag->done[es_stream_slot(es_event_order_number(store, slot), lag->slots)])
 				continue;
-			if (!es_upcast_wanted(store, types, slot))
+			if (!es_selection_wants(&lag->wanted, store, slot))
 				continue;
 			if (count++ == 0)
 				values[1] = slot_getattr(slot, Anum_es_event_created_at, &isnull[1]);
@@ -117,8 +105,8 @@ es_subscription_lag(PG_FUNCTION_ARGS)
 {
 	static EsSql sql =
 	ES_SQL("SELECT s.categories, s.event_types, s.slots, c.slot,"
-		" GREATEST(c.position, m.position)"
-		" FROM event_store.subscription s"
+		" GREATEST(c.position, m.position), (SELECT query FROM (SELECT (s).*) r)"
+		" FROM (SELECT NULL::pg_catalog.jsonb AS query) d, event_store.subscription s"
 		" LEFT JOIN event_store.subscription_checkpoint c"
 		" ON c.subscription OPERATOR(pg_catalog.=) s.name"
 		" LEFT JOIN event_store.subscription_member m"
@@ -129,6 +117,7 @@ es_subscription_lag(PG_FUNCTION_ARGS)
 	Datum		name = es_arg_name_datum(fcinfo, 0, "name");
 	EsLag		lag = {.upto = PG_INT64_MAX};
 	EsOwnerScope scope;
+	Datum		query;
 	int64	   *done;
 	uint64		n;
 	bool		is_null;
@@ -138,8 +127,11 @@ es_subscription_lag(PG_FUNCTION_ARGS)
 	n = es_sql_read(&sql, &name, NULL);
 	if (n == 0)
 		es_subscription_unknown(name);
-	lag.ncategories = es_sql_names(0, 1, &lag.categories);
-	lag.nevent_types = es_sql_names(0, 2, &lag.event_types);
+	lag.wanted.ncategories = es_sql_names(0, 1, &lag.wanted.categories);
+	lag.wanted.nevent_types = es_sql_names(0, 2, &lag.wanted.event_types);
+	query = es_sql_datum(0, 6, &is_null);
+	if (!is_null)
+		lag.wanted.query = es_query_parse("query", DatumGetJsonbPCopy(query));
 	lag.slots = DatumGetInt32(es_sql_datum(0, 3, &is_null));
 	done = palloc0(Max(lag.slots, 1) * sizeof(int64));
 	for (uint64 i = 0; i < n; i++)
@@ -163,7 +155,7 @@ es_subscription_lag(PG_FUNCTION_ARGS)
 
 /*
  * es_projection_backlog(after_position bigint, upto bigint,
- *		categories text[], event_types text[],
+ *		categories text[], event_types text[], query jsonb,
  *		OUT events bigint, OUT oldest timestamptz)
  *
  * Settled events that the filters, each NULL for all, want in the range of
@@ -178,7 +170,9 @@ es_projection_backlog(PG_FUNCTION_ARGS)
 	lag.after = es_arg_int64(fcinfo, 0, "after_position", 0, PG_INT64_MAX);
 	lag.furthest = lag.after;
 	lag.upto = es_arg_int64_default(fcinfo, 1, "upto", 0, PG_INT64_MAX, 0);
-	lag.ncategories = es_arg_names(fcinfo, 2, "categories", &lag.categories);
-	lag.nevent_types = es_arg_names(fcinfo, 3, "event_types", &lag.event_types);
+	lag.wanted.ncategories = es_arg_names(fcinfo, 2, "categories", &lag.wanted.categories);
+	lag.wanted.nevent_types = es_arg_names(fcinfo, 3, "event_types", &lag.wanted.event_types);
+	if (PG_NARGS() > 4 && !PG_ARGISNULL(4))
+		lag.wanted.query = es_query_parse("query", PG_GETARG_JSONB_P(4));
 	PG_RETURN_DATUM(es_lag_count(fcinfo, &lag));
 }

@@ -28,6 +28,8 @@
 
 #include "base/args.h"
 #include "base/compat.h"
+#include "log/event.h"
+#include "read/reader.h"
 #include "subscription/subscription.h"
 
 PG_FUNCTION_INFO_V1(es_nack);
@@ -97,9 +99,17 @@ ES_SQL("SELECT 1 FROM event_store.parked_stream"
 	" AND delivered_version OPERATOR(pg_catalog.>) 0 LIMIT 1",
 1, TEXTOID);
 
-/* an event, if the subscription wants it: others are not handed out */
+/*
+ * An event, if the subscription wants it: others are not handed out.  One that
+ * belongs to no stream is held up by itself, as version 1 of a stream of its
+ * own, whose number is its negative position.
+ *
+ * d: tables older than this library, not brought up yet, lack this column
+ */
 static EsSql es_sql_event =
-ES_SQL("SELECT e.stream_no, e.version::pg_catalog.int8 FROM event_store.event e"
+ES_SQL("SELECT COALESCE(e.stream_no, OPERATOR(pg_catalog.-) e.global_position),"
+	" COALESCE(e.version, 1)::pg_catalog.int8, (SELECT tags[1] FROM (SELECT (e).*) r)"
+	" FROM (SELECT NULL::pg_catalog.text[] AS tags) d, event_store.event e"
 	" JOIN event_store.event_type t ON t.type_no OPERATOR(pg_catalog.=) e.type_no"
 	" JOIN event_store.subscription s ON s.name OPERATOR(pg_catalog.=) $2"
 	" AND (s.categories IS NULL OR t.category OPERATOR(pg_catalog.=) ANY (s.categories))"
@@ -338,6 +348,26 @@ es_nack_not_handed_out(const EsSubscription *sub, int64 position)
 }
 
 /*
+ * Does the query of a subscription want the event at a position?
+ */
+static bool
+es_nack_wanted(EsSubscription *sub, int64 position)
+{
+	EsRead		single = {.from = position - 1,.max_count = 1};
+	EsReader   *reader = es_reader_begin(&single, GetActiveSnapshot());
+	TupleTableSlot *row = es_reader_next(reader, true);
+	bool		result = false;
+
+	if (row != NULL)
+	{
+		es_selection_list(&sub->wanted, es_reader_store(reader));
+		result = es_selection_matches(&sub->wanted, es_reader_store(reader), row);
+	}
+	es_reader_end(reader);
+	return result;
+}
+
+/*
  * es_nack(name text, global_position bigint, reason text, retry boolean,
  *		   member text) RETURNS text
  *
@@ -358,6 +388,7 @@ es_nack(PG_FUNCTION_ARGS)
 	EsCursor	cursor;
 	EsOwnerScope scope;
 	Datum		member;
+	Datum		tag;
 	Datum		args[10];
 	char		nulls[] = "          ";
 	int64		stream_no;
@@ -381,7 +412,11 @@ es_nack(PG_FUNCTION_ARGS)
 		es_nack_not_handed_out(&sub, position);
 	stream_no = es_sql_int64(0, 1, 0);
 	version = es_sql_int64(0, 2, 0);
-	slot = es_stream_slot(stream_no, sub.slots);
+	tag = es_sql_datum(0, 3, &isnull);
+	slot = es_stream_slot(stream_no > 0 ? stream_no :
+						  es_event_tag_order(isnull ? NULL : DatumGetTextPP(tag)), sub.slots);
+	if (sub.wanted.query != NULL && !es_nack_wanted(&sub, position))
+		es_nack_not_handed_out(&sub, position);
 
 	done = cursor.position;
 	if (sub.slots > 0)

@@ -38,11 +38,11 @@ PG_FUNCTION_INFO_V1(es_create_subscription);
 PG_FUNCTION_INFO_V1(es_drop_subscription);
 PG_FUNCTION_INFO_V1(es_reset_subscription);
 
-/* d: in tables older than this library, not brought up yet, nothing is marked */
+/* d: tables older than this library, not brought up yet, lack these columns */
 static EsSql es_sql_load =
 ES_SQL("SELECT categories, event_types, slots, lease, max_retries, retry_delay, s.xmin,"
-	" (SELECT replicated FROM (SELECT (s).*) r)"
-	" FROM event_store.subscription s, (SELECT false AS replicated) d"
+	" (SELECT replicated FROM (SELECT (s).*) r), (SELECT query FROM (SELECT (s).*) r)"
+	" FROM event_store.subscription s, (SELECT false AS replicated, NULL::pg_catalog.jsonb AS query) d"
 	" WHERE name OPERATOR(pg_catalog.=) $1",
 1, TEXTOID);
 static EsSql es_sql_lock =
@@ -56,6 +56,9 @@ ES_SQL("INSERT INTO event_store.subscription"
 	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, pg_catalog.clock_timestamp())"
 	" ON CONFLICT (name) DO NOTHING",
 	8, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, INT4OID, INTERVALOID, INT4OID, INTERVALOID, TEXTOID);
+static EsSql es_sql_create_query =
+ES_SQL("UPDATE event_store.subscription SET query = $2 WHERE name OPERATOR(pg_catalog.=) $1",
+	2, TEXTOID, JSONBOID);
 static EsSql es_sql_create_slots =
 ES_SQL("INSERT INTO event_store.subscription_checkpoint"
 	" (subscription, slot, position, scanned, delivered, updated_at)"
@@ -114,6 +117,7 @@ es_subscription_unknown(Datum name)
 void
 es_subscription_load(Datum name, EsSubscription *sub)
 {
+	Datum		query;
 	bool		isnull;
 
 	if (es_sql_run(&es_sql_load, &name, NULL) == 0)
@@ -121,8 +125,12 @@ es_subscription_load(Datum name, EsSubscription *sub)
 	if (DatumGetBool(es_sql_datum(0, 8, &isnull)))
 		es_replicated_refuse("subscription", TextDatumGetCString(name));
 	sub->name = name;
-	sub->ncategories = es_sql_names(0, 1, &sub->categories);
-	sub->nevent_types = es_sql_names(0, 2, &sub->event_types);
+	memset(&sub->wanted, 0, sizeof(sub->wanted));
+	sub->wanted.ncategories = es_sql_names(0, 1, &sub->wanted.categories);
+	sub->wanted.nevent_types = es_sql_names(0, 2, &sub->wanted.event_types);
+	query = es_sql_datum(0, 9, &isnull);
+	if (!isnull)
+		sub->wanted.query = es_query_parse("query", DatumGetJsonbPCopy(query));
 	sub->slots = DatumGetInt32(es_sql_datum(0, 3, &isnull));
 	sub->lease = es_interval_us(DatumGetIntervalP(es_sql_datum(0, 4, &isnull)));
 	sub->max_retries = DatumGetInt32(es_sql_datum(0, 5, &isnull));
@@ -174,9 +182,9 @@ es_arg_after_position(FunctionCallInfo fcinfo, int n)
 /*
  * es_create_subscription(name text, categories text[], event_types text[],
  *		after_position bigint, slots int, lease interval, max_retries int,
- *		retry_delay interval) RETURNS void
+ *		retry_delay interval, query jsonb) RETURNS void
  *
- * slots NULL = no group.
+ * slots NULL = no group.  All filters must hold.
  * Errors: 42710 if there is one of that name, VE004.
  */
 Datum
@@ -186,6 +194,7 @@ es_create_subscription(PG_FUNCTION_ARGS)
 	Datum	   *names;
 	int64		after;
 	int32		slots = 0;
+	bool		has_query;
 	Datum		args[8];
 	char		nulls[] = "        ";
 	EsOwnerScope scope;
@@ -198,6 +207,10 @@ es_create_subscription(PG_FUNCTION_ARGS)
 	(void) es_arg_interval(fcinfo, 5, "lease", 1);
 	args[5] = Int32GetDatum(es_arg_int32(fcinfo, 6, "max_retries", 0, PG_INT32_MAX));
 	(void) es_arg_interval(fcinfo, 7, "retry_delay", 0);
+	/* one argument less in a database whose script is still that of 0.1 */
+	has_query = PG_NARGS() > 8 && !PG_ARGISNULL(8);
+	if (has_query)
+		(void) es_query_parse("query", PG_GETARG_JSONB_P(8));
 	PreventCommandIfReadOnly("es_create_subscription()");
 
 	args[0] = name;
@@ -216,6 +229,11 @@ es_create_subscription(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				errcode(ERRCODE_DUPLICATE_OBJECT),
 				errmsg("subscription \"%s\" already exists", TextDatumGetCString(name)));
+	if (has_query)
+	{
+		args[1] = PG_GETARG_DATUM(8);
+		es_sql_run(&es_sql_create_query, args, NULL);
+	}
 	args[1] = Int32GetDatum(Max(slots, 1) - 1);
 	args[2] = Int64GetDatum(after);
 	es_sql_run(&es_sql_create_slots, args, NULL);

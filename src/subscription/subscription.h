@@ -10,6 +10,7 @@
 
 #include "log/scan.h"
 #include "log/sql.h"
+#include "read/query.h"
 
 /* virtual slots of a group */
 #define ES_MAX_SLOTS			1024
@@ -18,10 +19,7 @@
 typedef struct EsSubscription
 {
 	Datum		name;			/* text */
-	Datum	   *categories;		/* NULL = no filter */
-	int			ncategories;
-	Datum	   *event_types;	/* NULL = no filter */
-	int			nevent_types;
+	EsSelection wanted;			/* its filters */
 	int			slots;			/* 0 = one cursor, no group */
 	int64		lease;			/* microseconds */
 	int			max_retries;
@@ -50,7 +48,8 @@ typedef struct EsCursor
 /* a row of event_store.parked_stream */
 typedef struct EsParked
 {
-	int64		stream_no;
+	int64		stream_no;		/* or the negative position of an event that
+								 * belongs to none */
 	int			slot;
 	int64		next_version;	/* first version that is not done */
 	int64		failed_version; /* one that has failed, 0 = none */
