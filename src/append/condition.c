@@ -26,16 +26,20 @@
  * A walk of the same kind before anything is written, without upper bound,
  * spares an append whose decision is stale the writing.
  *
- * Locks, all until the end of the transaction:
+ * Locks, until the end of the transaction but for one:
  *	  event table			RowExclusiveLock, as for every append
- *	  items of the query	an exclusive lock of the lock manager on the hash of
- *							each item, types and tags, in the order of the
- *							hashes.  Only callers with an equal item meet there.
- *							Nothing depends on these locks: of callers that
- *							decide on the same they make the later ones wait
- *							before they write what would have to be thrown away.
- *							So a transaction takes ES_MAX_CONDITION_LOCKS at the
- *							most, and none for the rest.
+ *	  items of the query	a lock of the lock manager on the hash of each item,
+ *							types and tags, in the order of the hashes:
+ *							exclusive and until the end of the transaction if
+ *							nobody has it, else shared and given back at once,
+ *							so that all who wait for whoever has it go on
+ *							together.  Only callers with an equal item meet
+ *							there.  Nothing depends on these locks: of callers
+ *							that decide on the same they make the later ones
+ *							wait before they write what would have to be thrown
+ *							away.  So a transaction takes
+ *							ES_MAX_CONDITION_LOCKS at the most, and none for the
+ *							rest.
  *	  streams of the events	as for every append
  *	  transactions			waited for as above
  *
@@ -62,6 +66,7 @@
 
 #include "append/condition.h"
 #include "base/compat.h"
+#include "base/count.h"
 #include "base/errors.h"
 #include "base/fault.h"
 #include "log/event.h"
@@ -136,7 +141,10 @@ es_hash_compare(const void *a, const void *b)
 }
 
 /*
- * Queue up behind those who decide on the same.
+ * Wait for those who decide on the same.
+ *
+ * A queue would hand the lock from one to the next, each of whom would find his
+ * decision stale: so everybody waits for the first one only.
  */
 void
 es_condition_lock(const EsCondition *condition)
@@ -155,8 +163,13 @@ es_condition_lock(const EsCondition *condition)
 			continue;
 		SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hashes[i] >> 32),
 							 (uint32) hashes[i], ES_LOCK_CLASS_CONDITION);
-		(void) LockAcquire(&tag, ExclusiveLock, false, false);
-		es_condition_nlocks++;
+		if (LockAcquire(&tag, ExclusiveLock, false, true) != LOCKACQUIRE_NOT_AVAIL)
+			es_condition_nlocks++;
+		else
+		{
+			(void) LockAcquire(&tag, ShareLock, false, false);
+			(void) LockRelease(&tag, ShareLock, false);
+		}
 	}
 	pfree(hashes);
 }
@@ -201,7 +214,7 @@ es_condition_failed(EsAppend *append, EsScan *scan)
 		len = VARSIZE_ANY_EXHDR(target);
 	}
 	ereport(ERROR,
-			errcode(ERRCODE_ES_CONDITION_FAILED),
+			errcode(es_counted(ERRCODE_ES_CONDITION_FAILED)),
 			errmsg("an event that the decision must not overlook has come in between"),
 	/* what it is is nobody's business to whom policies apply */
 			check_enable_rls(RelationGetRelid(append->event), InvalidOid, true) == RLS_ENABLED ? 0 :

@@ -39,6 +39,9 @@ for my $program (\@python, \@node)
 	is(run_example($program, $server->host, $server->port), $told, "$program->[0]: on the server");
 }
 psql($server->host, $server->port, 'psql: on the server');
+my $course = run_example([ 'psql', '-Xq', '-v', 'ON_ERROR_STOP=1', '-f', "$examples/psql/course.sql" ], $server->host, $server->port);
+like($course, qr/StudentSubscribed \| \{"course": "c1", "student": "ben"\} +\| \{course:c1,student:ben\}/, 'psql: courses and students');
+unlike($course, qr/"carl"|"c9"/, 'psql: and who must not is not subscribed');
 
 my ($dir, $port) = start_bouncer($server);
 ok(poll_until(sub { -S "$dir/.s.PGSQL.$port" }, 20), 'pgbouncer is there');
