@@ -236,16 +236,28 @@ es_reserve_guc_prefix(const char *prefix)
 #define es_proc_number()		((uint32) MyProc->pgprocno)
 #endif
 
+/* what our processes wait for, in pg_stat_activity */
+typedef enum EsWaitFor
+{
+	ES_WAIT_LAUNCHER,			/* the launcher, for a worker to end */
+	ES_WAIT_WORKER,				/* a database's worker, to be called */
+	ES_WAIT_PROJECTION,			/* a worker of projections, for events */
+	ES_WAIT_EVENTS				/* a session, for the head or a projection */
+} EsWaitFor;
+
 /* PG 17 lets an extension name its wait events.  Drop with 16. */
 static inline uint32
-es_wait_event(void)
+es_wait_event(EsWaitFor what)
 {
 #if PG_VERSION_NUM >= 170000
-	static uint32 event = 0;
+	static const char *const names[] = {
+		"EventStoreLauncher", "EventStoreWorker", "EventStoreProjection", "EventStoreEvents"
+	};
+	static uint32 events[lengthof(names)];
 
-	if (event == 0)
-		event = WaitEventExtensionNew("EventStore");
-	return event;
+	if (events[what] == 0)
+		events[what] = WaitEventExtensionNew(names[what]);
+	return events[what];
 #else
 	return PG_WAIT_EXTENSION;
 #endif

@@ -18,6 +18,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
@@ -41,7 +42,7 @@ struct EsRowFilter
  * Prepare to ask the policies.
  *
  * Result: NULL when none apply to the current user.
- * Errors: 42501 when the user has turned row_security off.
+ * Errors: 42501 when the user has turned row_security off, or may not ask.
  */
 EsRowFilter *
 es_row_filter_begin(Relation event)
@@ -51,6 +52,15 @@ es_row_filter_begin(Relation event)
 
 	if (likely(check_enable_rls(RelationGetRelid(event), InvalidOid, false) != RLS_ENABLED))
 		return NULL;
+	if (pg_class_aclcheck(RelationGetRelid(event), GetUserId(), ACL_SELECT) != ACLCHECK_OK &&
+		pg_attribute_aclcheck_all(RelationGetRelid(event), GetUserId(), ACL_SELECT,
+								  ACLMASK_ANY) != ACLCHECK_OK)
+		ereport(ERROR,
+				errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				errmsg("permission denied to read events under row-level security"),
+				errdetail("Its policies are asked with the rights of who reads."),
+				errhint("es_grant('%s', 'reader') gives what that takes.",
+						GetUserNameFromId(GetUserId(), true)));
 
 	filter = palloc(sizeof(EsRowFilter));
 	filter->userid = GetUserId();

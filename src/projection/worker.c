@@ -525,7 +525,7 @@ es_worker_pause(long ms)
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, ms,
-					 es_wait_event());
+					 es_wait_event(ES_WAIT_PROJECTION));
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
 }

@@ -498,6 +498,13 @@ es_nack(PG_FUNCTION_ARGS)
 	cursor.lease_until = GetCurrentTimestamp() + sub.lease;
 	es_cursor_store(&sub, member, &cursor);
 	es_owner_end(&scope);
+
+	/* the consumer is told by the result, the administrator by the log */
+	if (!retry)
+		ereport(LOG_SERVER_ONLY,
+				errmsg("subscription \"%s\" has parked the event at position " INT64_FORMAT " after %d attempts",
+					   TextDatumGetCString(name), position, attempts),
+				errhint("Later events of its stream wait behind it. Mend the cause and call es_retry_parked."));
 	PG_RETURN_TEXT_P(cstring_to_text(retry ? "retry" : "parked"));
 }
 

@@ -131,7 +131,7 @@ es_launcher_await(EsStarted *launched)
 			es_wakeup_has_worker(launched->key))
 			break;
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 ES_LAUNCHER_STEP_MS, es_wait_event());
+						 ES_LAUNCHER_STEP_MS, es_wait_event(ES_WAIT_LAUNCHER));
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}
@@ -241,7 +241,7 @@ es_launcher_main(Datum main_arg)
 	{
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (pause_ms >= 0 ? WL_TIMEOUT : 0),
-						 pause_ms, es_wait_event());
+						 pause_ms, es_wait_event(ES_WAIT_LAUNCHER));
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 

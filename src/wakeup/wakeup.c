@@ -278,6 +278,7 @@ es_wakeup_prepare(void)
 bool
 es_wakeup_sleep(long max_ms)
 {
+	EsWaitFor	wait = MyBackendType == B_BG_WORKER ? ES_WAIT_PROJECTION : ES_WAIT_EVENTS;
 	EsWakeupEntry *entry = es_wakeup_get();
 
 	if (entry != NULL)
@@ -291,11 +292,11 @@ es_wakeup_sleep(long max_ms)
 		 * before the first sleep.
 		 */
 		SetLatch(MyLatch);
-		return !ConditionVariableTimedSleep(&entry->settled, max_ms, es_wait_event());
+		return !ConditionVariableTimedSleep(&entry->settled, max_ms, es_wait_event(wait));
 	}
 
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-					 Min(max_ms, ES_POLL_MS), es_wait_event());
+					 Min(max_ms, ES_POLL_MS), es_wait_event(wait));
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
 	return false;

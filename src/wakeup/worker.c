@@ -392,7 +392,7 @@ es_worker_main(Datum main_arg)
 
 		if (!(busy && es_wakeup_keep_looking()) && !es_wakeup_called())
 			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-							 timeout, es_wait_event());
+							 timeout, es_wait_event(ES_WAIT_WORKER));
 		ResetLatch(MyLatch);
 	}
 }

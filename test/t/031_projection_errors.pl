@@ -124,6 +124,9 @@ sub stop_and_resume
 	is($state->{error_message}, 'poison', "$name: its message");
 	is($state->{attempts}, 3, "$name: after three attempts");
 	ok($state->{error_at}, "$name: and when");
+	like(PostgreSQL::Test::Utils::slurp_file($node->logfile),
+		qr/WARNING:.*projection "$name" has stopped after 3 attempts.*\n.*DETAIL:  sqlstate=P0666 position=$expected->[0]: poison.*\n.*HINT:.*es_resume_projection/,
+		"$name: the log says so, and what to do");
 	is( differences($dbh, $name, "global_position < $expected->[0]"),
 		'', "$name: everything before it is applied, nothing of it or after it");
 
@@ -161,6 +164,9 @@ sub park_poison
 		'SELECT disposition, count(*) FROM event_store.projection_parked
 		 WHERE projection = ? GROUP BY 1', undef, $name) };
 	is($count{parked}, scalar(keys %first_poison), "$name: one event parked per stream");
+	my $told = () = PostgreSQL::Test::Utils::slurp_file($node->logfile) =~
+	  /WARNING:.*projection "$name" has parked an event/g;
+	is($told, $count{parked}, "$name: each is told in the log");
 	my $behind = 0;
 	$behind += sql_value($dbh, 'SELECT es_stream_version(?)', "Acc-$_") - $first_poison{$_}
 	  for keys %first_poison;
@@ -253,6 +259,7 @@ sub others_go_on
 	create_projection('fails', 'always_fails(es_event)', max_attempts => 1000);
 	create_projection('works', create_model($dbh, 'works', set => 1));
 	ok(poll_until(sub { projection($dbh, 'fails')->{attempts} > 2 }), 'one keeps failing');
+	is(projection($dbh, 'fails')->{state}, 'retrying', 'and its state says so');
 	my $slowest = 0;
 	foreach my $n (1 .. 50)
 	{
