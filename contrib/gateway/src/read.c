@@ -56,6 +56,7 @@ typedef struct Reader
 	int64_t		rows;
 	int64_t		kept;
 	size_t		bytes;
+	size_t		last_bytes;		/* of the last one that was kept */
 	bool		cut;			/* what else comes with this page is thrown away */
 	int64_t		head;			/* settled before the page was asked for; -1: not known */
 	int64_t		last_revision;	/* of the source; -1: none */
@@ -204,7 +205,8 @@ page_row(void *arg, const PGresult *r, int row)
 	else
 		reader->from = event.position;
 	passed = reader_meets(reader, &event);
-	reader->bytes += event.payload.data_len + event.payload.metadata_len + 100;
+	reader->last_bytes = event.payload.data_len + event.payload.metadata_len + 100;
+	reader->bytes += reader->last_bytes;
 	if (passed)
 	{
 		call_send(reader->call, event_message(&event, reader->linked ? &reader->link : NULL, reader->halves, -1));
@@ -318,8 +320,9 @@ page_done(void *arg, const PGresult *r, const DbError *error)
 	end = reader->rows < reader->limit && !reader->cut;
 	if (reader->kept > 0)
 	{
-		/* half a buffer of such events, but no sudden growth */
-		size = settings.read_buffer / 2 / ((int64_t) reader->bytes / reader->kept + 1);
+		/* half a buffer of such events, but no sudden growth; a large one may be the first of many */
+		size = settings.read_buffer / 2 /
+			((int64_t) (reader->cut ? reader->last_bytes : reader->bytes / reader->kept) + 1);
 		if (size > reader->kept * 4)
 			size = reader->kept * 4;
 		reader->limit = size < 1 ? 1 : size > LARGEST_PAGE ? LARGEST_PAGE : size;

@@ -365,7 +365,8 @@ module.exports = (client_name) => {
 
   on('projections of the store by name', async () => {
     const name = `projection_${F.scheme}`;
-    pg.psql(`SELECT es_create_projection('${name}', 'project(es_event[])'::regprocedure, ARRAY['NoSuch'])`);
+    pg.psql(`SELECT es_create_projection('${name}', 'project(es_event[])'::regprocedure, ARRAY['NoSuch'],
+      reset_handler => 'forget()'::regprocedure)`);
     assert.ok((await client.listProjections()).some((p) => p.name === name));
     assert.equal((await client.getProjectionStatus(name)).projectionStatus, 'Running');
     await client.disableProjection(name);
@@ -377,6 +378,10 @@ module.exports = (client_name) => {
     assert.equal((await client.getProjectionStatus('$by_event_type')).projectionStatus, 'Running');
     assert.equal((await failure(client.enableProjection('none'))).code, 5);
     assert.match((await failure(client.createProjection('js', 'fromAll()'))).message, /es_create_projection/);
+    pg.psql(`SELECT es_drop_projection('${name}')`);
+    // what has no reset handler would be applied twice
+    pg.psql(`SELECT es_create_projection('${name}', 'project(es_event[])'::regprocedure, ARRAY['NoSuch'])`);
+    assert.match((await failure(client.resetProjection(name))).message, /FAILED_PRECONDITION.*reset handler/);
     pg.psql(`SELECT es_drop_projection('${name}')`);
   });
 
@@ -419,7 +424,8 @@ module.exports = (client_name) => {
   run(async () => {
     await pg.start();
     pg.psql('CREATE EXTENSION event_store');
-    pg.psql(`CREATE FUNCTION project(es_event[]) RETURNS void LANGUAGE sql AS ''`);
+    pg.psql(`CREATE FUNCTION project(es_event[]) RETURNS void LANGUAGE sql AS '';
+      CREATE FUNCTION forget() RETURNS void LANGUAGE sql AS ''`);
     await gateway.start();
     client = F.connect(gateway.uri());
   }, () => client.dispose());
