@@ -244,10 +244,11 @@ COMMENT ON OPERATOR CLASS event_store.es_position_ops USING event_store_tags IS 
 ALTER TABLE event_store.event_type ALTER COLUMN category DROP NOT NULL;
 COMMENT ON COLUMN event_store.event_type.category IS 'part of the stream''s name before the first "-"; NULL for events that belong to no stream';
 ALTER TABLE event_store.event ALTER COLUMN stream_no DROP NOT NULL, ALTER COLUMN version DROP NOT NULL,
-    ADD COLUMN tags pg_catalog.text[] COLLATE pg_catalog."C";
+    ADD COLUMN tags pg_catalog.text[] COLLATE pg_catalog."C", ADD COLUMN hash bytea;
 COMMENT ON COLUMN event_store.event.stream_no IS 'see event_store.stream; NULL for an event that belongs to no stream';
 COMMENT ON COLUMN event_store.event.version IS 'place in the stream: 1, 2, 3 ... without holes; 4 bytes, for these are in every row; NULL for an event that belongs to no stream';
 COMMENT ON COLUMN event_store.event.tags IS 'tags of the event, sorted, each once; NULL if it has none';
+COMMENT ON COLUMN event_store.event.hash IS 'SHA-256 over the event and the hash of the one before it in its stream; NULL if event_store.hash_chain was off';
 -- reads the table once, and finds nothing to enter
 CREATE INDEX event_tags_global_position_idx ON event_store.event USING event_store_tags (tags, global_position);
 
@@ -773,6 +774,17 @@ COMMENT ON COLUMN event_store.import_progress.started_at IS 'when it began';
 COMMENT ON COLUMN event_store.import_progress.events_per_second IS 'since then';
 
 --
+-- Evidence
+--
+
+CREATE FUNCTION @extschema@.es_verify(stream_id text DEFAULT NULL)
+    RETURNS TABLE (stream_id text, version bigint, global_position bigint, problem text)
+    LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 10 AS 'MODULE_PATHNAME', 'es_verify';
+COMMENT ON FUNCTION @extschema@.es_verify(text) IS
+    'what somebody has done to the events of a stream, or of the store, behind its back; no row = sound';
+REVOKE ALL ON FUNCTION @extschema@.es_verify(text) FROM PUBLIC;
+
+--
 -- Last, after everything else
 --
 
@@ -823,6 +835,7 @@ CREATE OR REPLACE FUNCTION event_store.es_role_functions(kind text) RETURNS SETO
         ('admin', '%1$s.es_define_aggregate(text, regprocedure, jsonb, int, int)'),
         ('admin', '%1$s.es_drop_aggregate(text)'),
         ('admin', '%1$s.es_drop_snapshots(text)'),
+        ('admin', '%1$s.es_verify(text)'),
         ('reader', '%1$s.es_read_all(bigint, bigint, text[], text[], boolean)'),
         ('reader', '%1$s.es_read_category(text, bigint, bigint, boolean)'),
         ('admin', '%1$s.es_create_projection(text, regprocedure, text[], text[], int, bigint, text, regprocedure, int, boolean)'),

@@ -12,6 +12,7 @@
 int			es_max_event_size_kb = 1024;
 int			es_max_batch_size = 10000;
 bool		es_force_sync_commit = true;
+bool		es_hash_chain = false;
 bool		es_protect_drop = false;
 int			es_notify_mode = ES_NOTIFY_WORKER;
 int			es_worker_idle_timeout_ms = 60 * 1000;
@@ -59,6 +60,14 @@ es_guc_init(void)
 							 &es_force_sync_commit,
 							 true,
 							 PGC_USERSET, 0,
+							 NULL, NULL, NULL);
+
+	DefineCustomBoolVariable("event_store.hash_chain",
+							 "Makes every appended event carry a hash, by which es_verify() finds what was tampered with.",
+							 "A stream whose events have hashes goes on with them when it is off.",
+							 &es_hash_chain,
+							 false,
+							 PGC_SUSET, 0,
 							 NULL, NULL, NULL);
 
 	DefineCustomBoolVariable("event_store.protect_drop",

@@ -20,6 +20,8 @@ extern int	es_max_event_size_kb;	/* data and metadata of one event, kB */
 extern int	es_max_batch_size;	/* events in one append */
 extern bool es_force_sync_commit;	/* appends overrule synchronous_commit = off */
 
+extern bool es_hash_chain;		/* appended events carry hashes */
+
 extern bool es_protect_drop;	/* refuse DROP EXTENSION while there are events */
 
 extern int	es_notify_mode;		/* EsNotifyMode */

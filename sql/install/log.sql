@@ -60,8 +60,9 @@ CREATE TABLE event_store.event (
     schema_version int NOT NULL,
     data jsonb NOT NULL,
     metadata jsonb NOT NULL,
-    -- the last column, left out of the row of an event without tags
+    -- the last columns, left out of the row of an event without them
     tags pg_catalog.text[] COLLATE pg_catalog."C",
+    hash bytea,
     -- entries arrive in order but for a few of concurrent appends
     PRIMARY KEY (global_position) WITH (fillfactor = 97),
     UNIQUE (stream_no, version),
@@ -82,6 +83,7 @@ COMMENT ON COLUMN event_store.event.schema_version IS 'version of the shape of d
 COMMENT ON COLUMN event_store.event.data IS 'payload, any JSON value';
 COMMENT ON COLUMN event_store.event.metadata IS 'correlation_id, causation_id, user_id ...; a JSON object';
 COMMENT ON COLUMN event_store.event.tags IS 'tags of the event, sorted, each once; NULL if it has none';
+COMMENT ON COLUMN event_store.event.hash IS 'SHA-256 over the event and the hash of the one before it in its stream; NULL if event_store.hash_chain was off';
 COMMENT ON SEQUENCE event_store.event_global_position_seq IS 'positions of the global order';
 
 -- not unique: two appends may write the same mark and must not wait for it
@@ -236,3 +238,14 @@ CREATE TYPE @extschema@.es_event AS (
     created_at timestamptz
 );
 COMMENT ON TYPE @extschema@.es_event IS 'an event as it is read';
+
+--
+-- Evidence
+--
+
+CREATE FUNCTION @extschema@.es_verify(stream_id text DEFAULT NULL)
+    RETURNS TABLE (stream_id text, version bigint, global_position bigint, problem text)
+    LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 10 AS 'MODULE_PATHNAME', 'es_verify';
+COMMENT ON FUNCTION @extschema@.es_verify(text) IS
+    'what somebody has done to the events of a stream, or of the store, behind its back; no row = sound';
+REVOKE ALL ON FUNCTION @extschema@.es_verify(text) FROM PUBLIC;

@@ -51,6 +51,7 @@ CREATE FUNCTION event_store.es_role_functions(kind text) RETURNS SETOF regproced
         ('admin', '%1$s.es_define_aggregate(text, regprocedure, jsonb, int, int)'),
         ('admin', '%1$s.es_drop_aggregate(text)'),
         ('admin', '%1$s.es_drop_snapshots(text)'),
+        ('admin', '%1$s.es_verify(text)'),
         ('reader', '%1$s.es_read_all(bigint, bigint, text[], text[], boolean)'),
         ('reader', '%1$s.es_read_category(text, bigint, bigint, boolean)'),
         ('admin', '%1$s.es_create_projection(text, regprocedure, text[], text[], int, bigint, text, regprocedure, int, boolean)'),

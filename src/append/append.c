@@ -100,13 +100,15 @@ es_version_conflict(EsTarget **wrong, int nwrong)
 /*
  * Last version of a locked stream, uncommitted ones of our own included.
  *
+ * chain		result: its hash
+ *
  * Errors: 40001 when the transaction's snapshot does not show it.
  */
 int64
-es_current_version(Relation event, const EsStore *store, int64 stream_no)
+es_current_version(Relation event, const EsStore *store, int64 stream_no, EsChain *chain)
 {
 	TransactionId xmin = InvalidTransactionId;
-	int64		version = es_event_version(event, store, SnapshotSelf, stream_no, &xmin);
+	int64		version = es_event_last(event, store, SnapshotSelf, stream_no, &xmin, chain);
 
 	if (IsolationUsesXactSnapshot() && TransactionIdIsNormal(xmin) &&
 		!TransactionIdIsCurrentTransactionId(xmin) &&
@@ -435,7 +437,7 @@ es_lock_targets(EsAppend *append)
 
 		target->stream_no = es_stream_lock(append->store, target->stream, target->stream_len);
 		target->current = target->stream_no == 0 ? 0 :
-			es_current_version(append->event, append->store, target->stream_no);
+			es_current_version(append->event, append->store, target->stream_no, &target->chain);
 	}
 	pfree(order);
 }
@@ -451,7 +453,10 @@ es_number_events(EsAppend *append)
 		EsTarget   *target = &append->targets[i];
 		EsNewEvent *last = NULL;
 		int64		version = target->current;
+		bool		is_chained = es_hash_chain || target->chain.begun;
 
+		target->chain.stream = target->stream;
+		target->chain.stream_len = target->stream_len;
 		if (target->first >= 0 && target->stream_no == 0 && target->stream != NULL)
 			target->stream_no = es_stream_create(append->store, target->stream,
 												 target->stream_len);
@@ -473,6 +478,7 @@ es_number_events(EsAppend *append)
 											 es_category_length(target->stream, target->stream_len),
 											 event->type, event->type_len);
 			event->stream_no = target->stream_no;
+			event->chain = is_chained ? &target->chain : NULL;
 			event->version = target->stream == NULL ? 0 : ++version;
 			last = event;
 		}
@@ -481,11 +487,16 @@ es_number_events(EsAppend *append)
 
 /*
  * Between the installation of this library and ALTER EXTENSION ... UPDATE the
- * tables of 0.1 have no room for tags.
+ * tables of 0.1 have no room for tags and hashes.
  */
 static void
-es_check_tags_possible(EsAppend *append)
+es_check_columns(EsAppend *append)
 {
+	if (es_hash_chain && append->store->hash == 0)
+		ereport(ERROR,
+				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				errmsg("the tables of this database have no hashes yet"),
+				errhint("Run ALTER EXTENSION event_store UPDATE, or set event_store.hash_chain to off."));
 	if (likely(append->store->tags != 0))
 		return;
 	for (int i = 0; i < append->nevents; i++)
@@ -517,7 +528,7 @@ es_append_run(EsAppend *append)
 	append->event = es_store_open_event(&append->store, RowExclusiveLock);
 	es_head_refuse_subscriber(append->store);
 	es_write_prepare(append->event, append->store);
-	es_check_tags_possible(append);
+	es_check_columns(append);
 
 	if (append->condition != NULL)
 		es_condition_lock(append->condition);

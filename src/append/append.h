@@ -33,6 +33,7 @@ typedef struct EsTarget
 	int64		known_from;		/* version of that event if it is stored
 								 * already, 0 = it is not */
 	bool		is_known;		/* all its events are stored already */
+	EsChain		chain;			/* its hashes, up to "current" */
 } EsTarget;
 
 /* see append/condition.h */
@@ -52,7 +53,8 @@ typedef struct EsAppend
 } EsAppend;
 
 /* append.c */
-extern int64 es_current_version(Relation event, const EsStore *store, int64 stream_no);
+extern int64 es_current_version(Relation event, const EsStore *store, int64 stream_no,
+								EsChain *chain);
 extern bool es_append_run(EsAppend *append);
 extern Datum es_append_set(FunctionCallInfo fcinfo, EsNewEvent *events, int nevents,
 						   bool is_duplicate);

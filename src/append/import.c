@@ -109,6 +109,7 @@ typedef struct EsImportStream
 	EsImportKey key;			/* hash key */
 	int64		stream_no;
 	int64		version;		/* of its last event */
+	EsChain		chain;			/* its hashes, up to what is written */
 } EsImportStream;
 
 typedef struct EsImportType
@@ -137,6 +138,7 @@ typedef struct EsImport
 	/* rows at hand */
 	EsNewEvent	events[ES_IMPORT_ROWS];
 	EsImportStream *targets[ES_IMPORT_ROWS];	/* NULL = no stream */
+	EsChain		no_stream;		/* of events that belong to none */
 	int64		done;			/* rows before them */
 	int			row;			/* the one at hand, 0-based; -1 = none */
 	const char *stream;			/* its stream, NULL = not known */
@@ -234,13 +236,16 @@ es_import_stream(EsImport *import)
 
 	es_import_key_keep(import, &stream->key);
 	stream->version = 0;
+	memset(&stream->chain, 0, sizeof(stream->chain));
+	stream->chain.stream = stream->key.second;
+	stream->chain.stream_len = stream->key.second_len;
 	stream->stream_no = es_stream_lock(import->store, import->stream, import->stream_len);
 	if (stream->stream_no == 0)
 		stream->stream_no = es_stream_create(import->store, import->stream,
 											 import->stream_len);
 	else
 		stream->version = es_current_version(import->event, import->store,
-											 stream->stream_no);
+											 stream->stream_no, &stream->chain);
 	return stream;
 }
 
@@ -384,6 +389,10 @@ es_import_row(EsImport *import)
 						   import->stream_len, import->stream));
 		event->stream_no = stream->stream_no;
 		event->version = ++stream->version;
+		/* the query may change the setting; a chain that has begun goes on */
+		stream->chain.begun |= es_hash_chain;
+		if (stream->chain.begun)
+			event->chain = &stream->chain;
 	}
 	else if (event->tags == NULL)
 		es_arg_error(ERRCODE_NULL_VALUE_NOT_ALLOWED, "stream_id", 0,
@@ -391,6 +400,8 @@ es_import_row(EsImport *import)
 	else if (es_import_value(import, ES_IMPORT_VERSION, &value))
 		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, "version", 0,
 					 "An event that belongs to no stream has none.");
+	else if (es_hash_chain)
+		event->chain = &import->no_stream;
 	event->type_no = es_import_type(import, event->type, event->type_len);
 	import->targets[import->row] = stream;
 }

@@ -246,10 +246,11 @@ es_event_order_key(const EsStore *store, TupleTableSlot *slot)
  * The last version of a stream that a snapshot shows; 0 if there is none.
  *
  * xmin			result, may be NULL: who appended it
+ * chain		result, may be NULL: its hash
  */
 int64
-es_event_version(Relation event, const EsStore *store, Snapshot snapshot, int64 stream_no,
-				 TransactionId *xmin)
+es_event_last(Relation event, const EsStore *store, Snapshot snapshot, int64 stream_no,
+			  TransactionId *xmin, EsChain *chain)
 {
 	Relation	index = es_store_open_index(&store->read_index[ES_INDEX_STREAM]);
 	TupleTableSlot *slot = table_slot_create(event, NULL);
@@ -265,9 +266,27 @@ es_event_version(Relation event, const EsStore *store, Snapshot snapshot, int64 
 		version = DatumGetInt32(slot_getattr(slot, Anum_es_event_version, &isnull));
 		if (xmin != NULL)
 			*xmin = HeapTupleHeaderGetXmin(ExecFetchSlotHeapTuple(slot, false, NULL)->t_data);
+		if (chain != NULL && store->hash != 0)
+		{
+			Datum		hash = slot_getattr(slot, store->hash, &isnull);
+
+			/* what is no hash of ours is found by es_verify */
+			if (!isnull && VARSIZE_ANY_EXHDR(DatumGetByteaPP(hash)) == ES_HASH_LEN)
+			{
+				chain->begun = true;
+				memcpy(chain->last, VARDATA_ANY(DatumGetByteaPP(hash)), ES_HASH_LEN);
+			}
+		}
 	}
 	index_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
 	index_close(index, AccessShareLock);
 	return version;
+}
+
+int64
+es_event_version(Relation event, const EsStore *store, Snapshot snapshot, int64 stream_no,
+				 TransactionId *xmin)
+{
+	return es_event_last(event, store, snapshot, stream_no, xmin, NULL);
 }

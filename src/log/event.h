@@ -9,6 +9,7 @@
 #include "executor/tuptable.h"
 #include "utils/snapshot.h"
 
+#include "log/chain.h"
 #include "log/tags.h"
 #include "log/type.h"
 
@@ -49,6 +50,8 @@ extern ArrayType *es_event_tags(const EsStore *store, TupleTableSlot *slot);
 extern int64 es_event_tag_order(const text *tag);
 extern int64 es_event_order_number(const EsStore *store, TupleTableSlot *slot);
 extern text *es_event_order_key(const EsStore *store, TupleTableSlot *slot);
+extern int64 es_event_last(Relation event, const EsStore *store, Snapshot snapshot,
+						   int64 stream_no, TransactionId *xmin, EsChain *chain);
 extern int64 es_event_version(Relation event, const EsStore *store, Snapshot snapshot,
 							  int64 stream_no, TransactionId *xmin);
 

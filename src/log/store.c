@@ -244,6 +244,9 @@ es_store_load_indexes(Oid event)
 												 ALLOCSET_SMALL_SIZES);
 	es_store.owner = rel->rd_rel->relowner;
 	es_store.tags = get_attnum(event, "tags");
+	es_store.hash = get_attnum(event, "hash");
+	if (es_store.hash != 0 && get_atttype(event, es_store.hash) != BYTEAOID)
+		es_store.hash = 0;
 	es_store.indexes = NULL;
 	MemoryContextReset(es_store_context);
 	es_store.indexes = MemoryContextAlloc(es_store_context,

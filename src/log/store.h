@@ -90,6 +90,7 @@ typedef struct EsStore
 	Oid			snapshot_by_stream;
 	AttrNumber	tags;			/* column of the event table; 0 in a database
 								 * whose script is still that of 0.1 */
+	AttrNumber	hash;			/* the same */
 	Oid			read_index[ES_NUM_INDEX_ROLES]; /* valid index for each role */
 	int			nindexes;		/* every index of the event table */
 	EsIndex    *indexes;

@@ -67,11 +67,13 @@
 static int64 es_last_drawn = 0;
 
 /*
- * The columns of the event table up to metadata, of which the row of an
- * event without tags is formed; NULL = not known or not to be used.
+ * The first columns of the event table, of which the row of an event without
+ * hash is formed: up to the tags, and up to metadata for one without tags
+ * either; NULL = not to be used.
  */
-static TupleDesc es_short_desc = NULL;
-static bool es_short_desc_known = false;
+static TupleDesc es_unhashed_desc = NULL;
+static TupleDesc es_untagged_desc = NULL;
+static bool es_short_descs_known = false;
 
 /* an index that an append has opened; *store may be reloaded meanwhile */
 typedef struct EsOpenIndex
@@ -252,9 +254,9 @@ es_resolve_event_id(Relation event, const EsStore *store, EsNewEvent *new_event,
 }
 
 static void
-es_short_desc_forget(void)
+es_short_descs_forget(void)
 {
-	es_short_desc_known = false;
+	es_short_descs_known = false;
 }
 
 /*
@@ -263,43 +265,84 @@ es_short_desc_forget(void)
 void
 es_write_init(void)
 {
-	es_store_on_change(offsetof(EsStore, event), es_short_desc_forget);
+	es_store_on_change(offsetof(EsStore, event), es_short_descs_forget);
 }
 
 /*
- * Row type of an event without tags.
+ * Copy of a row type's first columns, for the life of the process.
+ */
+static TupleDesc
+es_first_columns(TupleDesc desc, int natts)
+{
+	MemoryContext old_context = MemoryContextSwitchTo(TopMemoryContext);
+	TupleDesc	copy = CreateTemplateTupleDesc(natts);
+
+	MemoryContextSwitchTo(old_context);
+	for (int i = 1; i <= natts; i++)
+		TupleDescCopyEntry(copy, i, desc, i);
+	return copy;
+}
+
+/*
+ * Row type of an event, as short as its content allows.
  *
  * A row may have fewer columns than its table: the others read as null, and no
  * bitmap has to say so, as after ALTER TABLE ADD COLUMN.  With columns of an
- * administrator behind the tags, which may have a default, all are written.
+ * administrator behind the store's, which may have a default, all are written.
  */
 static TupleDesc
-es_untagged_desc(Relation event, const EsStore *store)
+es_event_desc(Relation event, const EsStore *store, const EsNewEvent *new_event)
 {
 	TupleDesc	desc = RelationGetDescr(event);
 
-	if (!es_short_desc_known)
+	if (!es_short_descs_known)
 	{
-		if (es_short_desc != NULL)
-			FreeTupleDesc(es_short_desc);
-		es_short_desc = NULL;
-		if (store->tags == Natts_es_event + 1 && desc->natts == store->tags)
+		if (es_unhashed_desc != NULL)
+			FreeTupleDesc(es_unhashed_desc);
+		if (es_untagged_desc != NULL)
+			FreeTupleDesc(es_untagged_desc);
+		es_unhashed_desc = es_untagged_desc = NULL;
+		if (store->tags == Natts_es_event + 1 && store->hash == store->tags + 1 &&
+			desc->natts == store->hash)
 		{
-			MemoryContext old_context = MemoryContextSwitchTo(TopMemoryContext);
-			TupleDesc	copy = CreateTemplateTupleDesc(Natts_es_event);
-
-			MemoryContextSwitchTo(old_context);
-			for (int i = 1; i <= Natts_es_event; i++)
-				TupleDescCopyEntry(copy, i, desc, i);
-			es_short_desc = copy;
+			es_unhashed_desc = es_first_columns(desc, store->tags);
+			es_untagged_desc = es_first_columns(desc, Natts_es_event);
 		}
-		es_short_desc_known = true;
+		es_short_descs_known = true;
 	}
-	return es_short_desc != NULL ? es_short_desc : desc;
+	if (es_untagged_desc == NULL || new_event->chain != NULL)
+		return desc;
+	return new_event->tags != NULL ? es_unhashed_desc : es_untagged_desc;
 }
 
 /*
- * Form one tuple, position left open, and compress its payload if heapam
+ * Hash of an event's content, in the place of its hash.
+ */
+static bytea *
+es_content_hash(const EsNewEvent *new_event, TimestampTz created_at)
+{
+	bytea	   *result = palloc(VARHDRSZ + ES_HASH_LEN);
+	EsChainEvent content = {
+		.stream = new_event->chain->stream,
+		.stream_len = new_event->chain->stream_len,
+		.version = new_event->version,
+		.event_id = &new_event->event_id,
+		.type = new_event->type,
+		.type_len = new_event->type_len,
+		.schema_version = new_event->schema_version,
+		.created_at = created_at,
+		.data = DatumGetJsonbP(new_event->data),
+		.metadata = DatumGetJsonbP(new_event->metadata),
+		.tags = new_event->tags
+	};
+
+	SET_VARSIZE(result, VARHDRSZ + ES_HASH_LEN);
+	es_chain_content(&content, (uint8 *) VARDATA(result));
+	return result;
+}
+
+/*
+ * Form one tuple, position and hash left open, and compress its payload if heapam
  * would have to do so under the lock.
  */
 static HeapTuple
@@ -309,8 +352,7 @@ es_form_tuple(EsWriter *writer, EsNewEvent *new_event, TimestampTz now)
 	const EsStore *store = writer->store;
 	Datum	   *values = writer->values;
 	bool	   *isnull = writer->isnull;
-	TupleDesc	desc = new_event->tags != NULL ? RelationGetDescr(event) :
-		es_untagged_desc(event, store);
+	TupleDesc	desc = es_event_desc(event, store, new_event);
 	HeapTuple	tuple;
 	AttrNumber	payload[] = {Anum_es_event_data, Anum_es_event_metadata};
 	bool		in_stream = new_event->stream_no != 0;
@@ -331,6 +373,14 @@ es_form_tuple(EsWriter *writer, EsNewEvent *new_event, TimestampTz now)
 		values[store->tags - 1] = PointerGetDatum(new_event->tags);
 		isnull[store->tags - 1] = new_event->tags == NULL;
 	}
+	if (store->hash != 0)
+	{
+		isnull[store->hash - 1] = new_event->chain == NULL;
+		if (new_event->chain != NULL)
+			values[store->hash - 1] =
+				PointerGetDatum(es_content_hash(new_event,
+												DatumGetTimestampTz(values[Anum_es_event_created_at - 1])));
+	}
 	tuple = heap_form_tuple(desc, values, isnull);
 
 	for (int i = 0; i < lengthof(payload) && tuple->t_len > TOAST_TUPLE_THRESHOLD; i++)
@@ -347,6 +397,26 @@ es_form_tuple(EsWriter *writer, EsNewEvent *new_event, TimestampTz now)
 		}
 	}
 	return tuple;
+}
+
+/*
+ * Link an event to the one before it, now that its position is known.  The
+ * tuple has the hash of its content in the place of its hash, which is short
+ * and stays in line.
+ */
+static void
+es_link_event(Relation event, const EsStore *store, EsNewEvent *new_event, HeapTuple tuple)
+{
+	EsChain    *chain = new_event->chain;
+	bool		isnull;
+	Datum		place = heap_getattr(tuple, store->hash, RelationGetDescr(event), &isnull);
+	uint8	   *hash = (uint8 *) VARDATA_ANY(DatumGetPointer(place));
+
+	es_chain_link(chain->last, new_event->position, hash, hash);
+
+	/* what belongs to no stream has no predecessor */
+	if (new_event->stream_no != 0)
+		memcpy(chain->last, hash, ES_HASH_LEN);
 }
 
 /*
@@ -482,6 +552,8 @@ es_write_chunk(EsWriter *writer, EsNewEvent *events, int n)
 		/* the first column, never null, thus at a fixed place */
 		memcpy((char *) tuples[i]->t_data + tuples[i]->t_data->t_hoff,
 			   &events[i].position, sizeof(int64));
+		if (events[i].chain != NULL)
+			es_link_event(event, store, &events[i], tuples[i]);
 	}
 
 	if (n == 1)

@@ -11,6 +11,7 @@
 #include "storage/itemptr.h"
 #include "utils/uuid.h"
 
+#include "log/chain.h"
 #include "log/store.h"
 
 /* an event on its way into the store */
@@ -31,6 +32,7 @@ typedef struct EsNewEvent
 	int			ntags;
 	bool		is_dated;		/* false: the store sets created_at */
 	TimestampTz created_at;
+	EsChain    *chain;			/* set before writing; NULL = without hash */
 	int64		version;		/* set before writing */
 	int64		position;		/* result */
 } EsNewEvent;
