@@ -28,6 +28,8 @@ INSERT INTO documented VALUES
     ('es_append_batch(text,bigint,text[],jsonb[],jsonb[],uuid[],integer[],jsonb[])', 'w'),
     ('es_append_streams(jsonb)', 'w'),
     ('es_any()', 'rw'), ('es_exists()', 'rw'),
+    ('es_decide(jsonb,regprocedure,jsonb)', 'rw'),
+    ('es_import(text)', ''), ('event_store.es_import_progress()', 'm'),
     -- read
     ('es_read_stream(text,bigint,bigint,boolean)', 'rw'), ('es_stream_version(text)', 'rw'), ('es_head()', 'rwm'),
     ('es_read_event(uuid)', 'rw'), ('es_envelope(es_event)', 'rw'), ('es_wait(bigint,interval)', 'rw'),
@@ -44,7 +46,7 @@ INSERT INTO documented VALUES
     -- subscriptions
     ('es_fetch(text,integer,interval,text)', 'r'), ('es_ack(text,bigint,text)', 'r'), ('es_nack(text,bigint,text,boolean,text)', 'r'),
     ('es_join(text,text,interval)', 'r'), ('es_leave(text,text)', 'r'),
-    ('es_create_subscription(text,text[],text[],bigint,integer,interval,integer,interval)', ''), ('es_drop_subscription(text)', ''),
+    ('es_create_subscription(text,text[],text[],bigint,integer,interval,integer,interval,jsonb)', ''), ('es_drop_subscription(text)', ''),
     ('es_reset_subscription(text,bigint)', ''), ('es_retry_parked(text,text)', ''), ('es_discard_parked(text,bigint)', ''),
     ('es_discard_parked_stream(text,text)', ''),
     ('event_store.es_subscription_lag(text,bigint)', 'rm'),
@@ -66,7 +68,8 @@ INSERT INTO documented VALUES
     -- views
     ('event_store.events', 'r'), ('event_store.parked_events', 'r'), ('event_store.status', 'rm'), ('event_store.categories', 'rm'),
     ('event_store.subscriptions', 'rm'), ('event_store.subscription_members', 'rm'),
-    ('event_store.projections', 'rm'), ('event_store.projection_progress', 'rm'), ('event_store.statistics', 'm');
+    ('event_store.projections', 'rm'), ('event_store.projection_progress', 'rm'), ('event_store.statistics', 'm'),
+    ('event_store.import_progress', 'm');
 
 CREATE TEMP VIEW object AS
     SELECT p.oid::regprocedure::text AS name, p.oid, true AS is_function
