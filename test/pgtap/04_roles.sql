@@ -28,7 +28,7 @@ INSERT INTO documented VALUES
     ('es_append_batch(text,bigint,text[],jsonb[],jsonb[],uuid[],integer[],jsonb[])', 'w'),
     ('es_append_streams(jsonb)', 'w'),
     ('es_any()', 'rw'), ('es_exists()', 'rw'),
-    ('es_decide(jsonb,regprocedure,jsonb)', 'rw'),
+    ('es_decide(jsonb,regprocedure,jsonb)', 'rw'), ('es_verify(text)', ''),
     ('es_import(text)', ''), ('event_store.es_import_progress()', 'm'),
     -- read
     ('es_read_stream(text,bigint,bigint,boolean)', 'rw'), ('es_stream_version(text)', 'rw'), ('es_head()', 'rwm'),
