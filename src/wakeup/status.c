@@ -100,8 +100,8 @@ es_transaction_status(PG_FUNCTION_ARGS)
 	bool		isnull[2] = {true, true};
 	int			pid = 0;
 
-	if (!PG_ARGISNULL(0) && TransactionIdIsNormal(PG_GETARG_TRANSACTIONID(0)))
-		pid = BackendXidGetPid(PG_GETARG_TRANSACTIONID(0));
+	if (!PG_ARGISNULL(0) && TransactionIdIsNormal(DatumGetTransactionId(PG_GETARG_DATUM(0))))
+		pid = BackendXidGetPid(DatumGetTransactionId(PG_GETARG_DATUM(0)));
 	if (pid != 0)
 	{
 		TimestampTz started_at = es_backend_xact_start(pid);
