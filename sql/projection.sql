@@ -74,7 +74,8 @@ SELECT pg_temp.wait();
 SELECT state, error_sqlstate, error_message, error_position = es_head() AS there, error_at = last_error_at AS now FROM event_store.projections;
 -- what is overcome is not in the way, but can be looked up
 CREATE OR REPLACE FUNCTION on_order(e es_event) RETURNS void LANGUAGE sql AS $$
-    INSERT INTO order_summary SELECT (e).stream_id, 'placed', ((e).data->>'total')::numeric WHERE (e).event_type = 'OrderPlaced' AND (e).data->>'total' <> 'many';
+    INSERT INTO order_summary SELECT (e).stream_id, 'placed', CASE WHEN (e).data->>'total' <> 'many' THEN ((e).data->>'total')::numeric END
+     WHERE (e).event_type = 'OrderPlaced' AND (e).data->>'total' <> 'many';
     UPDATE order_summary SET state = 'shipped' WHERE (e).event_type = 'OrderShipped' AND order_id = (e).stream_id;
 $$;
 SELECT es_resume_projection('orders');

@@ -71,6 +71,8 @@ sub one_winner_for_each_version
 				RAISE EXCEPTION 'conflict' USING ERRCODE = 'VE001',
 					DETAIL = 'stream=Race-1 expected=' || expected || ' actual=' || expected + 1;
 			END IF;
+			-- as long as a client takes from its SELECT to its INSERT
+			PERFORM pg_sleep(0.001);
 			INSERT INTO plain_race VALUES (expected + 1);
 		  END $$});
 	my ($plain_wins) = race(
