@@ -647,7 +647,7 @@ COMMENT ON COLUMN event_store.subscriptions.created_by IS 'role that made it';
 COMMENT ON COLUMN event_store.subscriptions.created_at IS 'when it was made';
 COMMENT ON COLUMN event_store.subscriptions.updated_at IS 'when its checkpoint moved last';
 COMMENT ON COLUMN event_store.subscriptions.reason IS 'why it can go no further; NULL = it can';
-COMMENT ON COLUMN event_store.subscriptions.query IS 'query of types and tags that it wants; NULL = it has filters instead, or none';
+COMMENT ON COLUMN event_store.subscriptions.query IS 'query of types and tags, beside its other filters; NULL = none';
 COMMENT ON COLUMN event_store.subscription_members.subscription IS 'name of the subscription';
 COMMENT ON COLUMN event_store.subscription_members.member IS 'name of the member';
 COMMENT ON COLUMN event_store.subscription_members.slots IS 'slots that it has';

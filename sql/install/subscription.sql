@@ -271,7 +271,7 @@ COMMENT ON COLUMN event_store.subscriptions.created_by IS 'role that made it';
 COMMENT ON COLUMN event_store.subscriptions.created_at IS 'when it was made';
 COMMENT ON COLUMN event_store.subscriptions.updated_at IS 'when its checkpoint moved last';
 COMMENT ON COLUMN event_store.subscriptions.reason IS 'why it can go no further; NULL = it can';
-COMMENT ON COLUMN event_store.subscriptions.query IS 'query of types and tags that it wants; NULL = it has filters instead, or none';
+COMMENT ON COLUMN event_store.subscriptions.query IS 'query of types and tags, beside its other filters; NULL = none';
 
 CREATE VIEW event_store.subscription_members AS
     SELECT m.subscription::pg_catalog.text, m.member::pg_catalog.text, k.slots, k.checkpoint,
