@@ -60,7 +60,8 @@ sub no_wait
 	my $number = 0;
 	foreach my $blocker (
 		[ 'a snapshot being saved', q{SELECT es_state('%s')} ],
-		[ 'a snapshot being taken', q{SELECT es_snapshot('%s', 3, '3')} ],
+		[ 'a snapshot being written', q{INSERT INTO event_store.snapshot (stream_no, schema_version, version, created_at, data)
+			SELECT stream_no, 1, 3, now(), '3' FROM event_store.stream WHERE stream_id = '%s'} ],
 		[ 'snapshots being thrown away', q{SELECT es_drop_snapshots()}, 1 ],
 		[ 'a locked row', q{SELECT FROM event_store.snapshot FOR UPDATE}, 1 ],
 		[ 'a locked table', q{LOCK TABLE event_store.snapshot IN EXCLUSIVE MODE} ],
