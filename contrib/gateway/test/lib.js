@@ -58,7 +58,8 @@ async function run(setup, teardown) {
         console.log(`ok ${number} - ${name} # ${Date.now() - started} ms`.replace('#', '--'));
       } catch (error) {
         console.log(`not ok ${number} - ${name}`);
-        console.log(String((error && error.stack) || error).replace(/^/gm, '# '));
+        // where a harness shows it, too
+        console.error(`# ${name}: ${String((error && error.stack) || error)}`.replace(/\n/g, '\n# '));
       }
     }
     console.log(`1..${number}`);
