@@ -190,13 +190,7 @@ es_condition_failed(EsAppend *append, EsScan *scan)
 	int			len;
 	int32		schema_version;
 
-	if (IsolationUsesXactSnapshot() && TransactionIdIsNormal(xmin) &&
-		!TransactionIdIsCurrentTransactionId(xmin) &&
-		XidInMVCCSnapshot(xmin, GetTransactionSnapshot()))
-		ereport(ERROR,
-				errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				errmsg("could not serialize access due to concurrent append"),
-				errhint("The transaction might succeed if retried."));
+	es_check_snapshot_sees(xmin);
 
 	/* which type it is read as */
 	type = es_type_lookup(append->store,
