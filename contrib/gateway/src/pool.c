@@ -21,7 +21,9 @@
 #define PIPELINE_DEPTH		16
 #define CONNECT_MS			10000
 #define MAX_STATEMENTS		128
-#define ORDER_BUCKETS		256
+#define ORDER_BUCKETS		4096
+/* after that time nothing more is put behind a query: it may wait for a lock */
+#define STUCK_MS			20
 
 struct Query
 {
@@ -35,7 +37,7 @@ struct Query
 	bool		preparing;		/* a Parse was sent before it */
 	bool		prepare_alone;	/* only that was sent, the rest follows */
 	bool		executing;
-	uint8_t		bucket;
+	uint16_t	bucket;
 	int			nparams;
 	int			offsets[MAX_PARAMS];	/* -1: NULL */
 	int			lengths[MAX_PARAMS];
@@ -66,7 +68,7 @@ typedef struct Conn
 	int			depth;
 	Query	   *head,
 			  **tail;
-	int64_t		since;			/* of the attempt to connect, or unused since */
+	int64_t		since;			/* of the attempt to connect, of its first query, or unused since */
 	uint64_t	prepared[MAX_STATEMENTS / 64];
 } Conn;
 
@@ -196,7 +198,7 @@ void
 query_in_order(Query *q, uint32_t number)
 {
 	q->ordered = true;
-	q->bucket = (number ^ number >> 8 ^ number >> 16 ^ number >> 24) % ORDER_BUCKETS;
+	q->bucket = (number ^ number >> 12 ^ number >> 24) % ORDER_BUCKETS;
 }
 
 void
@@ -530,7 +532,10 @@ conn_send(Conn *conn, Query *q)
 	{
 		/* first time */
 		if (conn->head == NULL)
+		{
 			conn->tail = &conn->head;
+			conn->since = now_ms();
+		}
 		q->next = NULL;
 		*conn->tail = q;
 		conn->tail = &q->next;
@@ -597,8 +602,7 @@ conn_pop(Conn *conn)
 	conn->head = q->next;
 	conn->depth--;
 	conn->exclusive = false;
-	if (conn->head == NULL)
-		conn->since = now_ms();
+	conn->since = now_ms();
 	if (q->ordered)
 		conn->pool->order[q->bucket].count--;
 	/* the extension was changed under a prepared statement: begin anew */
@@ -722,7 +726,7 @@ conn_takes(Conn *conn, Query *q, int depth)
 		return conn->depth == 0;
 	if (q->ordered && conn->pool->order[q->bucket].count > 0)
 		return conn->pool->order[q->bucket].conn == conn && conn->depth < PIPELINE_DEPTH;
-	return conn->depth <= depth;
+	return conn->depth == 0 || (conn->depth <= depth && now_ms() - conn->since < STUCK_MS);
 }
 
 /* A connection for the query; if there is none, one may be opened. */
@@ -818,10 +822,11 @@ query_send(Pool *pool, Query *q)
 
 	if (q->ordered)
 		pool->order[q->bucket].waiting++;
-	/* no overtaking of those that wait */
-	if (!(q->ordered && pool->order[q->bucket].waiting > 1) &&
-		(q->waits ? pool->waiting_long.head : pool->waiting.head) == NULL)
+	if (!(q->ordered && pool->order[q->bucket].waiting > 1))
 		conn = pool_find(pool, q);
+	/* no overtaking of those that wait; who could use an idle connection has it */
+	if (conn && conn->depth > 0 && (q->waits ? pool->waiting_long.head : pool->waiting.head) != NULL)
+		conn = NULL;
 	if (conn)
 		conn_send(conn, q);
 	else

@@ -167,7 +167,7 @@ test('a subscriber that is stopped hurts nobody and misses nothing', async () =>
   assert.ok(stopped.lines.includes('fell behind'));
   stopped.child.kill();
   await lively.unsubscribe();
-}, 90000);
+}, 300000);
 
 test('a huge stream is read without memory, however slow the reader', async () => {
   pg.psql(`SELECT count(*) FROM generate_series(1, 20) AS g(g), LATERAL es_append_batch('Huge-1', CASE WHEN g > 0 THEN es_any() END,
