@@ -80,9 +80,14 @@ count() {
 	passed=$((passed + suite_passed))
 	failed=$((failed + suite_failed))
 	echo "$suite: $suite_passed passed, $suite_failed failed, $((SECONDS - suite_started)) s"
+	[ "$suite_failed" -eq 0 ] || echo "$suite: $suite_failed failed" >>"$work/said"
 }
 
 finish() {
+	if [ -s "$work/said" ]; then
+		say "what has failed"
+		cat "$work/said"
+	fi
 	say "all suites, $SECONDS s, $("$pg_config" --version)"
 	echo "$passed passed, $failed failed"
 	[ "$failed" -eq 0 ]
@@ -187,6 +192,7 @@ run_regress() {
 		installcheck >"$log" 2>&1 || status=$?
 	grep -E '^(test |     |ok|not ok)' "$log" || true
 	if [ $status -ne 0 ]; then
+		grep -E 'FAILED|^not ok' "$log" >>"$work/said" || true
 		grep -vE '^(test |     |ok|not ok)' "$log" || true
 		head -n 400 "$work/normal/$3/regression.diffs" 2>/dev/null || true
 	fi
@@ -203,7 +209,8 @@ run_tap() {
 	say "$suite"
 	suite_started=$SECONDS
 	limited "$@" 2>&1 || status=$?
-	tally=$(cat "$work/tap/$suite" 2>/dev/null) || tally='0 0'
+	tally=$(head -n 1 "$work/tap/$suite" 2>/dev/null) || tally='0 0'
+	tail -n +2 "$work/tap/$suite" >>"$work/said" 2>/dev/null || true
 	# shellcheck disable=SC2086 # two numbers
 	count "$suite" $tally $status
 }

@@ -4,16 +4,16 @@
 #		[--psql PROGRAM --dbname NAME] test file...
 #	  Run TAP test files, as prove and pg_prove do, and count.
 #
-# After each file "passed failed" so far is written to the tally's file.  A file
+# After each file "passed failed" so far is written to the tally's file, and at
+# the end, in lines of their own, what each failed test has said.  A file
 # that passes all of its tests and yet ends badly, or against its plan, counts as
 # one failed test, and so does one that runs no test at all: what is skipped as a
-# whole has not been tested.  Of a failed file's logs the ends are shown, and at
-# the very end, where nobody can miss it, what each failed test has said.
+# whole has not been tested.  Of a failed file's logs the ends are shown.
 
 use strict;
 use warnings;
 
-use File::Basename qw(fileparse);
+use File::Basename qw(basename fileparse);
 use Getopt::Long qw(GetOptions);
 use TAP::Harness;
 
@@ -37,7 +37,7 @@ my $stamp = qr/(?:\[[\d:.]+\]\([\d.]+s\) )?/;
 sub write_tally
 {
 	open my $tally, '>', $tally_file or die "cannot write $tally_file: $!\n";
-	print $tally "$passed $failed\n";
+	print $tally "$passed $failed\n", @said;
 	close $tally or die "cannot write $tally_file: $!\n";
 	return;
 }
@@ -55,6 +55,34 @@ sub failures
 		  if $left-- > 0 && $line =~ /^$stamp(?:not ok|#)/;
 	}
 	return @lines;
+}
+
+# Of a file that keeps no log of its own: what comes after a failed test.
+sub listen
+{
+	my ($parser, $job) = @_;
+	my $name = basename(ref $job ? $job->[0] : $job);
+	my $left = 0;
+
+	$parser->callback(
+		ALL => sub {
+			my $line = shift;
+
+			if ($line->is_test)
+			{
+				$left = $line->is_ok ? 0 : 10;
+				push @said, "$name: " . $line->as_string . "\n" unless $line->is_ok;
+			}
+			elsif ($line->is_bailout)
+			{
+				push @said, "$name: " . $line->as_string . "\n";
+			}
+			elsif ($line->is_comment && $left-- > 0)
+			{
+				push @said, "$name: " . substr($line->as_string, 0, 500) . "\n";
+			}
+		});
+	return;
 }
 
 # The end of each log of a test file: its own, without what went well, and its
@@ -86,18 +114,18 @@ sub after_test
 	$skipped += () = $parser->skipped;
 	if ($parser->tests_run == 0)
 	{
-		print "$file: ran no tests", $parser->skip_all ? ': ' . $parser->skip_all : '', "\n";
+		push @said, "$file: ran no tests" . ($parser->skip_all ? ': ' . $parser->skip_all : '') . "\n";
 		$file_failed = 1;
 	}
 	elsif ($parser->has_problems && $file_failed == 0)
 	{
-		print "$file: ended with status ", $parser->exit // '?', "\n";
-		print "$file: $_\n" for $parser->parse_errors;
+		push @said, "$file: ended with status " . ($parser->exit // '?') . "\n";
+		push @said, "$file: $_\n" for $parser->parse_errors;
 		$file_failed = 1;
 	}
 	$failed += $file_failed;
-	write_tally();
 	show_logs($file) if $file_failed && defined $logs;
+	write_tally();
 	return;
 }
 
@@ -115,6 +143,7 @@ exit 0 unless @ARGV;
 my $harness = TAP::Harness->new(\%arguments);
 
 $harness->callback(after_test => \&after_test);
+$harness->callback(made_parser => \&listen) unless defined $logs;
 $harness->runtests(@ARGV);
 print "$skipped tests were skipped\n" if $skipped;
 print "--- what has failed\n", @said if @said;
