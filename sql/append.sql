@@ -226,3 +226,12 @@ SELECT count(*) FROM es_append('Append-null', 1, '[{"event_type": "A", "data": 2
 SELECT version, schema_version, metadata, data FROM es_read_stream('Append-null');
 SELECT count(*) FROM es_append_batch('Append-null', 3, '{A,B}', '{3,4}', '{NULL,"{}"}', '{NULL,NULL}');
 SELECT version, metadata FROM es_read_stream('Append-null', 4);
+
+--
+-- what the store draws from its sequences is not lastval() of the session
+--
+
+CREATE TEMP SEQUENCE append_own START 4711;
+SELECT nextval('append_own');
+SELECT count(*) FROM es_append_batch('Append-null', 5, '{A,B}', '{3,4}');
+SELECT lastval();

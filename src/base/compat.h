@@ -213,6 +213,13 @@ typedef OverrideSearchPath EsSearchPath;
 #define es_search_path_matches(path) OverrideSearchPathMatchesCurrent(path)
 #endif
 
+/* PG 16 renamed the name of a relation's file, RelFileNode.  Drop with 15. */
+#if PG_VERSION_NUM >= 160000
+#define es_seq_rec_set(record, rel) ((record)->locator = (rel)->rd_locator)
+#else
+#define es_seq_rec_set(record, rel) ((record)->node = (rel)->rd_node)
+#endif
+
 /* PG 15 moved requests for shared memory to a hook.  Drop with 14. */
 #if PG_VERSION_NUM >= 150000
 #define ES_HAVE_SHMEM_REQUEST_HOOK 1

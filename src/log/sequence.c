@@ -1,6 +1,12 @@
 /*-------------------------------------------------------------------------
  * log/sequence.c
- *	  Keep the store's sequences ahead of its tables.
+ *	  Numbers from the store's sequences, which are kept ahead of its tables.
+ *
+ * Positions are drawn under an insertion lock, for a whole chunk of events at
+ * once.  nextval() gives one at a time, and looks the sequence up for each; so
+ * this file advances the sequence itself, with the changes and the WAL record
+ * of nextval_internal in sequence.c: whatever reads sequences sees no
+ * difference.  currval() and lastval() of the session stay as they were.
  *
  * A restore, a promoted logical subscriber (sequences are not replicated
  * before PostgreSQL 19) or setval() can leave a sequence behind the numbers in
@@ -17,12 +23,21 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
+#include "access/relation.h"
 #include "access/table.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "access/xloginsert.h"
+#include "catalog/pg_sequence.h"
+#include "commands/sequence.h"
 #include "miscadmin.h"
+#include "storage/bufmgr.h"
 #include "storage/lock.h"
 #include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/syscache.h"
 
 #include "base/compat.h"
 #include "log/sequence.h"
@@ -31,8 +46,112 @@
 /* fourth field of the advisory lock tag under which sequences are repaired */
 #define ES_LOCK_CLASS_SEQUENCE	4
 
+/* numbers that a WAL record of a sequence covers beyond those that are drawn */
+#define ES_SEQUENCE_AHEAD		32	/* SEQ_LOG_VALS of sequence.c */
+
+/* what the special space of a sequence's page begins with */
+#define ES_SEQUENCE_MAGIC		0x1717	/* SEQ_MAGIC of sequence.c */
+
 /* the store whose sequences this session has found in order */
 static Oid	es_checked_event = InvalidOid;
+
+/*
+ * Lock a sequence for es_sequence_draw, to the end of the transaction.
+ *
+ * Errors: 55000 when its numbers would not be drawn one by one.
+ */
+Relation
+es_sequence_open(Oid seq)
+{
+	Relation	rel = relation_open(seq, RowExclusiveLock);
+	HeapTuple	tuple = SearchSysCache1(SEQRELID, ObjectIdGetDatum(seq));
+	Form_pg_sequence form;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for sequence %u", seq);
+	form = (Form_pg_sequence) GETSTRUCT(tuple);
+	if (form->seqcache != 1 || form->seqincrement != 1 || form->seqcycle ||
+		form->seqmax != PG_INT64_MAX)
+		ereport(ERROR,
+				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				errmsg("sequence \"%s\" has been altered", RelationGetRelationName(rel)),
+				errdetail("Positions must be drawn one by one."),
+				errhint("Run ALTER SEQUENCE event_store.%s INCREMENT 1 CACHE 1 NO CYCLE NO MAXVALUE.",
+						RelationGetRelationName(rel)));
+	ReleaseSysCache(tuple);
+	return rel;
+}
+
+/*
+ * Draw numbers.  Waits for nobody but whoever else is just drawing.
+ *
+ * seq			from es_sequence_open, in a transaction that has an id
+ * n			how many, from 1
+ *
+ * Result: the first of them, the others follow.
+ * Errors: 55000 when the sequence is at its end.
+ */
+int64
+es_sequence_draw(Relation seq, int n)
+{
+	Buffer		buffer = ReadBuffer(seq, 0);
+	Page		page;
+	ItemId		item;
+	HeapTupleHeader header;
+	Form_pg_sequence_data data;
+	int64		first;
+	int64		last;
+
+	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
+	page = BufferGetPage(buffer);
+	if (*(uint32 *) PageGetSpecialPointer(page) != ES_SEQUENCE_MAGIC)
+		ereport(ERROR,
+				errcode(ERRCODE_DATA_CORRUPTED),
+				errmsg("sequence \"%s\" has a page that is none of a sequence",
+					   RelationGetRelationName(seq)));
+	item = PageGetItemId(page, FirstOffsetNumber);
+	header = (HeapTupleHeader) PageGetItem(page, item);
+	data = (Form_pg_sequence_data) ((char *) header + header->t_hoff);
+
+	first = data->is_called ? data->last_value + 1 : data->last_value;
+	if (first < 1 || first > PG_INT64_MAX - ES_SEQUENCE_AHEAD - n)
+		ereport(ERROR,
+				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				errmsg("sequence \"%s\" is at its end", RelationGetRelationName(seq)),
+				errdetail("It stands at " INT64_FORMAT ".", data->last_value));
+	last = first + n - 1;
+
+	START_CRIT_SECTION();
+	MarkBufferDirty(buffer);
+	if (!data->is_called || data->log_cnt < n || PageGetLSN(page) <= GetRedoRecPtr())
+	{
+		/* logged is the state after ES_SEQUENCE_AHEAD more */
+		data->last_value = last + ES_SEQUENCE_AHEAD;
+		data->is_called = true;
+		data->log_cnt = 0;
+		if (RelationNeedsWAL(seq))
+		{
+			xl_seq_rec	record;
+			XLogRecPtr	end;
+
+			es_seq_rec_set(&record, seq);
+			XLogBeginInsert();
+			XLogRegisterBuffer(0, buffer, REGBUF_WILL_INIT);
+			XLogRegisterData((char *) &record, sizeof(record));
+			XLogRegisterData((char *) header, ItemIdGetLength(item));
+			end = XLogInsert(RM_SEQ_ID, XLOG_SEQ_LOG);
+			PageSetLSN(page, end);
+		}
+		data->log_cnt = ES_SEQUENCE_AHEAD;
+	}
+	else
+		data->log_cnt -= n;
+	data->last_value = last;
+	END_CRIT_SECTION();
+
+	UnlockReleaseBuffer(buffer);
+	return first;
+}
 
 static int64
 es_sequence_last(Oid seq)

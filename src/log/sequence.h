@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  * log/sequence.h
- *	  Keep the store's sequences ahead of its tables.
+ *	  Numbers from the store's sequences, which are kept ahead of its tables.
  *-------------------------------------------------------------------------
  */
 #ifndef ES_LOG_SEQUENCE_H
@@ -8,6 +8,8 @@
 
 #include "log/store.h"
 
+extern Relation es_sequence_open(Oid seq);
+extern int64 es_sequence_draw(Relation seq, int n);
 extern bool es_sequence_check(Relation event, const EsStore *store);
 extern void es_sequence_init(void);
 extern void es_sequence_recheck(void);

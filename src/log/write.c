@@ -9,7 +9,8 @@
  * entries of all other indexes are made after the lock is released.  Under
  * the lock nothing waits for another transaction: a position that is taken,
  * because somebody has set the sequence back, is found without waiting and
- * refused, and the sequence's relation lock is ours already.
+ * refused, and the sequence's relation lock is ours already.  The positions of
+ * a chunk are drawn at once.
  *
  * Events go in chunks, each under a lock period and with positions of its
  * own, so that the lock is held for about a millisecond at the most.  Who
@@ -27,11 +28,10 @@
 #include "access/heapam.h"
 #include "access/heaptoast.h"
 #include "access/htup_details.h"
+#include "access/relation.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
-#include "catalog/pg_sequence.h"
-#include "commands/sequence.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -40,7 +40,6 @@
 #include "utils/rel.h"
 #include "utils/rls.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 
 #include "base/compat.h"
 #include "base/count.h"
@@ -85,6 +84,7 @@ typedef struct EsOpenIndex
 struct EsWriter
 {
 	Relation	event;
+	Relation	position_seq;
 	const EsStore *store;
 	EsOpenIndex *indexes;
 	int			nindexes;
@@ -99,34 +99,8 @@ struct EsWriter
 };
 
 /*
- * Lock the sequence of positions and have its catalog entries at hand, so
- * that drawing from it under the insertion lock waits for nobody.
- *
- * Errors: 55000 when its numbers would not be drawn one by one.
- */
-static void
-es_open_sequence(Oid seq)
-{
-	Relation	rel = relation_open(seq, RowExclusiveLock);
-	HeapTuple	tuple = SearchSysCache1(SEQRELID, ObjectIdGetDatum(seq));
-	Form_pg_sequence form;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for sequence %u", seq);
-	form = (Form_pg_sequence) GETSTRUCT(tuple);
-	if (form->seqcache != 1 || form->seqincrement != 1 || form->seqcycle)
-		ereport(ERROR,
-				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				errmsg("sequence \"%s\" has been altered", RelationGetRelationName(rel)),
-				errdetail("Positions must be drawn one by one."),
-				errhint("Run ALTER SEQUENCE event_store.%s INCREMENT 1 CACHE 1 NO CYCLE.",
-						RelationGetRelationName(rel)));
-	ReleaseSysCache(tuple);
-	relation_close(rel, NoLock);
-}
-
-/*
- * Lock the event table's TOAST table and its indexes, likewise.
+ * Lock the event table's TOAST table and its indexes, so that writing to them
+ * under the insertion lock waits for nobody.
  */
 static void
 es_lock_toast(Relation event)
@@ -152,7 +126,7 @@ void
 es_write_prepare(Relation event, const EsStore *store)
 {
 	es_order_attach();
-	es_open_sequence(store->position_seq);
+	relation_close(es_sequence_open(store->position_seq), NoLock);
 	if (es_sequence_check(event, store))
 		es_last_drawn = 0;
 	es_shape_check(store, event);
@@ -526,6 +500,7 @@ es_write_chunk(EsWriter *writer, EsNewEvent *events, int n)
 	const EsStore *store = writer->store;
 	HeapTuple  *tuples = writer->tuples;
 	CommandId	cid = GetCurrentCommandId(true);
+	int64		first;
 
 	for (int i = 0; i < n; i++)
 	{
@@ -537,17 +512,15 @@ es_write_chunk(EsWriter *writer, EsNewEvent *events, int n)
 	}
 
 	es_order_lock();
+	first = es_sequence_draw(writer->position_seq, n);
+	if (first <= es_last_drawn)
+		es_position_taken(first);
+	es_last_drawn = first + n - 1;
+	es_order_publish(first);
+	ES_FAULT_POINT("append_drawn");
 	for (int i = 0; i < n; i++)
 	{
-		events[i].position = nextval_internal(store->position_seq, false);
-		if (events[i].position <= es_last_drawn)
-			es_position_taken(events[i].position);
-		es_last_drawn = events[i].position;
-		if (i == 0)
-		{
-			es_order_publish(events[0].position);
-			ES_FAULT_POINT("append_drawn");
-		}
+		events[i].position = first + i;
 
 		/* the first column, never null, thus at a fixed place */
 		memcpy((char *) tuples[i]->t_data + tuples[i]->t_data->t_hoff,
@@ -560,8 +533,9 @@ es_write_chunk(EsWriter *writer, EsNewEvent *events, int n)
 		heap_insert(event, tuples[0], cid, 0, writer->bulk);
 	else
 	{
+		/* the slots free the tuples, else heapam would make copies of its own */
 		for (int i = 0; i < n; i++)
-			ExecStoreHeapTuple(tuples[i], writer->slots[i], false);
+			ExecStoreHeapTuple(tuples[i], writer->slots[i], true);
 		heap_multi_insert(event, writer->slots, n, cid, 0, writer->bulk);
 		for (int i = 0; i < n; i++)
 			tuples[i]->t_self = writer->slots[i]->tts_tid;
@@ -591,6 +565,7 @@ es_writer_make(Relation event, const EsStore *store, int chunk_max, bool tags, b
 	int			natts = RelationGetDescr(event)->natts;
 
 	writer->event = event;
+	writer->position_seq = relation_open(store->position_seq, NoLock);	/* es_write_prepare */
 	writer->store = store;
 	writer->chunk_max = chunk_max;
 	writer->values = palloc0(natts * sizeof(Datum));
@@ -706,6 +681,7 @@ es_writer_end(EsWriter *writer)
 	}
 	for (int k = 0; k < writer->nindexes; k++)
 		index_close(writer->indexes[k].rel, NoLock);
+	relation_close(writer->position_seq, NoLock);
 	ES_FAULT_POINT("append_done");
 }
 
