@@ -384,13 +384,10 @@ es_head_mark(Relation event, const EsStore *store, int64 own)
 	if (mark >= last + ES_MARK_INTERVAL)
 	{
 		Relation	rel = table_open(store->mark, RowExclusiveLock);
-		Datum	   *values = palloc0(RelationGetDescr(rel)->natts * sizeof(Datum));
-		bool	   *isnull = palloc(RelationGetDescr(rel)->natts * sizeof(bool));
+		Datum		values[Natts_es_mark] = {Int64GetDatum(mark)};
+		bool		isnull[Natts_es_mark] = {false};
 
-		memset(isnull, true, RelationGetDescr(rel)->natts);
-		values[Anum_es_mark_global_position - 1] = Int64GetDatum(mark);
-		isnull[Anum_es_mark_global_position - 1] = false;
-		es_table_insert(store, rel, values, isnull);
+		es_table_insert(store, rel, Natts_es_mark, values, isnull);
 		table_close(rel, NoLock);
 	}
 }

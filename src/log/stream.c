@@ -29,8 +29,6 @@
 #include "access/tableam.h"
 #include "access/transam.h"
 #include "access/xact.h"
-#include "catalog/pg_collation.h"
-#include "catalog/pg_type.h"
 #include "commands/sequence.h"
 #include "common/hashfn.h"
 #include "storage/bufmgr.h"
@@ -38,21 +36,18 @@
 #include "storage/procarray.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
-#include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
 #include "base/compat.h"
 #include "base/fault.h"
+#include "log/names.h"
 #include "log/stream.h"
 #include "log/table.h"
 
 /* stream locks of the lock manager that one transaction takes at the most */
 #define ES_MAX_STREAM_LOCKS		256
-
-/* committed streams that one backend remembers (about 150 bytes each); a power of two */
-#define ES_MAX_CACHED_STREAMS	16384
 
 /* names that are read beyond the wanted one */
 #define ES_STREAM_READ_AHEAD	15
@@ -68,12 +63,6 @@ typedef struct EsStreamEntry
 	char	   *name;			/* not zero-terminated */
 } EsStreamEntry;
 
-typedef struct EsStreamNameEntry
-{
-	uint64		hash;			/* hash key: hash of the name */
-	EsStreamEntry *stream;
-} EsStreamNameEntry;
-
 typedef enum EsStreamState
 {
 	ES_STREAM_NONE,				/* no such stream */
@@ -82,17 +71,19 @@ typedef enum EsStreamState
 	ES_STREAM_PENDING			/* being made by another transaction */
 } EsStreamState;
 
-static MemoryContext es_stream_context = NULL;
-static HTAB *es_stream_by_no = NULL;
-static HTAB *es_stream_by_name = NULL;
-static bool es_stream_stale = false;
+/* committed streams, all of them also by their names */
+static EsNames es_streams = {
+	.what = "streams",
+	.number_size = sizeof(int64),
+	.entry_size = sizeof(EsStreamEntry)
+};
 
 /*
  * The entry last looked up for a number, by the number's last bits: reads along
  * the global order need a name for each event, and every step through a hash
  * table of that size is a cache miss.
  */
-static EsStreamEntry *es_stream_recent[ES_MAX_CACHED_STREAMS];
+static EsStreamEntry *es_stream_recent[ES_MAX_NAMES];
 
 /* stream locks taken in this transaction */
 static int	es_stream_nlocks = 0;
@@ -154,7 +145,7 @@ es_stream_subxact_callback(SubXactEvent event, SubTransactionId subid,
 static void
 es_stream_forget(void)
 {
-	es_stream_stale = true;
+	es_names_forget(&es_streams);
 }
 
 /*
@@ -180,35 +171,8 @@ es_stream_hash(const char *name, int len)
 static void
 es_stream_cache_begin(void)
 {
-	HASHCTL		ctl;
-
-	if (es_stream_by_no != NULL && !es_stream_stale &&
-		hash_get_num_entries(es_stream_by_no) < ES_MAX_CACHED_STREAMS)
-		return;
-
-	/* until all of it is made, which may fail half-way */
-	es_stream_stale = true;
-	memset(es_stream_recent, 0, sizeof(es_stream_recent));
-	es_stream_by_no = NULL;
-	es_stream_by_name = NULL;
-	if (es_stream_context == NULL)
-		es_stream_context = AllocSetContextCreate(TopMemoryContext,
-												  "event_store streams",
-												  ALLOCSET_DEFAULT_SIZES);
-	else
-		MemoryContextReset(es_stream_context);
-
-	memset(&ctl, 0, sizeof(ctl));
-	ctl.keysize = sizeof(int64);
-	ctl.entrysize = sizeof(EsStreamEntry);
-	ctl.hcxt = es_stream_context;
-	es_stream_by_no = hash_create("event_store streams by number", 256, &ctl,
-								  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	ctl.keysize = sizeof(uint64);
-	ctl.entrysize = sizeof(EsStreamNameEntry);
-	es_stream_by_name = hash_create("event_store streams by name", 256, &ctl,
-									HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	es_stream_stale = false;
+	if (es_names_begin(&es_streams))
+		memset(es_stream_recent, 0, sizeof(es_stream_recent));
 }
 
 /*
@@ -217,34 +181,23 @@ es_stream_cache_begin(void)
 static EsStreamEntry *
 es_stream_remember(int64 stream_no, const char *name, int len, ItemPointer tid)
 {
-	EsStreamEntry *stream;
-	EsStreamNameEntry *by_name;
-	uint64		hash = es_stream_hash(name, len);
-	char	   *copy = MemoryContextAlloc(es_stream_context, len);
-	bool		found;
+	char	   *copy = es_names_copy(&es_streams, name, len, NULL, 0);
+	EsStreamEntry *stream = es_names_enter(&es_streams, &stream_no);
 
-	memcpy(copy, name, len);
-	stream = hash_search(es_stream_by_no, &stream_no, HASH_ENTER, &found);
 	stream->tid = *tid;
 	stream->len = len;
 	stream->name = copy;
-
-	/* of two names with one hash the cache holds the later one */
-	by_name = hash_search(es_stream_by_name, &hash, HASH_ENTER, &found);
-	by_name->stream = stream;
+	es_names_enter_hash(&es_streams, es_stream_hash(name, len), stream);
 	return stream;
 }
 
 static EsStreamEntry *
 es_stream_cached(const char *name, int len)
 {
-	uint64		hash = es_stream_hash(name, len);
-	EsStreamNameEntry *by_name;
+	EsStreamEntry *stream = es_names_by_hash(&es_streams, es_stream_hash(name, len));
 
-	by_name = hash_search(es_stream_by_name, &hash, HASH_FIND, NULL);
-	if (by_name != NULL && by_name->stream->len == len &&
-		memcmp(by_name->stream->name, name, len) == 0)
-		return by_name->stream;
+	if (stream != NULL && stream->len == len && memcmp(stream->name, name, len) == 0)
+		return stream;
 	return NULL;
 }
 
@@ -309,14 +262,12 @@ static EsStreamState
 es_stream_lookup(Relation rel, const EsStore *store, const char *name, int len,
 				 EsStreamEntry *stream, TransactionId *pending)
 {
-	text	   *arg = cstring_to_text_with_len(name, len);
 	EsStreamState state;
 	ScanKeyData key;
 
-	ScanKeyEntryInitialize(&key, 0, 1, BTEqualStrategyNumber, TEXTOID,
-						   C_COLLATION_OID, F_TEXTEQ, PointerGetDatum(arg));
+	es_names_key(&key, 1, name, len);
 	state = es_stream_scan(rel, &store->stream_by_name, &key, stream, pending);
-	pfree(arg);
+	pfree(DatumGetPointer(key.sk_argument));
 	return state;
 }
 
@@ -331,15 +282,13 @@ es_stream_note_absence(Relation rel, const EsStore *store, const char *name, int
 	Relation	index = es_store_open_index(&store->stream_by_name);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	IndexScanDesc scan = es_index_beginscan(rel, index, GetActiveSnapshot(), 1);
-	text	   *arg = cstring_to_text_with_len(name, len);
 	ScanKeyData key;
 
-	ScanKeyEntryInitialize(&key, 0, 1, BTEqualStrategyNumber, TEXTOID,
-						   C_COLLATION_OID, F_TEXTEQ, PointerGetDatum(arg));
+	es_names_key(&key, 1, name, len);
 	index_rescan(scan, &key, 1, NULL, 0);
 	(void) index_getnext_slot(scan, ForwardScanDirection, slot);
 	index_endscan(scan);
-	pfree(arg);
+	pfree(DatumGetPointer(key.sk_argument));
 	ExecDropSingleTupleTableSlot(slot);
 	index_close(index, AccessShareLock);
 }
@@ -396,10 +345,10 @@ es_stream_name(const EsStore *store, int64 stream_no, int *len)
 	ScanKeyData key;
 
 	es_stream_cache_begin();
-	recent = &es_stream_recent[stream_no & (ES_MAX_CACHED_STREAMS - 1)];
+	recent = &es_stream_recent[stream_no & (ES_MAX_NAMES - 1)];
 	cached = *recent;
 	if (cached == NULL || cached->stream_no != stream_no)
-		cached = hash_search(es_stream_by_no, &stream_no, HASH_FIND, NULL);
+		cached = es_names_by_number(&es_streams, &stream_no);
 	if (cached != NULL)
 	{
 		*recent = cached;
@@ -429,7 +378,7 @@ es_stream_name(const EsStore *store, int64 stream_no, int *len)
 		name = DatumGetTextPP(slot_getattr(slot, Anum_es_stream_stream_id, &isnull));
 		if (!TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data)))
 		{
-			if (hash_search(es_stream_by_no, &found, HASH_FIND, NULL) == NULL)
+			if (es_names_by_number(&es_streams, &found) == NULL)
 				cached = es_stream_remember(found, VARDATA_ANY(name),
 											VARSIZE_ANY_EXHDR(name), &slot->tts_tid);
 			if (i == 0)
@@ -620,20 +569,16 @@ es_stream_create(const EsStore *store, const char *name, int len)
 {
 	Relation	rel = table_open(store->stream, RowExclusiveLock);
 	uint64		hash = es_stream_hash(name, len);
-	int			natts = RelationGetDescr(rel)->natts;
-	Datum	   *values = palloc0(natts * sizeof(Datum));
-	bool	   *isnull = palloc(natts * sizeof(bool));
+	Datum		values[Natts_es_stream];
+	bool		isnull[Natts_es_stream] = {false};
 	int64		stream_no;
 	LOCKTAG		tag;
 
-	memset(isnull, true, natts);
 	stream_no = nextval_internal(store->stream_seq, false);
 	values[Anum_es_stream_stream_no - 1] = Int64GetDatum(stream_no);
-	isnull[Anum_es_stream_stream_no - 1] = false;
 	values[Anum_es_stream_stream_id - 1] =
 		PointerGetDatum(cstring_to_text_with_len(name, len));
-	isnull[Anum_es_stream_stream_id - 1] = false;
-	es_table_insert(store, rel, values, isnull);
+	es_table_insert(store, rel, Natts_es_stream, values, isnull);
 	table_close(rel, NoLock);
 
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash,

@@ -68,18 +68,25 @@ es_table_index_tuple(Relation rel, Relation index, HeapTuple tuple)
  * Insert one row and all its index entries.
  *
  * rel			open with RowExclusiveLock
- * values		one for each column that the store knows; columns that were
- *				added later are set to NULL
+ * values		of the first columns; what an administrator has added behind
+ *				them is set to NULL
  */
 void
-es_table_insert(const EsStore *store, Relation rel, Datum *values, bool *isnull)
+es_table_insert(const EsStore *store, Relation rel, int nvalues, const Datum *values,
+				const bool *isnull)
 {
+	int			natts = RelationGetDescr(rel)->natts;
+	Datum	   *row = palloc0(natts * sizeof(Datum));
+	bool	   *row_isnull = palloc(natts * sizeof(bool));
 	HeapTuple	tuple;
 	List	   *list;
 	ListCell   *lc;
 
 	es_shape_check(store, rel);
-	tuple = heap_form_tuple(RelationGetDescr(rel), values, isnull);
+	memset(row_isnull, true, natts * sizeof(bool));
+	memcpy(row, values, nvalues * sizeof(Datum));
+	memcpy(row_isnull, isnull, nvalues * sizeof(bool));
+	tuple = heap_form_tuple(RelationGetDescr(rel), row, row_isnull);
 	heap_insert(rel, tuple, GetCurrentCommandId(true), 0, NULL);
 
 	list = RelationGetIndexList(rel);
@@ -92,6 +99,8 @@ es_table_insert(const EsStore *store, Relation rel, Datum *values, bool *isnull)
 	}
 	list_free(list);
 	heap_freetuple(tuple);
+	pfree(row);
+	pfree(row_isnull);
 }
 
 /*

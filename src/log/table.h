@@ -10,7 +10,8 @@
 #include "log/store.h"
 #include "utils/relcache.h"
 
-extern void es_table_insert(const EsStore *store, Relation rel, Datum *values, bool *isnull);
+extern void es_table_insert(const EsStore *store, Relation rel, int nvalues, const Datum *values,
+							const bool *isnull);
 extern void es_table_index_tuple(Relation rel, Relation index, HeapTuple tuple);
 extern int64 es_table_highest_key(Relation rel, const Oid *by);
 

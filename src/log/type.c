@@ -28,35 +28,25 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
-#include "catalog/pg_collation.h"
-#include "catalog/pg_type.h"
 #include "commands/sequence.h"
 #include "common/hashfn.h"
 #include "executor/tuptable.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
-#include "utils/hsearch.h"
-#include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
 #include "base/compat.h"
+#include "log/names.h"
 #include "log/table.h"
 #include "log/type.h"
 
-/* event types that one backend remembers */
-#define ES_MAX_CACHED_TYPES		16384
-
-typedef struct EsTypeNameEntry
-{
-	uint64		hash;			/* hash key: hash of category and name */
-	EsType	   *type;
-} EsTypeNameEntry;
-
-static MemoryContext es_type_context = NULL;
-static HTAB *es_type_by_no = NULL;
-static HTAB *es_type_by_name = NULL;
-static bool es_type_stale = false;
+/* types of committed rows and of our own; the committed ones also by their names */
+static EsNames es_types = {
+	.what = "event types",
+	.number_size = sizeof(int32),
+	.entry_size = sizeof(EsType)
+};
 
 /*
  * Forget all types.  They stay readable until the next look-up begins.
@@ -64,7 +54,7 @@ static bool es_type_stale = false;
 static void
 es_type_forget(void)
 {
-	es_type_stale = true;
+	es_names_forget(&es_types);
 }
 
 /*
@@ -85,39 +75,6 @@ es_type_hash(const char *category, int category_len, const char *name, int name_
 	return hash_bytes_extended((const unsigned char *) name, name_len, seed);
 }
 
-static void
-es_type_cache_begin(void)
-{
-	HASHCTL		ctl;
-
-	if (es_type_by_no != NULL && !es_type_stale &&
-		hash_get_num_entries(es_type_by_no) < ES_MAX_CACHED_TYPES)
-		return;
-
-	/* until all of it is made, which may fail half-way */
-	es_type_stale = true;
-	es_type_by_no = NULL;
-	es_type_by_name = NULL;
-	if (es_type_context == NULL)
-		es_type_context = AllocSetContextCreate(TopMemoryContext,
-												"event_store event types",
-												ALLOCSET_DEFAULT_SIZES);
-	else
-		MemoryContextReset(es_type_context);
-
-	memset(&ctl, 0, sizeof(ctl));
-	ctl.keysize = sizeof(int32);
-	ctl.entrysize = sizeof(EsType);
-	ctl.hcxt = es_type_context;
-	es_type_by_no = hash_create("event_store event types by number", 64, &ctl,
-								HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	ctl.keysize = sizeof(uint64);
-	ctl.entrysize = sizeof(EsTypeNameEntry);
-	es_type_by_name = hash_create("event_store event types by name", 64, &ctl,
-								  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	es_type_stale = false;
-}
-
 /*
  * Remember the type of a committed or own row of event_store.event_type.
  *
@@ -136,19 +93,16 @@ es_type_remember(TupleTableSlot *slot)
 	EsType	   *type;
 
 	xmin = HeapTupleHeaderGetXmin(ExecFetchSlotHeapTuple(slot, false, NULL)->t_data);
-	type = hash_search(es_type_by_no, &type_no, HASH_FIND, NULL);
+	type = es_names_by_number(&es_types, &type_no);
 	if (type == NULL)
 	{
 		int			category_len = isnull ? 0 : VARSIZE_ANY_EXHDR(DatumGetPointer(category));
 		int			name_len = VARSIZE_ANY_EXHDR(name);
-		char	   *copy = MemoryContextAlloc(es_type_context, category_len + name_len + 1);
+		char	   *copy = es_names_copy(&es_types,
+										 isnull ? NULL : VARDATA_ANY(DatumGetPointer(category)),
+										 category_len, VARDATA_ANY(name), name_len);
 
-		if (!isnull)
-			memcpy(copy, VARDATA_ANY(DatumGetPointer(category)), category_len);
-		memcpy(copy + category_len, VARDATA_ANY(name), name_len);
-
-		/* last, because an error before would leave an unfinished entry */
-		type = hash_search(es_type_by_no, &type_no, HASH_ENTER, NULL);
+		type = es_names_enter(&es_types, &type_no);
 		type->category = isnull ? NULL : copy;
 		type->category_len = category_len;
 		type->name = copy + category_len;
@@ -158,23 +112,11 @@ es_type_remember(TupleTableSlot *slot)
 	}
 	type->xmin = xmin;
 	if (!TransactionIdIsCurrentTransactionId(xmin))
-	{
-		uint64		hash = es_type_hash(type->category, type->category_len,
-										type->name, type->name_len);
-		EsTypeNameEntry *by_name = hash_search(es_type_by_name, &hash,
-											   HASH_ENTER, NULL);
-
-		by_name->type = type;
-	}
+		es_names_enter_hash(&es_types,
+							es_type_hash(type->category, type->category_len,
+										 type->name, type->name_len),
+							type);
 	return type;
-}
-
-static void
-es_type_text_key(ScanKey key, AttrNumber column, const char *value, int len)
-{
-	ScanKeyEntryInitialize(key, 0, column, BTEqualStrategyNumber, TEXTOID,
-						   C_COLLATION_OID, F_TEXTEQ,
-						   PointerGetDatum(cstring_to_text_with_len(value, len)));
 }
 
 /*
@@ -199,36 +141,34 @@ int32
 es_type_get(const EsStore *store, const char *category, int category_len,
 			const char *name, int name_len)
 {
-	EsTypeNameEntry *by_name;
+	EsType	   *cached;
 	Relation	rel;
 	Relation	index;
 	TupleTableSlot *slot;
 	IndexScanDesc scan;
 	ScanKeyData keys[2];
-	uint64		hash;
 	int32		type_no = 0;
 
-	es_type_cache_begin();
-	hash = es_type_hash(category, category_len, name, name_len);
-	by_name = hash_search(es_type_by_name, &hash, HASH_FIND, NULL);
-	if (by_name != NULL &&
-		(by_name->type->category == NULL) == (category == NULL) &&
-		by_name->type->category_len == category_len &&
-		by_name->type->name_len == name_len &&
-		(category == NULL || memcmp(by_name->type->category, category, category_len) == 0) &&
-		memcmp(by_name->type->name, name, name_len) == 0 &&
-		es_type_is_usable(by_name->type))
-		return by_name->type->type_no;
+	(void) es_names_begin(&es_types);
+	cached = es_names_by_hash(&es_types, es_type_hash(category, category_len, name, name_len));
+	if (cached != NULL &&
+		(cached->category == NULL) == (category == NULL) &&
+		cached->category_len == category_len &&
+		cached->name_len == name_len &&
+		(category == NULL || memcmp(cached->category, category, category_len) == 0) &&
+		memcmp(cached->name, name, name_len) == 0 &&
+		es_type_is_usable(cached))
+		return cached->type_no;
 
 	rel = table_open(store->event_type, RowExclusiveLock);
 	index = es_store_open_index(&store->type_by_category);
 	slot = table_slot_create(rel, NULL);
 	if (category != NULL)
-		es_type_text_key(&keys[0], 1, category, category_len);
+		es_names_key(&keys[0], 1, category, category_len);
 	else
 		ScanKeyEntryInitialize(&keys[0], SK_ISNULL | SK_SEARCHNULL, 1, InvalidStrategy,
 							   InvalidOid, InvalidOid, InvalidOid, (Datum) 0);
-	es_type_text_key(&keys[1], 2, name, name_len);
+	es_names_key(&keys[1], 2, name, name_len);
 	scan = es_index_beginscan(rel, index, SnapshotSelf, 2);
 	index_rescan(scan, keys, 2, NULL, 0);
 	while (type_no == 0 && index_getnext_slot(scan, ForwardScanDirection, slot))
@@ -244,12 +184,9 @@ es_type_get(const EsStore *store, const char *category, int category_len,
 
 	if (type_no == 0)
 	{
-		int			natts = RelationGetDescr(rel)->natts;
-		Datum	   *values = palloc0(natts * sizeof(Datum));
-		bool	   *isnull = palloc(natts * sizeof(bool));
+		Datum		values[Natts_es_type] = {0};
+		bool		isnull[Natts_es_type] = {false};
 
-		memset(isnull, true, natts);
-		memset(isnull, false, Natts_es_type);
 		type_no = (int32) nextval_internal(store->type_seq, false);
 		values[Anum_es_type_type_no - 1] = Int32GetDatum(type_no);
 		isnull[Anum_es_type_category - 1] = category == NULL;
@@ -258,7 +195,7 @@ es_type_get(const EsStore *store, const char *category, int category_len,
 				PointerGetDatum(cstring_to_text_with_len(category, category_len));
 		values[Anum_es_type_event_type - 1] =
 			PointerGetDatum(cstring_to_text_with_len(name, name_len));
-		es_table_insert(store, rel, values, isnull);
+		es_table_insert(store, rel, Natts_es_type, values, isnull);
 	}
 	table_close(rel, NoLock);
 	return type_no;
@@ -279,8 +216,8 @@ es_type_lookup(const EsStore *store, int32 type_no)
 	IndexScanDesc scan;
 	ScanKeyData key;
 
-	es_type_cache_begin();
-	type = hash_search(es_type_by_no, &type_no, HASH_FIND, NULL);
+	(void) es_names_begin(&es_types);
+	type = es_names_by_number(&es_types, &type_no);
 	if (type != NULL)
 		return type;
 
@@ -364,7 +301,7 @@ es_type_list(const EsStore *store, Datum *categories, int ncategories,
 		text	   *value = DatumGetTextPP(values[i]);
 		ScanKeyData key;
 
-		es_type_text_key(&key, 1, VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value));
+		es_names_key(&key, 1, VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value));
 		index_rescan(scan, &key, 1, NULL, 0);
 		while (index_getnext_slot(scan, ForwardScanDirection, slot))
 		{

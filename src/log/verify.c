@@ -22,7 +22,6 @@
 #include "access/genam.h"
 #include "access/table.h"
 #include "access/tableam.h"
-#include "catalog/pg_collation.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
@@ -42,6 +41,7 @@
 #include "base/compat.h"
 #include "base/result.h"
 #include "log/chain.h"
+#include "log/names.h"
 #include "log/store.h"
 #include "log/stream.h"
 
@@ -460,8 +460,7 @@ es_verify(PG_FUNCTION_ARGS)
 	verify->stream_slot = table_slot_create(stream, NULL);
 	verify->streams = es_index_beginscan(stream, by_stream, GetActiveSnapshot(), is_whole ? 0 : 1);
 	if (!is_whole)
-		ScanKeyEntryInitialize(&key, 0, 1, BTEqualStrategyNumber, TEXTOID,
-							   C_COLLATION_OID, F_TEXTEQ, PointerGetDatum(name));
+		es_names_key(&key, 1, VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name));
 	index_rescan(verify->streams, is_whole ? NULL : &key, is_whole ? 0 : 1, NULL, 0);
 	es_verify_next_stream(verify);
 	exists = is_whole || verify->next_no != 0;
