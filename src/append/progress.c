@@ -19,14 +19,13 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "port/atomics.h"
-#include "storage/lwlock.h"
 #include "storage/procarray.h"
-#include "storage/shmem.h"
 #include "utils/timestamp.h"
 
 #include "append/progress.h"
 #include "base/compat.h"
 #include "base/result.h"
+#include "base/shmem.h"
 
 /* imports that are shown at once, of all databases */
 #define ES_MAX_IMPORTS	16
@@ -46,6 +45,20 @@ static bool es_progress_shown = false;
 
 PG_FUNCTION_INFO_V1(es_import_progress);
 
+static void
+es_progress_reset(void *place)
+{
+	EsImportSlot *slots = place;
+
+	for (int i = 0; i < ES_MAX_IMPORTS; i++)
+	{
+		pg_atomic_init_u32(&slots[i].pid, 0);
+		pg_atomic_init_u32(&slots[i].database, InvalidOid);
+		pg_atomic_init_u64(&slots[i].started_at, 0);
+		pg_atomic_init_u64(&slots[i].events, 0);
+	}
+}
+
 /*
  * Find or make the places.
  *
@@ -54,43 +67,9 @@ PG_FUNCTION_INFO_V1(es_import_progress);
 static bool
 es_progress_attach(void)
 {
-	MemoryContext context = CurrentMemoryContext;
-	bool		found;
-
-	if (es_imports != NULL)
-		return true;
-	PG_TRY();
-	{
-		EsImportSlot *slots;
-
-		LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-		slots = ShmemInitStruct("event_store imports " ES_VERSION,
-								sizeof(EsImportSlot) * ES_MAX_IMPORTS, &found);
-		if (!found)
-		{
-			for (int i = 0; i < ES_MAX_IMPORTS; i++)
-			{
-				pg_atomic_init_u32(&slots[i].pid, 0);
-				pg_atomic_init_u32(&slots[i].database, InvalidOid);
-				pg_atomic_init_u64(&slots[i].started_at, 0);
-				pg_atomic_init_u64(&slots[i].events, 0);
-			}
-		}
-		LWLockRelease(AddinShmemInitLock);
-		es_imports = slots;
-	}
-	PG_CATCH();
-	{
-		if (geterrcode() != ERRCODE_OUT_OF_MEMORY)
-			PG_RE_THROW();
-		MemoryContextSwitchTo(context);
-		FlushErrorState();
-
-		/* the error has reset the hold-off that comes with the lock */
-		HOLD_INTERRUPTS();
-		LWLockRelease(AddinShmemInitLock);
-	}
-	PG_END_TRY();
+	if (es_imports == NULL)
+		es_imports = es_shmem_get("event_store imports " ES_VERSION,
+								  sizeof(EsImportSlot) * ES_MAX_IMPORTS, es_progress_reset);
 	return es_imports != NULL;
 }
 

@@ -25,11 +25,11 @@
 #include "storage/latch.h"
 #include "storage/lwlock.h"
 #include "storage/proc.h"
-#include "storage/shmem.h"
 #include "utils/inval.h"
 #include "utils/syscache.h"
 
 #include "base/compat.h"
+#include "base/shmem.h"
 #include "wakeup/shared.h"
 
 EsWakeupShared *es_wakeup_shared = NULL;
@@ -53,10 +53,10 @@ es_wakeup_request(void)
 }
 
 static void
-es_wakeup_reset(int n, Oid dboid)
+es_wakeup_reset(EsWakeupShared *shared, int n, Oid dboid)
 {
-	EsWakeupEntry *entry = &es_wakeup_shared->entries[n];
-	EsDatabaseCounters *counters = &es_wakeup_shared->counters[n];
+	EsWakeupEntry *entry = &shared->entries[n];
+	EsDatabaseCounters *counters = &shared->counters[n];
 
 	entry->dboid = dboid;
 	pg_atomic_init_u32(&entry->worker, 0);
@@ -77,32 +77,31 @@ es_wakeup_reset(int n, Oid dboid)
 }
 
 static void
-es_wakeup_create(void)
+es_wakeup_init_shared(void *place)
 {
-	bool		found;
+	EsWakeupShared *shared = place;
 
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	es_wakeup_shared = ShmemInitStruct("event_store wake-ups " ES_VERSION,
-									   sizeof(EsWakeupShared), &found);
-	if (!found)
+	pg_atomic_init_u32(&shared->launcher, 0);
+	shared->told_full = false;
+	pg_atomic_init_u64(&shared->launcher_waiting_since, 0);
+	pg_atomic_init_u64(&shared->told_waiting_at, 0);
+	pg_atomic_init_u64(&shared->gave_way_at, 0);
+	pg_atomic_init_u64(&shared->helped_at, 0);
+	shared->first = InvalidOid;
+	shared->first_since = 0;
+	shared->preloaded = process_shared_preload_libraries_in_progress || !IsUnderPostmaster;
+	for (int i = 0; i < ES_WAKEUP_DATABASES; i++)
 	{
-		pg_atomic_init_u32(&es_wakeup_shared->launcher, 0);
-		es_wakeup_shared->told_full = false;
-		pg_atomic_init_u64(&es_wakeup_shared->launcher_waiting_since, 0);
-		pg_atomic_init_u64(&es_wakeup_shared->told_waiting_at, 0);
-		pg_atomic_init_u64(&es_wakeup_shared->gave_way_at, 0);
-		pg_atomic_init_u64(&es_wakeup_shared->helped_at, 0);
-		es_wakeup_shared->first = InvalidOid;
-		es_wakeup_shared->first_since = 0;
-		es_wakeup_shared->preloaded = process_shared_preload_libraries_in_progress ||
-			!IsUnderPostmaster;
-		for (int i = 0; i < ES_WAKEUP_DATABASES; i++)
-		{
-			es_wakeup_reset(i, InvalidOid);
-			ConditionVariableInit(&es_wakeup_shared->entries[i].settled);
-		}
+		es_wakeup_reset(shared, i, InvalidOid);
+		ConditionVariableInit(&shared->entries[i].settled);
 	}
-	LWLockRelease(AddinShmemInitLock);
+}
+
+static void
+es_wakeup_attach(void)
+{
+	es_wakeup_shared = es_shmem_get("event_store wake-ups " ES_VERSION,
+									sizeof(EsWakeupShared), es_wakeup_init_shared);
 }
 
 static void
@@ -110,7 +109,7 @@ es_wakeup_startup(void)
 {
 	if (prev_shmem_startup_hook)
 		prev_shmem_startup_hook();
-	es_wakeup_create();
+	es_wakeup_attach();
 }
 
 /*
@@ -133,7 +132,7 @@ es_wakeup_take(Oid dboid)
 		if (es_wakeup_shared->entries[i].dboid != dboid)
 			continue;
 		result = &es_wakeup_shared->entries[i];
-		es_wakeup_reset(i, MyDatabaseId);
+		es_wakeup_reset(es_wakeup_shared, i, MyDatabaseId);
 	}
 	LWLockRelease(AddinShmemInitLock);
 	return result;
@@ -190,32 +189,11 @@ es_wakeup_get(void)
 		return es_wakeup_entry;
 
 	if (es_wakeup_shared == NULL)
+		es_wakeup_attach();
+	if (es_wakeup_shared == NULL)
 	{
-		MemoryContext context = CurrentMemoryContext;
-
-		PG_TRY();
-		{
-			es_wakeup_create();
-		}
-		PG_CATCH();
-		{
-			/* out of shared memory: do without */
-			if (geterrcode() != ERRCODE_OUT_OF_MEMORY)
-				PG_RE_THROW();
-			MemoryContextSwitchTo(context);
-			FlushErrorState();
-
-			/* the error has reset the hold-off that comes with the lock */
-			HOLD_INTERRUPTS();
-			LWLockRelease(AddinShmemInitLock);
-			es_wakeup_shared = NULL;
-		}
-		PG_END_TRY();
-		if (es_wakeup_shared == NULL)
-		{
-			es_wakeup_tried = true;
-			return NULL;
-		}
+		es_wakeup_tried = true;
+		return NULL;
 	}
 
 	es_wakeup_entry = es_wakeup_take(InvalidOid);
