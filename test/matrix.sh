@@ -10,10 +10,14 @@
 # that carries them, in a chroot that is made on first use and then kept; to
 # get newer packages, delete it.  Both kinds are used through a throw-away
 # overlay, in namespaces of their own: a run changes neither the machine's
-# installation nor the chroots, needs no free port, and leaves no process.
+# installation nor the chroots, and leaves no process.
+#
+# 13 comes from a suite whose libpq and Node.js are older than what
+# contrib/gateway and its tests need, so its chroot is of the suite after it and
+# takes the server alone from the older one.
 #
 # EVENT_STORE_MATRIX_DIR	where the chroots are (${TMPDIR:-/tmp}/event_store-matrix)
-# EVENT_STORE_MATRIX_TARGET	what to make (check, about eight minutes for each
+# EVENT_STORE_MATRIX_TARGET	what to make (check, about twelve minutes for each
 #							major; installcheck is quicker)
 # PG_CONFIG					this machine's PostgreSQL (pg_config)
 #
@@ -29,7 +33,7 @@ strict='-Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare'
 suite_of()
 {
 	case $1 in
-		13) echo bullseye ;;
+		13) echo bookworm ;;
 		15) echo bookworm ;;
 		17) echo trixie ;;
 		18) echo forky ;;
@@ -56,6 +60,8 @@ make_chroot()
 	mkdir -p "$chroots"
 	rm -rf "$root.part"
 	debootstrap --variant=minbase "$suite" "$root.part" "$mirror" $script
+	test "$1" != 13 ||
+		echo "deb $mirror bullseye main" >> "$root.part/etc/apt/sources.list"
 	# How this machine's apt gets to its mirror, and what it makes of its age.
 	apt-config dump |
 		grep -Ei '^Acquire::(https?::Proxy|Check-Valid-Until|Check-Date)' \
@@ -68,12 +74,12 @@ make_chroot()
 	printf '#!/bin/sh\nexit 101\n' > "$root.part/usr/sbin/policy-rc.d"
 	chmod +x "$root.part/usr/sbin/policy-rc.d"
 
-	cp test/matrix.sh "$root.part/matrix.sh"
+	cp test/matrix.sh test/setup.sh "$root.part/root"
 	unshare --mount --pid --fork --kill-child sh -euc '
 		mount -t proc proc "$1/proc"
-		chroot "$1" env DEBIAN_FRONTEND=noninteractive sh /matrix.sh --install "$2"
+		chroot "$1" env DEBIAN_FRONTEND=noninteractive sh /root/matrix.sh --install "$2"
 		' sh "$root.part" "$1"
-	rm "$root.part/matrix.sh"
+	rm "$root.part/root/matrix.sh" "$root.part/root/setup.sh"
 	mv "$root.part" "$root"
 }
 
@@ -81,10 +87,8 @@ make_chroot()
 install_here()
 {
 	apt-get -q update
-	apt-get -q -y --no-install-recommends install make gcc libc6-dev \
-		"postgresql-$1" "postgresql-server-dev-$1" "postgresql-$1-pgtap" \
-		libtap-parser-sourcehandler-pgtap-perl libipc-run-perl libdbd-pg-perl \
-		pgbouncer
+	apt-get -q -y --no-install-recommends install make "postgresql-$1" "postgresql-server-dev-$1"
+	PG_CONFIG=/usr/lib/postgresql/$1/bin/pg_config bash /root/setup.sh check
 
 	# Debian's package of 13 lacks the isolation tester: make it from the source.
 	tester=/usr/lib/postgresql/$1/lib/pgxs/src/test/isolation
@@ -176,9 +180,16 @@ test_major()
 		mount --rbind /dev "$new/root/dev"
 		mount -t tmpfs tmpfs "$new/root/dev/shm"
 		mount -t tmpfs tmpfs "$new/root/tmp"
+		# the authorities that this machine trusts, and how its npm gets to its registry
+		if test -f /etc/ssl/certs/ca-certificates.crt; then
+			mkdir -p "$new/root/etc/ssl/certs"
+			cp /etc/ssl/certs/ca-certificates.crt "$new/root/etc/ssl/certs"
+		fi
+		test ! -f ~/.npmrc || cp ~/.npmrc "$new/root/root"
 		mkdir "$new/root/tmp/source"
 		tar -xf - -C "$new/root/tmp/source" --no-same-owner
-		chroot "$new/root" env -i PATH="$PATH" LC_ALL=C \
+		chroot "$new/root" env -i PATH="$PATH" LC_ALL=C HOME=/root \
+			NODE_EXTRA_CA_CERTS="${NODE_EXTRA_CA_CERTS:-}" \
 			EVENT_STORE_MATRIX_TARGET="$4" \
 			sh -c "cd /tmp/source && exec sh test/matrix.sh --test \$0 \$1" "$2" "$3"
 		' sh "$root" "$1" "$there" "$target"
