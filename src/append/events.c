@@ -17,6 +17,7 @@
 #include "append/append.h"
 #include "base/args.h"
 #include "base/compat.h"
+#include "base/json.h"
 #include "base/uuid.h"
 #include "log/tags.h"
 #include "settings.h"
@@ -63,25 +64,25 @@ es_event_tags_from_json(EsNewEvent *event, const char *argument, int element,
 						JsonbContainer *array)
 {
 	Datum	   *tags;
-	JsonbIterator *it;
-	JsonbValue	value;
+	EsJsonWalk	walk;
 	int			n = 0;
 
 	if (array == NULL || !JsonContainerIsArray(array) || JsonContainerIsScalar(array))
 		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, argument, element,
 					 "Tags must be an array of strings.");
 	tags = palloc(sizeof(Datum) * (JsonContainerSize(array) + 1));
-	it = JsonbIteratorInit(array);
-	(void) JsonbIteratorNext(&it, &value, false);	/* WJB_BEGIN_ARRAY */
-	while (JsonbIteratorNext(&it, &value, true) == WJB_ELEM)
+	es_json_walk(&walk, array);
+	while (es_json_next_element(&walk))
 	{
-		if (value.type == jbvNull)
+		const JsonbValue *value = &walk.value;
+
+		if (value->type == jbvNull)
 			es_arg_error(ERRCODE_NULL_VALUE_NOT_ALLOWED, argument, element, "A tag is null.");
-		if (value.type != jbvString)
+		if (value->type != jbvString)
 			es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, argument, element,
 						 "Tags must be an array of strings.");
-		tags[n++] = PointerGetDatum(cstring_to_text_with_len(value.val.string.val,
-															 value.val.string.len));
+		tags[n++] = PointerGetDatum(cstring_to_text_with_len(value->val.string.val,
+															 value->val.string.len));
 	}
 	es_event_set_tags(event, argument, element, tags, n);
 }
@@ -342,72 +343,66 @@ static void
 es_event_from_object(JsonbContainer *object, int element, EsNewEvent *event,
 					 EsStreamName *stream)
 {
-	JsonbIterator *it = JsonbIteratorInit(object);
-	JsonbValue	key;
-	JsonbValue	value;
+	EsJsonWalk	walk;
 
 	event->schema_version = 1;
-	(void) JsonbIteratorNext(&it, &key, false); /* WJB_BEGIN_OBJECT */
-	while (JsonbIteratorNext(&it, &key, true) == WJB_KEY)
+	es_json_walk(&walk, object);
+	while (es_json_next_key(&walk))
 	{
-		int			len = key.val.string.len;
-		const char *name = key.val.string.val;
+		JsonbValue *value = &walk.value;
 
-		(void) JsonbIteratorNext(&it, &value, true);	/* WJB_VALUE */
-
-#define IS_KEY(s) (len == sizeof(s) - 1 && memcmp(name, s, sizeof(s) - 1) == 0)
-		if (IS_KEY("event_type"))
+		if (es_json_key_is(&walk, "event_type"))
 		{
-			if (value.type != jbvString)
+			if (value->type != jbvString)
 				es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, "events", element,
 							 "\"event_type\" must be a string.");
-			event->type = value.val.string.val;
-			event->type_len = value.val.string.len;
+			event->type = value->val.string.val;
+			event->type_len = value->val.string.len;
 		}
-		else if (IS_KEY("data"))
-			event->data = JsonbPGetDatum(JsonbValueToJsonb(&value));
-		else if (IS_KEY("metadata"))
+		else if (es_json_key_is(&walk, "data"))
+			event->data = JsonbPGetDatum(JsonbValueToJsonb(value));
+		else if (es_json_key_is(&walk, "metadata"))
 		{
-			if (value.type != jbvNull)
-				event->metadata = JsonbPGetDatum(JsonbValueToJsonb(&value));
+			if (value->type != jbvNull)
+				event->metadata = JsonbPGetDatum(JsonbValueToJsonb(value));
 		}
-		else if (IS_KEY("event_id"))
+		else if (es_json_key_is(&walk, "event_id"))
 		{
-			if (value.type == jbvNull)
+			if (value->type == jbvNull)
 				continue;
-			if (value.type != jbvString ||
-				!es_parse_uuid(value.val.string.val, value.val.string.len, &event->event_id))
+			if (value->type != jbvString ||
+				!es_parse_uuid(value->val.string.val, value->val.string.len, &event->event_id))
 				es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, "events", element,
 							 "\"event_id\" must be a string with a UUID.");
 			event->id_given = true;
 		}
-		else if (IS_KEY("schema_version"))
+		else if (es_json_key_is(&walk, "schema_version"))
 		{
-			if (value.type != jbvNull)
-				event->schema_version = es_json_schema_version(&value, element);
+			if (value->type != jbvNull)
+				event->schema_version = es_json_schema_version(value, element);
 		}
-		else if (IS_KEY("tags"))
+		else if (es_json_key_is(&walk, "tags"))
 		{
-			if (value.type != jbvNull)
+			if (value->type != jbvNull)
 				es_event_tags_from_json(event, "events", element,
-										value.type == jbvBinary ? value.val.binary.data : NULL);
+										value->type == jbvBinary ? value->val.binary.data : NULL);
 		}
-		else if (stream != NULL && IS_KEY("stream_id"))
+		else if (stream != NULL && es_json_key_is(&walk, "stream_id"))
 		{
-			if (value.type == jbvNull)
+			if (value->type == jbvNull)
 				continue;
-			if (value.type != jbvString)
+			if (value->type != jbvString)
 				es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, "events", element,
 							 "\"stream_id\" must be a string.");
-			es_check_name("stream_id", element, value.val.string.val, value.val.string.len);
-			stream->name = value.val.string.val;
-			stream->len = value.val.string.len;
+			es_check_name("stream_id", element, value->val.string.val, value->val.string.len);
+			stream->name = value->val.string.val;
+			stream->len = value->val.string.len;
 		}
 		else
 			es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, "events", element,
 						 "Key \"%.*s\" is not known; an event has \"event_type\", \"data\", \"metadata\", \"event_id\", \"schema_version\" and \"tags\"%s.",
-						 len, name, stream != NULL ? ", and here \"stream_id\"" : "");
-#undef IS_KEY
+						 walk.key.val.string.len, walk.key.val.string.val,
+						 stream != NULL ? ", and here \"stream_id\"" : "");
 	}
 
 	if (event->type == NULL)
@@ -429,8 +424,7 @@ EsNewEvent *
 es_events_from_json(JsonbContainer *events, int *nevents, EsStreamName **streams)
 {
 	EsNewEvent *result;
-	JsonbIterator *it;
-	JsonbValue	value;
+	EsJsonWalk	walk;
 	int			n = 0;
 
 	if (JsonContainerIsScalar(events))
@@ -450,14 +444,15 @@ es_events_from_json(JsonbContainer *events, int *nevents, EsStreamName **streams
 	result = palloc0(sizeof(EsNewEvent) * JsonContainerSize(events));
 	if (streams != NULL)
 		*streams = palloc0(sizeof(EsStreamName) * JsonContainerSize(events));
-	it = JsonbIteratorInit(events);
-	(void) JsonbIteratorNext(&it, &value, false);	/* WJB_BEGIN_ARRAY */
-	while (JsonbIteratorNext(&it, &value, true) == WJB_ELEM)
+	es_json_walk(&walk, events);
+	while (es_json_next_element(&walk))
 	{
-		if (value.type != jbvBinary || !JsonContainerIsObject(value.val.binary.data))
+		const JsonbValue *value = &walk.value;
+
+		if (value->type != jbvBinary || !JsonContainerIsObject(value->val.binary.data))
 			es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, "events", n + 1,
 						 "It must be a JSON object.");
-		es_event_from_object(value.val.binary.data, n + 1, &result[n],
+		es_event_from_object(value->val.binary.data, n + 1, &result[n],
 							 streams == NULL ? NULL : &(*streams)[n]);
 		n++;
 	}

@@ -18,6 +18,7 @@
 
 #include "append/append.h"
 #include "base/args.h"
+#include "base/json.h"
 #include "base/result.h"
 #include "settings.h"
 
@@ -71,53 +72,46 @@ static void
 es_entry_from_object(JsonbContainer *object, int element, EsTarget *target,
 					 EsStreamsEntry *entry)
 {
-	JsonbIterator *it = JsonbIteratorInit(object);
-	JsonbValue	key;
-	JsonbValue	value;
+	EsJsonWalk	walk;
 	bool		has_expected = false;
 
-	(void) JsonbIteratorNext(&it, &key, false); /* WJB_BEGIN_OBJECT */
-	while (JsonbIteratorNext(&it, &key, true) == WJB_KEY)
+	es_json_walk(&walk, object);
+	while (es_json_next_key(&walk))
 	{
-		int			len = key.val.string.len;
-		const char *name = key.val.string.val;
+		const JsonbValue *value = &walk.value;
 
-		(void) JsonbIteratorNext(&it, &value, true);	/* WJB_VALUE */
-
-#define IS_KEY(s) (len == sizeof(s) - 1 && memcmp(name, s, sizeof(s) - 1) == 0)
-		if (IS_KEY("stream_id"))
+		if (es_json_key_is(&walk, "stream_id"))
 		{
-			if (value.type == jbvNull)
+			if (value->type == jbvNull)
 				es_arg_error(ERRCODE_NULL_VALUE_NOT_ALLOWED, "stream_id", element, "It is null.");
-			if (value.type != jbvString)
+			if (value->type != jbvString)
 				es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, "stream_id", element,
 							 "It must be a string.");
-			target->stream = value.val.string.val;
-			target->stream_len = value.val.string.len;
+			target->stream = value->val.string.val;
+			target->stream_len = value->val.string.len;
 			es_check_name("stream_id", element, target->stream, target->stream_len);
 		}
-		else if (IS_KEY("expected_version"))
+		else if (es_json_key_is(&walk, "expected_version"))
 		{
-			target->expected = es_entry_expected(&value, element);
+			target->expected = es_entry_expected(value, element);
 			has_expected = true;
 		}
-		else if (IS_KEY("events"))
+		else if (es_json_key_is(&walk, "events"))
 		{
-			if (value.type == jbvNull ||
-				(value.type == jbvBinary && JsonContainerIsArray(value.val.binary.data) &&
-				 JsonContainerSize(value.val.binary.data) == 0))
+			if (value->type == jbvNull ||
+				(value->type == jbvBinary && JsonContainerIsArray(value->val.binary.data) &&
+				 JsonContainerSize(value->val.binary.data) == 0))
 				continue;		/* only a check */
-			if (value.type != jbvBinary)
+			if (value->type != jbvBinary)
 				es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, "events", 0,
 							 "It must be a JSON object or an array of objects.");
-			entry->events = es_events_from_json(value.val.binary.data, &entry->nevents,
+			entry->events = es_events_from_json(value->val.binary.data, &entry->nevents,
 												NULL);
 		}
 		else
 			es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, "appends", element,
 						 "Key \"%.*s\" is not known; an append has \"stream_id\", \"expected_version\" and \"events\".",
-						 len, name);
-#undef IS_KEY
+						 walk.key.val.string.len, walk.key.val.string.val);
 	}
 
 	if (target->stream == NULL)
@@ -177,8 +171,7 @@ static void
 es_streams_from_json(Jsonb *appends, EsAppend *append)
 {
 	EsStreamsEntry *entries;
-	JsonbIterator *it;
-	JsonbValue	value;
+	EsJsonWalk	walk;
 	ErrorContextCallback context;
 	int			element = 0;
 	int64		nevents = 0;
@@ -196,15 +189,16 @@ es_streams_from_json(Jsonb *appends, EsAppend *append)
 	context.arg = &element;
 	context.previous = error_context_stack;
 	error_context_stack = &context;
-	it = JsonbIteratorInit(&appends->root);
-	(void) JsonbIteratorNext(&it, &value, false);	/* WJB_BEGIN_ARRAY */
-	while (JsonbIteratorNext(&it, &value, true) == WJB_ELEM)
+	es_json_walk(&walk, &appends->root);
+	while (es_json_next_element(&walk))
 	{
+		JsonbValue *value = &walk.value;
+
 		element++;
-		if (value.type != jbvBinary || !JsonContainerIsObject(value.val.binary.data))
+		if (value->type != jbvBinary || !JsonContainerIsObject(value->val.binary.data))
 			es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, "appends", element,
 						 "It must be a JSON object.");
-		es_entry_from_object(value.val.binary.data, element, &append->targets[element - 1],
+		es_entry_from_object(value->val.binary.data, element, &append->targets[element - 1],
 							 &entries[element - 1]);
 		nevents += entries[element - 1].nevents;
 	}

@@ -21,6 +21,7 @@
 
 #include "base/args.h"
 #include "base/compat.h"
+#include "base/json.h"
 #include "log/tags.h"
 #include "read/query.h"
 
@@ -33,8 +34,7 @@ static int
 es_query_strings(const char *argument, int element, const char *key,
 				 const JsonbValue *value, Datum **strings)
 {
-	JsonbIterator *it;
-	JsonbValue	string;
+	EsJsonWalk	walk;
 	int			n = 0;
 
 	*strings = NULL;
@@ -46,16 +46,17 @@ es_query_strings(const char *argument, int element, const char *key,
 	if (JsonContainerSize(value->val.binary.data) == 0)
 		return 0;
 	*strings = palloc(sizeof(Datum) * JsonContainerSize(value->val.binary.data));
-	it = JsonbIteratorInit(value->val.binary.data);
-	(void) JsonbIteratorNext(&it, &string, false);	/* WJB_BEGIN_ARRAY */
-	while (JsonbIteratorNext(&it, &string, true) == WJB_ELEM)
+	es_json_walk(&walk, value->val.binary.data);
+	while (es_json_next_element(&walk))
 	{
-		if (string.type != jbvString)
+		const JsonbValue *string = &walk.value;
+
+		if (string->type != jbvString)
 			es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, argument, element,
 						 "\"%s\" must be an array of strings.", key);
-		es_check_name(argument, element, string.val.string.val, string.val.string.len);
-		(*strings)[n++] = PointerGetDatum(cstring_to_text_with_len(string.val.string.val,
-																   string.val.string.len));
+		es_check_name(argument, element, string->val.string.val, string->val.string.len);
+		(*strings)[n++] = PointerGetDatum(cstring_to_text_with_len(string->val.string.val,
+																   string->val.string.len));
 	}
 	/* a set, both of them */
 	return es_tags_sort(*strings, n);
@@ -65,26 +66,21 @@ static void
 es_query_parse_item(const char *argument, int element, JsonbContainer *object,
 					EsQueryItem *item)
 {
-	JsonbIterator *it = JsonbIteratorInit(object);
-	JsonbValue	key;
-	JsonbValue	value;
+	EsJsonWalk	walk;
 
-	(void) JsonbIteratorNext(&it, &key, false); /* WJB_BEGIN_OBJECT */
-	while (JsonbIteratorNext(&it, &key, true) == WJB_KEY)
+	es_json_walk(&walk, object);
+	while (es_json_next_key(&walk))
 	{
-		int			len = key.val.string.len;
-		const char *name = key.val.string.val;
-
-		(void) JsonbIteratorNext(&it, &value, true);	/* WJB_VALUE */
-		if (len == strlen("event_types") && memcmp(name, "event_types", len) == 0)
-			item->ntypes = es_query_strings(argument, element, "event_types", &value,
+		if (es_json_key_is(&walk, "event_types"))
+			item->ntypes = es_query_strings(argument, element, "event_types", &walk.value,
 											&item->types);
-		else if (len == strlen("tags") && memcmp(name, "tags", len) == 0)
-			item->ntags = es_query_strings(argument, element, "tags", &value, &item->tags);
+		else if (es_json_key_is(&walk, "tags"))
+			item->ntags = es_query_strings(argument, element, "tags", &walk.value,
+										   &item->tags);
 		else
 			es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, argument, element,
 						 "Key \"%.*s\" is not known; an item has \"event_types\" and \"tags\".",
-						 len, name);
+						 walk.key.val.string.len, walk.key.val.string.val);
 	}
 }
 
@@ -99,43 +95,38 @@ EsQuery *
 es_query_parse(const char *argument, Jsonb *json)
 {
 	EsQuery    *query = palloc0(sizeof(EsQuery));
-	JsonbIterator *it;
-	JsonbValue	key;
-	JsonbValue	value;
+	EsJsonWalk	walk;
 
 	if (!JB_ROOT_IS_OBJECT(json))
 		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, argument, 0,
 					 "A query must be a JSON object.");
-	it = JsonbIteratorInit(&json->root);
-	(void) JsonbIteratorNext(&it, &key, false); /* WJB_BEGIN_OBJECT */
-	while (JsonbIteratorNext(&it, &key, true) == WJB_KEY)
+	es_json_walk(&walk, &json->root);
+	while (es_json_next_key(&walk))
 	{
-		JsonbIterator *items;
-		JsonbValue	item;
+		const JsonbValue *value = &walk.value;
+		EsJsonWalk	items;
 
-		(void) JsonbIteratorNext(&it, &value, true);	/* WJB_VALUE */
-		if (key.val.string.len != strlen("items") ||
-			memcmp(key.val.string.val, "items", strlen("items")) != 0)
+		if (!es_json_key_is(&walk, "items"))
 			es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, argument, 0,
 						 "Key \"%.*s\" is not known; a query has \"items\".",
-						 key.val.string.len, key.val.string.val);
-		if (value.type == jbvNull)
+						 walk.key.val.string.len, walk.key.val.string.val);
+		if (value->type == jbvNull)
 			continue;
-		if (value.type != jbvBinary || !JsonContainerIsArray(value.val.binary.data))
+		if (value->type != jbvBinary || !JsonContainerIsArray(value->val.binary.data))
 			es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, argument, 0,
 						 "\"items\" must be an array of objects.");
 		query->items = palloc0(sizeof(EsQueryItem) *
-							   (JsonContainerSize(value.val.binary.data) + 1));
-		items = JsonbIteratorInit(value.val.binary.data);
-		(void) JsonbIteratorNext(&items, &item, false); /* WJB_BEGIN_ARRAY */
-		while (JsonbIteratorNext(&items, &item, true) == WJB_ELEM)
+							   (JsonContainerSize(value->val.binary.data) + 1));
+		es_json_walk(&items, value->val.binary.data);
+		while (es_json_next_element(&items))
 		{
+			const JsonbValue *item = &items.value;
 			int			n = query->nitems++;
 
-			if (item.type != jbvBinary || !JsonContainerIsObject(item.val.binary.data))
+			if (item->type != jbvBinary || !JsonContainerIsObject(item->val.binary.data))
 				es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, argument, n + 1,
 							 "It must be a JSON object.");
-			es_query_parse_item(argument, n + 1, item.val.binary.data, &query->items[n]);
+			es_query_parse_item(argument, n + 1, item->val.binary.data, &query->items[n]);
 		}
 	}
 
