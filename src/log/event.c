@@ -16,7 +16,6 @@
 #include "access/htup_details.h"
 #include "access/tableam.h"
 #include "catalog/pg_type.h"
-#include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -26,15 +25,17 @@
 
 #include "base/compat.h"
 #include "log/event.h"
+#include "log/sql.h"
 #include "log/stream.h"
 #include "log/type.h"
 
-/* made at first use, kept; it adapts to role and policies by itself */
-static SPIPlanPtr es_row_filter_plan = NULL;
+/* its plan adapts to role and policies by itself */
+static EsSql es_row_filter_query =
+ES_SQL("SELECT 1 FROM event_store.event WHERE global_position OPERATOR(pg_catalog.=) $1",
+	   1, INT8OID);
 
 struct EsRowFilter
 {
-	SPIPlanPtr	plan;
 	Oid			userid;			/* whose policies */
 };
 
@@ -48,7 +49,6 @@ EsRowFilter *
 es_row_filter_begin(Relation event)
 {
 	EsRowFilter *filter;
-	Oid			argtypes[1] = {INT8OID};
 
 	if (likely(check_enable_rls(RelationGetRelid(event), InvalidOid, false) != RLS_ENABLED))
 		return NULL;
@@ -64,20 +64,6 @@ es_row_filter_begin(Relation event)
 
 	filter = palloc(sizeof(EsRowFilter));
 	filter->userid = GetUserId();
-	filter->plan = es_row_filter_plan;
-	if (filter->plan != NULL)
-		return filter;
-
-	SPI_connect();
-	filter->plan = SPI_prepare("SELECT 1 FROM event_store.event "
-							   "WHERE global_position OPERATOR(pg_catalog.=) $1",
-							   1, argtypes);
-	if (filter->plan == NULL)
-		elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
-	if (SPI_keepplan(filter->plan) != 0)
-		elog(ERROR, "SPI_keepplan failed");
-	es_row_filter_plan = filter->plan;
-	SPI_finish();
 	return filter;
 }
 
@@ -104,9 +90,7 @@ es_row_filter_passes(EsRowFilter *filter, int64 position)
 	if (unlikely(userid != filter->userid))
 		SetUserIdAndSecContext(filter->userid, context | SECURITY_LOCAL_USERID_CHANGE);
 	SPI_connect();
-	if (SPI_execute_plan(filter->plan, args, NULL, true, 1) != SPI_OK_SELECT)
-		elog(ERROR, "SPI_execute_plan failed");
-	passes = SPI_processed > 0;
+	passes = es_sql_read(&es_row_filter_query, args, NULL) > 0;
 	SPI_finish();
 	if (unlikely(userid != filter->userid))
 		SetUserIdAndSecContext(userid, context);

@@ -212,6 +212,20 @@ es_head_bound(Relation event, const EsStore *store, Snapshot snapshot)
 }
 
 /*
+ * The same for the active snapshot, for whoever has no store open.
+ */
+int64
+es_head_bound_now(void)
+{
+	const EsStore *store;
+	Relation	event = es_store_open_event(&store, AccessShareLock);
+	int64		bound = es_head_bound(event, store, GetActiveSnapshot());
+
+	table_close(event, AccessShareLock);
+	return bound;
+}
+
+/*
  * The settled head for a snapshot.
  *
  * proven		everything up to here is known to be settled for the snapshot,

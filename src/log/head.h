@@ -16,6 +16,7 @@ extern bool es_table_is_subscribed(Oid relid, bool *ready);
 extern void es_head_refuse_subscriber(const EsStore *store);
 extern bool es_head_is_available(const EsStore *store, Snapshot snapshot);
 extern int64 es_head_bound(Relation event, const EsStore *store, Snapshot snapshot);
+extern int64 es_head_bound_now(void);
 extern int64 es_head_settled(Relation event, const EsStore *store, Snapshot snapshot,
 							 int64 proven, EsBlocked *blocked);
 extern bool es_head_pending(Relation event, const EsStore *store, Snapshot snapshot,

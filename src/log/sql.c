@@ -8,7 +8,8 @@
  * es_owner_end that runs no function of a user.  Every name and operator in
  * the statements is qualified, and what the caller gives is passed as
  * parameters; should a name have been left unqualified after all, the fixed
- * search_path makes it harmless.
+ * search_path makes it harmless.  One statement runs outside of such a stretch:
+ * the one that asks a user's policies (log/event.c).
  *
  * The current memory context stays the caller's, not SPI's: what is made in
  * such a stretch outlives it.

@@ -352,14 +352,9 @@ es_projection_catch_up(EsProjection *projection, int64 upto)
 	/* otherwise busy appenders could keep us here for ever */
 	if (upto == PG_INT64_MAX)
 	{
-		const EsStore *store;
-		Relation	event = es_store_open_event(&store, AccessShareLock);
-
 		PushActiveSnapshot(GetTransactionSnapshot());
-		upto = es_head_bound(event, store, GetActiveSnapshot());
+		upto = Max(es_head_bound_now(), projection->position);
 		PopActiveSnapshot();
-		table_close(event, NoLock);
-		upto = Max(upto, projection->position);
 	}
 
 	do

@@ -16,7 +16,6 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "access/table.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "postmaster/bgworker.h"
@@ -223,8 +222,6 @@ es_projection_reconcile(bool *follows)
 	static bool waiting = false;
 	static bool any = true;
 	TimestampTz now = GetCurrentTimestamp();
-	const EsStore *store;
-	Relation	event;
 	List	   *projections;
 	List	   *turns = NIL;
 	ListCell   *lc;
@@ -262,9 +259,7 @@ es_projection_reconcile(bool *follows)
 		return false;
 	}
 
-	event = es_store_open_event(&store, AccessShareLock);
-	bound = es_head_bound(event, store, GetActiveSnapshot());
-	table_close(event, AccessShareLock);
+	bound = es_head_bound_now();
 
 	foreach(lc, projections)
 	{

@@ -134,8 +134,6 @@ static List *
 es_worker_look(MemoryContext context, long *pause_ms, bool *retrying)
 {
 	TimestampTz now;
-	const EsStore *store;
-	Relation	event;
 	List	   *projections;
 	List	   *result = NIL;
 	ListCell   *lc;
@@ -152,9 +150,7 @@ es_worker_look(MemoryContext context, long *pause_ms, bool *retrying)
 		proc_exit(0);
 
 	projections = es_projection_list(GetUserId());
-	event = es_store_open_event(&store, AccessShareLock);
-	bound = es_head_bound(event, store, GetActiveSnapshot());
-	table_close(event, AccessShareLock);
+	bound = es_head_bound_now();
 	now = GetCurrentTimestamp();
 
 	foreach(lc, projections)
