@@ -98,26 +98,6 @@ es_version_conflict(EsTarget **wrong, int nwrong)
 }
 
 /*
- * In REPEATABLE READ and SERIALIZABLE: refuse what the transaction's snapshot
- * cannot show, an event that was appended after it was taken.
- *
- * xmin			the event's inserter; invalid = there is no event
- *
- * Errors: 40001.
- */
-void
-es_check_snapshot_sees(TransactionId xmin)
-{
-	if (IsolationUsesXactSnapshot() && TransactionIdIsNormal(xmin) &&
-		!TransactionIdIsCurrentTransactionId(xmin) &&
-		XidInMVCCSnapshot(xmin, GetTransactionSnapshot()))
-		ereport(ERROR,
-				errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				errmsg("could not serialize access due to concurrent append"),
-				errhint("The transaction might succeed if retried."));
-}
-
-/*
  * Last version of a locked stream, uncommitted ones of our own included.
  *
  * chain		result: its hash

@@ -53,7 +53,6 @@ typedef struct EsAppend
 } EsAppend;
 
 /* append.c */
-extern void es_check_snapshot_sees(TransactionId xmin);
 extern int64 es_current_version(Relation event, const EsStore *store, int64 stream_no,
 								EsChain *chain);
 extern bool es_append_run(EsAppend *append);

@@ -15,6 +15,7 @@ struct EsCondition
 	int64		after;			/* positions up to here do not matter */
 };
 
+extern void es_check_snapshot_sees(TransactionId xmin);
 extern void es_condition_init(void);
 extern void es_condition_lock(const EsCondition *condition);
 extern void es_condition_check(EsAppend *append, int64 upto);
