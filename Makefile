@@ -2,6 +2,7 @@
 #
 #   make && sudo make install && make installcheck    against your own server
 #   make demo | make check                            on a fresh Debian machine
+#   make play | make stop                             a server with the demo's data, until it is stopped
 #   make gateway && sudo make install-gateway         contrib/gateway, for KurrentDB's clients
 #   make FAULTS=1                                     test build with fault points
 
@@ -33,13 +34,17 @@ REGRESS_OPTS = --load-extension=$(EXTENSION)
 PG_CONFIG   ?= pg_config
 
 # Goals that set up the machine first and so must not need pg_config.
-SCRIPT_GOALS = demo check bench check-matrix gateway install-gateway
+SCRIPT_GOALS = demo check play stop bench check-matrix gateway install-gateway
 
 ifneq ($(filter $(SCRIPT_GOALS),$(MAKECMDGOALS)),)
 
 .PHONY: $(SCRIPT_GOALS)
 demo check:
 	@exec bash test/$@.sh
+play:
+	@exec bash test/play.sh
+stop:
+	@exec bash test/play.sh stop
 bench:
 	@exec bash test/bench/run.sh
 check-matrix:

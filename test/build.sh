@@ -15,7 +15,7 @@ build_copy() {
 	top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 	mkdir -p "$1"
-	tar -C "$top" -cf - --exclude=.git --exclude='*.o' --exclude='*.bc' --exclude='*.so' \
+	tar -C "$top" -cf - --exclude=.git --exclude=./build --exclude='*.o' --exclude='*.bc' --exclude='*.so' \
 		--exclude='./regression.*' --exclude=./results --exclude=./output_iso \
 		--exclude=./tmp_check --exclude=./tmp_check_iso --exclude=./log . |
 		tar -C "$1" --no-same-owner -xf -
@@ -31,6 +31,27 @@ build_make() {
 		cat "$folder/make.log" >&2
 		return 1
 	fi
+}
+
+# build_changed pg_config: build in a copy that the tree keeps, so that only what
+# has changed is compiled the next time, and install.
+build_changed() {
+	local pg_config=$1 top folder file steps started=$SECONDS
+
+	top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+	folder=$top/build/$("$pg_config" --version | sed 's/[^0-9]*\([0-9.]*\).*/\1/')
+	build_copy "$folder"
+	while read -r file; do
+		[ -f "$top/$file" ] || rm -f "$folder/$file"
+	done < <(cd "$folder" && find src sql -name '*.[ch]' -o -name '*.sql')
+	steps=$(make -n -C "$folder" PG_CONFIG="$pg_config" 2>/dev/null | grep -cE -- ' -c -o |-emit-llvm') || true
+	if [ "$steps" -gt 0 ]; then
+		echo "compiling, $steps steps ..."
+	else
+		echo "nothing has changed since the last build"
+	fi
+	build_make "$folder" "$pg_config" && build_install "$folder" "$pg_config" || return 1
+	echo "installed into $("$pg_config" --pkglibdir), $((SECONDS - started)) s"
 }
 
 # build_install folder pg_config [goal]: into the system's PostgreSQL.

@@ -203,16 +203,12 @@ cluster_before_stop() {
 	fi
 }
 
-started=$SECONDS
 pg_config=$("$here/setup.sh" demo)
 cluster_make_dir
 
 heading "Building and installing for $("$pg_config" --version)"
-started_build=$SECONDS
-build_copy "$cluster_dir/build"
-build_make "$cluster_dir/build" "$pg_config"
-build_install "$cluster_dir/build" "$pg_config"
-echo "done in $((SECONDS - started_build)) s, into $("$pg_config" --pkglibdir)"
+build_changed "$pg_config"
+started=$SECONDS
 
 cluster_start "$pg_config"
 PATH=$cluster_bin:$PATH
@@ -230,3 +226,4 @@ show_subscription
 show_projection
 
 heading "That was the event store, in $((SECONDS - started)) s; the throw-away cluster goes now"
+echo "Play with it yourself: make play. Read on: README.md, doc/. Install it in your server: make && sudo make install"

@@ -2,7 +2,8 @@
 # blocks of README.md and doc/ and run, and what they print is compared.
 #
 #	```sql			is run by psql, block after block, one session for each file
-#	```text			directly behind it: what the block prints, all of it
+#	```js, ```python	is a whole program, run behind the file's SQL, in its database
+#	```text			directly behind one of these: what it prints, all of it
 #	<!-- sql		... -->: is run too, and not shown: tables that examples need
 #
 # A block with nothing behind it may print what it likes, but no error.  Event
@@ -16,11 +17,19 @@ use warnings;
 
 use EventStoreTest;
 use Exporter 'import';
+use FindBin qw($Bin);
 use IPC::Run ();
 
 our @EXPORT = qw(examples run_examples comparable);
 
-# All blocks of a file: { line, sql, printed (undef: anything without an error) }.
+# how a program of standard input is run; Node.js finds packages from the folder
+# in which it is
+my %program = (
+	js => [ 'node', '--input-type=module', '-' ],
+	python => [ '/usr/bin/python3', '-' ]);
+
+# All blocks of a file: { line, sql, printed (undef: anything without an error) };
+# those of other languages have {program} in place of {sql}.
 sub examples
 {
 	my ($file) = @_;
@@ -44,6 +53,11 @@ sub examples
 				push @blocks, { line => $line, sql => $text };
 				$directly = $kind eq 'sql';
 			}
+			elsif ($program{$kind})
+			{
+				push @blocks, { line => $line, program => $program{$kind}, text => $text };
+				$directly = 1;
+			}
 			elsif ($kind eq 'text' && $directly)
 			{
 				$blocks[-1]{printed} = $text;
@@ -65,10 +79,11 @@ sub examples
 	return @blocks;
 }
 
-# Run them in one psql session; each block gets {got}.
+# Run them, the SQL in one psql session; each block gets {got}.
 sub run_examples
 {
-	my ($node, $dbname, @blocks) = @_;
+	my ($node, $dbname, @all) = @_;
+	my @blocks = grep { defined $_->{sql} } @all;
 	my $input = "SET client_min_messages = notice;\n";
 
 	$input .= "\\echo \@\@$_\@\@\n$blocks[$_]{sql}" for 0 .. $#blocks;
@@ -81,7 +96,20 @@ sub run_examples
 
 	shift @got;
 	$blocks[$_]{got} = $got[$_] // '' for 0 .. $#blocks;
-	return @blocks;
+	run_foreign($node, $dbname, $_) for grep { $_->{program} } @all;
+	return @all;
+}
+
+sub run_foreign
+{
+	my ($node, $dbname, $block) = @_;
+	my $got = '';
+
+	local @ENV{qw(PGHOST PGPORT PGUSER PGDATABASE)} = ($node->host, $node->port, (getpwuid($>))[0], $dbname);
+	IPC::Run::run($block->{program}, '<', \$block->{text}, '>', \$got, '2>&1', init => sub { chdir "$Bin/../../examples/node" })
+	  or $got .= "ERROR:  the program has failed\n";
+	$block->{got} = $got;
+	return;
 }
 
 # What two runs print alike: values that differ each time, and the widths of
