@@ -23,9 +23,9 @@
 #include "evolution/function.h"
 #include "evolution/upcast.h"
 #include "log/drop.h"
+#include "log/gaps.h"
 #include "log/head.h"
 #include "log/order.h"
-#include "log/scan.h"
 #include "log/sequence.h"
 #include "log/store.h"
 #include "log/stream.h"
@@ -50,7 +50,7 @@ _PG_init(void)
 	es_store_init();
 	es_drop_init();
 	es_order_init();
-	es_scan_init();
+	es_gaps_init();
 	es_sequence_init();
 	es_head_init();
 	es_stream_init();

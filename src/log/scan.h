@@ -10,6 +10,7 @@
 #include "executor/tuptable.h"
 #include "utils/snapshot.h"
 
+#include "log/entries.h"
 #include "log/store.h"
 
 /* what to make of events of transactions that the snapshot sees running */
@@ -25,18 +26,6 @@ typedef enum EsScanMode
 								 * snapshot */
 } EsScanMode;
 
-/*
- * One kind of events to walk over: of one of these types, with all of these
- * tags.
- */
-typedef struct EsScanItem
-{
-	const int32 *type_nos;		/* ascending; NULL = any */
-	int			ntypes;
-	const Datum *tags;			/* texts */
-	int			ntags;
-} EsScanItem;
-
 typedef struct EsScan EsScan;
 
 /* where and why a walk stopped before its end */
@@ -46,7 +35,6 @@ typedef struct EsBlocked
 	TransactionId xid;			/* inserter of that position */
 } EsBlocked;
 
-extern void es_scan_init(void);
 extern int64 es_scan_highest(Relation event, const EsStore *store,
 							 Snapshot snapshot, int64 upto);
 extern int64 es_scan_highest_inserted(Relation event, const EsStore *store);
