@@ -113,16 +113,18 @@ build() {
 
 # The extensions beside the product, which their tests need installed.
 build_contrib() {
-	local folder=$work/normal/contrib/message_db
+	local folder
 
 	say "contrib"
 	suite_started=$SECONDS
-	if build_make "$folder" "$pg_config" COPT="$warnings" && build_install "$folder" "$pg_config"; then
-		count "contrib, without warnings" 1 0 0
-	else
-		count "contrib" 0 1 1
-		finish
-	fi
+	for folder in message_db cluster; do
+		folder=$work/normal/contrib/$folder
+		if ! build_make "$folder" "$pg_config" COPT="$warnings" || ! build_install "$folder" "$pg_config"; then
+			count "contrib" 0 1 1
+			finish
+		fi
+	done
+	count "contrib, without warnings" 2 0 0
 }
 
 # The version stands in three places.

@@ -192,12 +192,15 @@ missing() {
 	if [ -z "$pg_config" ]; then
 		echo "postgresql-$major-pgtap: pgTAP"
 		echo "postgresql-$major-repack: pg_repack"
+		echo "postgresql-$major-plproxy: PL/Proxy"
 		return
 	fi
 	[ -f "$share/extension/pgtap.control" ] || echo "postgresql-$major-pgtap: pgTAP"
 	[ -f "$share/extension/amcheck.control" ] || echo "postgresql-$major: amcheck"
 	[ -x "$("$pg_config" --bindir)/pg_repack" ] && [ -f "$share/extension/pg_repack.control" ] ||
 		echo "postgresql-$major-repack: pg_repack"
+	[ -f "$share/extension/plproxy.control" ] || echo "postgresql-$major-plproxy: PL/Proxy"
+	[ -f "$share/extension/postgres_fdw.control" ] || echo "postgresql-$major: postgres_fdw"
 	[ -x "$("$pg_config" --bindir)/pgbench" ] || echo "postgresql-$major: pgbench"
 	[ -x "$tests/regress/pg_regress" ] || echo "postgresql-server-dev-$major: pg_regress"
 	# not to be had for 13: Debian's packages come without it
