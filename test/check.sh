@@ -6,7 +6,8 @@
 # Installs what is missing, builds with warnings as errors (once as shipped and
 # once with fault points), installs the shipped build, and runs all suites
 # against it: pg_regress and the isolation tester through "make installcheck",
-# pgTAP and TAP, and contrib/gateway's with KurrentDB's clients.  The last line reads "N passed, N failed"; the exit status is 0
+# pgTAP and TAP, and those of contrib/gateway and contrib/feed.  The last line reads
+# "N passed, N failed"; the exit status is 0
 # only when nothing failed.  A build that fails, a suite or a file that runs no
 # test, one that dies, and one that runs into the time limit count as failed
 # tests.  What failed is printed with its differences and logs.
@@ -261,6 +262,23 @@ run_gateway() {
 		contrib/gateway/test/login.js contrib/gateway/test/failures.js
 }
 
+# contrib/feed, with the servers that it feeds; its tests start them.
+run_feed() {
+	local feed=$work/normal/contrib/feed
+
+	if ! build_make "$feed" "$pg_config" CFLAGS='-O2 -g -Werror' NATS=yes KAFKA=yes REDIS=yes HTTP=yes all test-programs; then
+		say "feed"
+		suite_started=$SECONDS
+		count feed 0 1 1
+		return
+	fi
+	cd "$work/normal"
+	run_tap feed "${cluster_drop[@]}" \
+		env -u PGHOST -u PGPORT -u PGUSER -u PGDATABASE \
+		HOME="$work/tap" TMPDIR="$work/tap/tmp" PG_CONFIG="$pg_config" \
+		perl test/prove.pl --tally "$work/tap/feed" contrib/feed/test/sink_*.js contrib/feed/test/settings.js
+}
+
 # --- main -------------------------------------------------------------------
 
 deadline=$((${CHECK_MINUTES:-40} * 60))
@@ -294,4 +312,5 @@ fi
 run_pgtap
 run_perl_tap
 run_gateway
+run_feed
 finish

@@ -184,6 +184,18 @@ missing() {
 		protobuf-c/protobuf-c.h libprotobuf-c-dev
 		pcre2.h libpcre2-dev
 	END
+	# contrib/feed
+	for command in nats-server:nats-server redis-server:redis-server redis-cli:redis-tools; do
+		command -v "${command%:*}" >/dev/null || echo "${command#*:}: ${command%:*}"
+	done
+	while read -r header package; do
+		[ -f "/usr/include/$header" ] || echo "$package: $header"
+	done <<-'END'
+		nats/nats.h libnats-dev
+		librdkafka/rdkafka_mock.h librdkafka-dev
+		hiredis/hiredis.h libhiredis-dev
+	END
+	pkg-config --exists libcurl 2>/dev/null || echo "libcurl4-openssl-dev: libcurl"
 	pkg-config --exists 'libpq >= 14' 2>/dev/null || echo "libpq-dev: libpq"
 	# Debian's Python, whatever else is on the PATH
 	for module in psycopg psycopg2; do
@@ -245,19 +257,23 @@ hold_main_cluster_back() {
 }
 
 install_packages() {
-	local packages=("$@") had_pgbouncer=no
+	local packages=("$@") service new=()
 
-	command -v pgbouncer >/dev/null && had_pgbouncer=yes
+	for service in pgbouncer nats-server redis-server; do
+		command -v $service >/dev/null || new+=("$service")
+	done
 	hold_services_back
 	case " ${packages[*]} " in
 		*" postgresql-"[0-9]*) hold_main_cluster_back || return 1 ;;
 	esac
 	apt_install "${packages[@]}" || return 1
 
-	# the tests start their own pgbouncer; the machine need not at the next boot
-	if [ $had_pgbouncer = no ] && [ -d /run/systemd/system ] && command -v pgbouncer >/dev/null; then
-		as_root systemctl --quiet disable pgbouncer.service || true
-	fi
+	# the tests start their own; the machine need not at the next boot
+	for service in "${new[@]}"; do
+		if [ -d /run/systemd/system ] && command -v "$service" >/dev/null; then
+			as_root systemctl --quiet disable "$service.service" || true
+		fi
+	done
 }
 
 # --- main -------------------------------------------------------------------

@@ -5,6 +5,7 @@
  */
 #include "util.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <time.h>
@@ -14,7 +15,7 @@ checked(void *p)
 {
 	if (p == NULL)
 	{
-		fputs("event_store_gateway: out of memory\n", stderr);
+		fprintf(stderr, "%s: out of memory\n", program_invocation_short_name);
 		abort();
 	}
 	return p;

@@ -1,0 +1,57 @@
+#!/usr/bin/env node
+'use strict';
+const { assert, Feed, freePort, judge, LIMIT, stored, test, until } = require('./lib');
+const { common } = require('./common');
+const { Lines } = require('./lines');
+const fs = require('node:fs');
+const sink = new Lines();
+
+common(sink, ({ pg }) => {
+  test('metrics, standard output, and a second feed that waits for the first', async () => {
+    pg.psql(`SELECT es_create_subscription('out', ARRAY['Out'])`);
+    pg.psql(`SELECT es_append('Out-1', 0, 'T', to_jsonb(i)) FROM generate_series(1, 1) AS i`);
+    const port = await freePort();
+    const args = ['--subscription=out', `--metrics=127.0.0.1:${port}`];
+    const feed = new Feed(pg, args, 'feed-out');
+    const output = `${feed.log}.out`;
+    feed.stdout = fs.openSync(output, 'a');
+    await feed.start();
+    const metric = async (name) => {
+      const text = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text();
+      return Number(new RegExp(`^event_store_feed_${name}{subscription="out",sink="lines"} (\\d+)$`, 'm').exec(text)[1]);
+    };
+    await until('one is published', async () => await metric('published_events_total') === 1, LIMIT);
+    await until('and acknowledged', async () => await metric('in_hand_events') === 0 && await metric('acknowledged_position') > 0, LIMIT);
+    assert.equal(await metric('store_up'), 1);
+    assert.equal(await metric('sink_up'), 1);
+    assert.equal(JSON.parse(fs.readFileSync(output)).subject, 'Out-1');
+
+    const second = new Feed(pg, ['--subscription=out'], 'feed-second');
+    second.stdout = fs.openSync(output, 'a');
+    await second.start('"store connected"');
+    await feed.end('SIGKILL');
+    pg.psql(`SELECT es_append('Out-1', 1, 'T', '2')`);
+    await until('the second goes on', () => fs.readFileSync(output).toString().split('\n').length === 3, LIMIT);
+    await second.end();
+  }, LIMIT);
+
+  test('a torn line is cut off, and what is in the file is not written again', async () => {
+    pg.psql(`SELECT es_create_subscription('torn', ARRAY['Torn'])`);
+    const file = `${sink.file}.torn`;
+    const feed = new Feed(pg, ['--subscription=torn', `--target=${file}`], 'feed-torn');
+    pg.psql(`SELECT es_append('Torn-1', es_any(), 'T', to_jsonb(repeat('x', 1000))) FROM generate_series(1, 300) AS i`);
+    await feed.start();
+    await until('they are written', () => fs.existsSync(file) && fs.readFileSync(file).toString().split('\n').length === 301, LIMIT);
+    await feed.end();
+    const lines = fs.readFileSync(file).toString();
+    for (const [keep, cut] of [[lines.length, 0], [lines.length, 200], [1200, 100], [500, 0], [0, 0]]) {
+      fs.writeFileSync(file, lines.slice(0, keep - cut));
+      pg.psql(`SELECT es_reset_subscription('torn')`);
+      await feed.start();
+      await until('all are there', () => fs.readFileSync(file).toString().split('\n').length === 301, LIMIT);
+      await feed.end();
+      const got = fs.readFileSync(file).toString().split('\n').slice(0, -1).map((line) => JSON.parse(line));
+      assert.deepEqual(judge(stored(pg, "e.stream_id = 'Torn-1'"), got), { lost: 0, strange: 0, misplaced: 0, repeated: 0 });
+    }
+  }, LIMIT);
+});
