@@ -95,58 +95,67 @@ created(void *arg, const PGresult *r, const DbError *error)
 
 /* Its consumers here are told; those of other gateways when they look again. */
 static void
-changed(void *arg, const PGresult *r, const DbError *error)
+answer_and_tell(Request *request, const PGresult *r, const DbError *error, void (*tell) (const char *subscription))
 {
-	Request    *request = arg;
 	char	   *subscription;
 
 	if (!came_through(request, r, error))
 		return;
 	subscription = group_subscription(request->source, request->group);
-	groups_changed(subscription);
+	tell(subscription);
 	free(subscription);
 	answer_empty(request->call);
+}
+
+static void
+changed(void *arg, const PGresult *r, const DbError *error)
+{
+	answer_and_tell(arg, r, error, groups_changed);
 }
 
 static void
 replayed(void *arg, const PGresult *r, const DbError *error)
 {
-	Request    *request = arg;
-	char	   *subscription;
+	answer_and_tell(arg, r, error, groups_replay);
+}
 
-	if (!came_through(request, r, error))
-		return;
-	subscription = group_subscription(request->source, request->group);
-	groups_replay(subscription);
-	free(subscription);
-	answer_empty(request->call);
+/* --- what is asked ----------------------------------------------------------- */
+
+/*
+ * Read the message of a call and ask the database.
+ *
+ * ask			false when the message says too little; else it has asked, or
+ *				has answered the call
+ */
+static void
+ask_by(Call *call, const uint8_t *data, size_t len, const ProtobufCMessageDescriptor *form,
+	   bool (*ask) (Call *call, const void *message))
+{
+	ProtobufCMessage *message = data ? protobuf_c_message_unpack(form, NULL, len, data) : NULL;
+
+	if (message == NULL || !ask(call, message))
+		call_malformed(call);
+	if (message)
+		protobuf_c_message_free_unpacked(message, NULL);
 }
 
 /* --- create, update, delete, replay ---------------------------------------- */
 
-static void
-change(Call *call, const uint8_t *data, size_t len, bool create)
+static bool
+change(Call *call, const Gw__GroupReq__Options *o, bool create)
 {
-	Gw__GroupReq *req = data ? gw__group_req__unpack(NULL, len, data) : NULL;
-	Gw__GroupReq__Options *o = req ? req->options : NULL;
-	Request    *request;
 	const Gw__StreamName *stream = NULL;
+	Request    *request;
 	char	   *error = NULL;
 
 	if (o == NULL || o->settings == NULL || *o->group == '\0')
-	{
-		call_malformed(call);
-		goto done;
-	}
+		return false;
 	if (o->source_case == GW__GROUP_REQ__OPTIONS__SOURCE_STREAM)
 		stream = o->stream->stream;
 	else if (o->source_case == GW__GROUP_REQ__OPTIONS__SOURCE__NOT_SET)
 		stream = o->old_stream;
 	if (o->source_case != GW__GROUP_REQ__OPTIONS__SOURCE_ALL && stream == NULL)
-	{
-		call_malformed(call);
-		goto done;
-	}
+		return false;
 	if (o->source_case == GW__GROUP_REQ__OPTIONS__SOURCE_ALL &&
 		o->all->filtering_case == GW__GROUP_REQ__FROM_ALL__FILTERING_FILTER)
 	{
@@ -156,69 +165,57 @@ change(Call *call, const uint8_t *data, size_t len, bool create)
 		{
 			call_finish(call, GRPC_STATUS_INVALID_ARGUMENT, error);
 			free(error);
-			goto done;
+			return true;
 		}
 	}
 	request = request_new(call, stream, o->group);
 	if (request)
 		request_send(request, create ? group_insert(o, request->source, created, request) :
 					 group_update(o, request->source, changed, request));
-done:
-	if (req)
-		gw__group_req__free_unpacked(req, NULL);
+	return true;
 }
 
-static void
-create_message(Call *call, const uint8_t *data, size_t len)
+static bool
+ask_create(Call *call, const void *message)
 {
-	change(call, data, len, true);
+	return change(call, ((const Gw__GroupReq *) message)->options, true);
 }
 
-static void
-update_message(Call *call, const uint8_t *data, size_t len)
+static bool
+ask_update(Call *call, const void *message)
 {
-	change(call, data, len, false);
+	return change(call, ((const Gw__GroupReq *) message)->options, false);
 }
 
-static void
-delete_message(Call *call, const uint8_t *data, size_t len)
+static bool
+ask_delete(Call *call, const void *message)
 {
-	Gw__DropGroupReq *req = data ? gw__drop_group_req__unpack(NULL, len, data) : NULL;
-	Gw__DropGroupReq__Options *o = req ? req->options : NULL;
+	const Gw__DropGroupReq__Options *o = ((const Gw__DropGroupReq *) message)->options;
 	Request    *request;
 
 	if (o == NULL || o->source_case == GW__DROP_GROUP_REQ__OPTIONS__SOURCE__NOT_SET)
-		call_malformed(call);
-	else
-	{
-		request = request_new(call, o->source_case == GW__DROP_GROUP_REQ__OPTIONS__SOURCE_STREAM ? o->stream : NULL,
-							  o->group);
-		if (request)
-			request_send(request, group_delete(request->source, request->group, changed, request));
-	}
-	if (req)
-		gw__drop_group_req__free_unpacked(req, NULL);
+		return false;
+	request = request_new(call, o->source_case == GW__DROP_GROUP_REQ__OPTIONS__SOURCE_STREAM ? o->stream : NULL,
+						  o->group);
+	if (request)
+		request_send(request, group_delete(request->source, request->group, changed, request));
+	return true;
 }
 
-static void
-replay_message(Call *call, const uint8_t *data, size_t len)
+static bool
+ask_replay(Call *call, const void *message)
 {
-	Gw__ReplayReq *req = data ? gw__replay_req__unpack(NULL, len, data) : NULL;
-	Gw__ReplayReq__Options *o = req ? req->options : NULL;
+	const Gw__ReplayReq__Options *o = ((const Gw__ReplayReq *) message)->options;
 	Request    *request;
 
 	if (o == NULL || o->source_case == GW__REPLAY_REQ__OPTIONS__SOURCE__NOT_SET)
-		call_malformed(call);
-	else
-	{
-		request = request_new(call, o->source_case == GW__REPLAY_REQ__OPTIONS__SOURCE_STREAM ? o->stream : NULL, o->group);
-		if (request)
-			request_send(request, group_replay(request->source, request->group,
-											   o->limit_case == GW__REPLAY_REQ__OPTIONS__LIMIT_STOP_AT ? o->stop_at : -1,
-											   replayed, request));
-	}
-	if (req)
-		gw__replay_req__free_unpacked(req, NULL);
+		return false;
+	request = request_new(call, o->source_case == GW__REPLAY_REQ__OPTIONS__SOURCE_STREAM ? o->stream : NULL, o->group);
+	if (request)
+		request_send(request, group_replay(request->source, request->group,
+										   o->limit_case == GW__REPLAY_REQ__OPTIONS__LIMIT_STOP_AT ? o->stop_at : -1,
+										   replayed, request));
+	return true;
 }
 
 /* --- info, list ------------------------------------------------------------ */
@@ -316,49 +313,39 @@ list_done(void *arg, const PGresult *r, const DbError *error)
 	free(resp.infos);
 }
 
-static void
-info_message(Call *call, const uint8_t *data, size_t len)
+static bool
+ask_info(Call *call, const void *message)
 {
-	Gw__GroupInfoReq *req = data ? gw__group_info_req__unpack(NULL, len, data) : NULL;
-	Gw__GroupInfoReq__Options *o = req ? req->options : NULL;
+	const Gw__GroupInfoReq__Options *o = ((const Gw__GroupInfoReq *) message)->options;
 	Request    *request;
 
 	if (o == NULL || o->source_case == GW__GROUP_INFO_REQ__OPTIONS__SOURCE__NOT_SET)
-		call_malformed(call);
-	else
-	{
-		request = request_new(call, o->source_case == GW__GROUP_INFO_REQ__OPTIONS__SOURCE_STREAM ? o->stream : NULL,
-							  o->group);
-		if (request)
-			request_send(request, group_select(request->source, request->group, info_done, request));
-	}
-	if (req)
-		gw__group_info_req__free_unpacked(req, NULL);
+		return false;
+	request = request_new(call, o->source_case == GW__GROUP_INFO_REQ__OPTIONS__SOURCE_STREAM ? o->stream : NULL,
+						  o->group);
+	if (request)
+		request_send(request, group_select(request->source, request->group, info_done, request));
+	return true;
 }
 
-static void
-list_message(Call *call, const uint8_t *data, size_t len)
+static bool
+ask_list(Call *call, const void *message)
 {
-	Gw__ListReq *req = data ? gw__list_req__unpack(NULL, len, data) : NULL;
-	Gw__ListReq__Options *o = req ? req->options : NULL;
+	const Gw__ListReq__Options *o = ((const Gw__ListReq *) message)->options;
 	Request    *request;
 
 	if (o == NULL || o->which_case == GW__LIST_REQ__OPTIONS__WHICH__NOT_SET)
-		call_malformed(call);
-	else
+		return false;
+	request = request_new(call, o->which_case == GW__LIST_REQ__OPTIONS__WHICH_OF &&
+						  o->of->source_case == GW__LIST_REQ__OF_SOURCE__SOURCE_STREAM ? o->of->stream : NULL, "");
+	if (request && o->which_case == GW__LIST_REQ__OPTIONS__WHICH_EVERYTHING)
 	{
-		request = request_new(call, o->which_case == GW__LIST_REQ__OPTIONS__WHICH_OF &&
-							  o->of->source_case == GW__LIST_REQ__OF_SOURCE__SOURCE_STREAM ? o->of->stream : NULL, "");
-		if (request && o->which_case == GW__LIST_REQ__OPTIONS__WHICH_EVERYTHING)
-		{
-			free(request->source);
-			request->source = NULL;
-		}
-		if (request)
-			request_send(request, group_select(request->source, NULL, list_done, request));
+		free(request->source);
+		request->source = NULL;
 	}
-	if (req)
-		gw__list_req__free_unpacked(req, NULL);
+	if (request)
+		request_send(request, group_select(request->source, NULL, list_done, request));
+	return true;
 }
 
 /* There is no subsystem to restart: a group begins anew when its consumers do. */
@@ -375,10 +362,17 @@ restart_message(Call *call, const uint8_t *data, size_t len)
 		.service = GROUPS_SERVICE, .name = name_, .features = words, .message = handler, .over = request_over \
 	}
 
-METHOD(group_create_method, "Create", "stream all", create_message);
-METHOD(group_update_method, "Update", "stream all", update_message);
-METHOD(group_delete_method, "Delete", "stream all", delete_message);
-METHOD(group_info_method, "GetInfo", "stream all", info_message);
-METHOD(group_list_method, "List", "stream all", list_message);
-METHOD(group_replay_method, "ReplayParked", "stream all", replay_message);
+#define ASKING_METHOD(variable, name_, form, ask) \
+	static void variable##_message(Call *call, const uint8_t *data, size_t len) \
+	{ \
+		ask_by(call, data, len, &form, ask); \
+	} \
+	METHOD(variable, name_, "stream all", variable##_message)
+
+ASKING_METHOD(group_create_method, "Create", gw__group_req__descriptor, ask_create);
+ASKING_METHOD(group_update_method, "Update", gw__group_req__descriptor, ask_update);
+ASKING_METHOD(group_delete_method, "Delete", gw__drop_group_req__descriptor, ask_delete);
+ASKING_METHOD(group_info_method, "GetInfo", gw__group_info_req__descriptor, ask_info);
+ASKING_METHOD(group_list_method, "List", gw__list_req__descriptor, ask_list);
+ASKING_METHOD(group_replay_method, "ReplayParked", gw__replay_req__descriptor, ask_replay);
 METHOD(group_restart_method, "RestartSubsystem", NULL, restart_message);
