@@ -4,6 +4,7 @@
 #   make demo | make check                            on a fresh Debian machine
 #   make play | make stop                             a server with the demo's data, until it is stopped
 #   make gateway && sudo make install-gateway         contrib/gateway, for KurrentDB's clients
+#   make feed && sudo make install-feed               contrib/feed, to NATS, Kafka, Redis, webhooks
 #   make FAULTS=1                                     test build with fault points
 
 EXTENSION    = event_store
@@ -34,7 +35,7 @@ REGRESS_OPTS = --load-extension=$(EXTENSION)
 PG_CONFIG   ?= pg_config
 
 # Goals that set up the machine first and so must not need pg_config.
-SCRIPT_GOALS = demo check play stop bench check-matrix gateway install-gateway
+SCRIPT_GOALS = demo check play stop bench check-matrix gateway install-gateway feed install-feed
 
 ifneq ($(filter $(SCRIPT_GOALS),$(MAKECMDGOALS)),)
 
@@ -53,6 +54,10 @@ gateway:
 	$(MAKE) -C $(top)/contrib/gateway PG_CONFIG=$(PG_CONFIG)
 install-gateway:
 	$(MAKE) -C $(top)/contrib/gateway PG_CONFIG=$(PG_CONFIG) install
+feed:
+	$(MAKE) -C $(top)/contrib/feed PG_CONFIG=$(PG_CONFIG)
+install-feed:
+	$(MAKE) -C $(top)/contrib/feed PG_CONFIG=$(PG_CONFIG) install
 
 else
 
