@@ -3,6 +3,7 @@
 #   make && sudo make install && make installcheck    against your own server
 #   make demo | make check                            on a fresh Debian machine
 #   make play | make stop                             a server with the demo's data, until it is stopped
+#   make check-ha                                     failover and backup, with Patroni, etcd and pgBackRest
 #   make gateway && sudo make install-gateway         contrib/gateway, for KurrentDB's clients
 #   make feed && sudo make install-feed               contrib/feed, to NATS, Kafka, Redis, webhooks
 #   make FAULTS=1                                     test build with fault points
@@ -50,6 +51,8 @@ bench:
 	@exec bash test/bench/run.sh
 check-matrix:
 	@exec bash test/matrix.sh
+check-ha:
+	@exec bash test/ha/run.sh
 gateway:
 	$(MAKE) -C $(top)/contrib/gateway PG_CONFIG=$(PG_CONFIG)
 install-gateway:
