@@ -25,6 +25,7 @@
 #include "log/drop.h"
 #include "log/gaps.h"
 #include "log/head.h"
+#include "log/last.h"
 #include "log/order.h"
 #include "log/sequence.h"
 #include "log/store.h"
@@ -52,6 +53,7 @@ _PG_init(void)
 	es_order_init();
 	es_gaps_init();
 	es_sequence_init();
+	es_last_init();
 	es_head_init();
 	es_stream_init();
 	es_type_init();

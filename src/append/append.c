@@ -8,10 +8,10 @@
  *
  * The streams are locked first and stay locked to the end of the transaction,
  * so appends to one stream queue up while appends to different streams do
- * not meet.  Under the lock a stream's last version is looked up in the
- * index with the state of now, not of the statement's snapshot; a REPEATABLE
- * READ or SERIALIZABLE transaction whose snapshot does not show that version
- * gets 40001.
+ * not meet.  Under the lock a stream's last version is looked up in shared
+ * memory (log/last.c), or in the index with the state of now, not of the
+ * statement's snapshot; a REPEATABLE READ or SERIALIZABLE transaction whose
+ * snapshot does not show that version gets 40001.
  *
  * Idempotency is decided by the event ids alone, which are unique in the
  * store, and by nothing volatile.  Only when the first id of a stream's
@@ -98,19 +98,47 @@ es_version_conflict(EsTarget **wrong, int nwrong)
 }
 
 /*
+ * Test build: is what is remembered of a stream what the index says?
+ */
+static void
+es_check_last(Relation event, const EsStore *store, int64 stream_no, const EsLast *last)
+{
+#ifdef ES_FAULTS
+	EsChain		chain = {0};
+	int64		version = es_event_last(event, store, SnapshotSelf, stream_no, 0, NULL, &chain);
+
+	if (version != last->version || chain.begun != last->is_chained)
+		ereport(ERROR,
+				errcode(ERRCODE_DATA_CORRUPTED),
+				errmsg("stream number " INT64_FORMAT " is at version " INT64_FORMAT ", not " INT64_FORMAT,
+					   stream_no, version, last->version));
+#endif
+}
+
+/*
  * Last version of a locked stream, uncommitted ones of our own included.
  *
+ * last			from es_stream_lock
  * chain		result: its hash
  *
  * Errors: 40001 when the transaction's snapshot does not show it.
  */
 int64
-es_current_version(Relation event, const EsStore *store, int64 stream_no, EsChain *chain)
+es_current_version(Relation event, const EsStore *store, int64 stream_no, const EsLast *last,
+				   EsChain *chain)
 {
 	TransactionId xmin = InvalidTransactionId;
-	int64		version = es_event_last(event, store, SnapshotSelf, stream_no, &xmin, chain);
+	int64		version;
 
+	if (last->is_exact)
+		es_check_last(event, store, stream_no, last);
+	if (last->is_exact && !last->is_chained && !es_hash_chain && !IsolationUsesXactSnapshot())
+		return last->version;
+
+	version = es_event_last(event, store, SnapshotSelf, stream_no, last->version, &xmin, chain);
 	es_check_snapshot_sees(xmin);
+	if (!last->is_exact)
+		es_last_put(event, store, stream_no, version, chain->begun);
 	return version;
 }
 
@@ -416,6 +444,7 @@ static void
 es_lock_targets(EsAppend *append)
 {
 	EsTarget  **order = palloc(sizeof(EsTarget *) * append->ntargets);
+	EsLast		last;
 	int			n = 0;
 
 	for (int i = 0; i < append->ntargets; i++)
@@ -429,9 +458,11 @@ es_lock_targets(EsAppend *append)
 	{
 		EsTarget   *target = order[i];
 
-		target->stream_no = es_stream_lock(append->store, target->stream, target->stream_len);
+		target->stream_no = es_stream_lock(append->store, append->event, target->stream,
+										   target->stream_len, &last);
 		target->current = target->stream_no == 0 ? 0 :
-			es_current_version(append->event, append->store, target->stream_no, &target->chain);
+			es_current_version(append->event, append->store, target->stream_no, &last,
+							   &target->chain);
 	}
 	pfree(order);
 }
@@ -452,8 +483,8 @@ es_number_events(EsAppend *append)
 		target->chain.stream = target->stream;
 		target->chain.stream_len = target->stream_len;
 		if (target->first >= 0 && target->stream_no == 0 && target->stream != NULL)
-			target->stream_no = es_stream_create(append->store, target->stream,
-												 target->stream_len);
+			target->stream_no = es_stream_create(append->store, append->event,
+												 target->stream, target->stream_len);
 		for (int k = target->first; k >= 0; k = append->events[k].next)
 		{
 			EsNewEvent *event = &append->events[k];

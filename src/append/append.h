@@ -9,6 +9,7 @@
 #include "fmgr.h"
 #include "utils/jsonb.h"
 
+#include "log/last.h"
 #include "log/write.h"
 
 /* the stream that an event names; NULL = none */
@@ -54,7 +55,7 @@ typedef struct EsAppend
 
 /* append.c */
 extern int64 es_current_version(Relation event, const EsStore *store, int64 stream_no,
-								EsChain *chain);
+								const EsLast *last, EsChain *chain);
 extern bool es_append_run(EsAppend *append);
 extern Datum es_append_set(FunctionCallInfo fcinfo, EsNewEvent *events, int nevents,
 						   bool is_duplicate);

@@ -228,6 +228,7 @@ es_import_stream(EsImport *import)
 {
 	EsImportKey key = {NULL, import->stream, 0, import->stream_len};
 	EsImportStream *stream;
+	EsLast		last;
 	bool		found;
 
 	stream = hash_search(import->streams, &key, HASH_ENTER, &found);
@@ -239,13 +240,14 @@ es_import_stream(EsImport *import)
 	memset(&stream->chain, 0, sizeof(stream->chain));
 	stream->chain.stream = stream->key.second;
 	stream->chain.stream_len = stream->key.second_len;
-	stream->stream_no = es_stream_lock(import->store, import->stream, import->stream_len);
+	stream->stream_no = es_stream_lock(import->store, import->event, import->stream,
+									   import->stream_len, &last);
 	if (stream->stream_no == 0)
-		stream->stream_no = es_stream_create(import->store, import->stream,
-											 import->stream_len);
+		stream->stream_no = es_stream_create(import->store, import->event,
+											 import->stream, import->stream_len);
 	else
 		stream->version = es_current_version(import->event, import->store,
-											 stream->stream_no, &stream->chain);
+											 stream->stream_no, &last, &stream->chain);
 	return stream;
 }
 

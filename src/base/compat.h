@@ -220,6 +220,22 @@ typedef OverrideSearchPath EsSearchPath;
 #define es_seq_rec_set(record, rel) ((record)->node = (rel)->rd_node)
 #endif
 
+/*
+ * The same for the file that a table has, and whether it has got a new one in
+ * this transaction.
+ */
+#if PG_VERSION_NUM >= 160000
+#define es_relation_file(rel)	((rel)->rd_locator.relNumber)
+#define es_relation_is_new(rel) \
+	((rel)->rd_createSubid != InvalidSubTransactionId || \
+	 (rel)->rd_firstRelfilelocatorSubid != InvalidSubTransactionId)
+#else
+#define es_relation_file(rel)	((rel)->rd_node.relNode)
+#define es_relation_is_new(rel) \
+	((rel)->rd_createSubid != InvalidSubTransactionId || \
+	 (rel)->rd_firstRelfilenodeSubid != InvalidSubTransactionId)
+#endif
+
 /* PG 15 moved requests for shared memory to a hook.  Drop with 14. */
 #if PG_VERSION_NUM >= 150000
 #define ES_HAVE_SHMEM_REQUEST_HOOK 1

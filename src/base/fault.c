@@ -27,6 +27,7 @@
 bool		es_fault_no_barrier = false;
 bool		es_fault_no_stop = false;
 bool		es_fault_no_confirm = false;
+bool		es_fault_no_undo = false;
 
 static char *es_fault_spec = NULL;
 static int	es_fault_malloc = 0;
@@ -79,6 +80,10 @@ es_fault_init(void)
 	DefineCustomBoolVariable("event_store.fault_no_confirm",
 							 "Test build: conditions are not looked at again after writing.",
 							 NULL, &es_fault_no_confirm, false, PGC_SUSET, 0,
+							 NULL, NULL, NULL);
+	DefineCustomBoolVariable("event_store.fault_no_undo",
+							 "Test build: last versions of streams are kept when a transaction rolls back.",
+							 NULL, &es_fault_no_undo, false, PGC_SUSET, 0,
 							 NULL, NULL, NULL);
 }
 

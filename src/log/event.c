@@ -229,23 +229,37 @@ es_event_order_key(const EsStore *store, TupleTableSlot *slot)
 /*
  * The last version of a stream that a snapshot shows; 0 if there is none.
  *
+ * known		a version from which on to look first, 0 = none.  Backwards from
+ *				the end nbtree reads whatever matches on a page, which for a
+ *				long stream is hundreds of entries
  * xmin			result, may be NULL: who appended it
  * chain		result, may be NULL: its hash
  */
 int64
 es_event_last(Relation event, const EsStore *store, Snapshot snapshot, int64 stream_no,
-			  TransactionId *xmin, EsChain *chain)
+			  int64 known, TransactionId *xmin, EsChain *chain)
 {
 	Relation	index = es_store_open_index(&store->read_index[ES_INDEX_STREAM]);
 	TupleTableSlot *slot = table_slot_create(event, NULL);
-	IndexScanDesc scan = es_index_beginscan(event, index, snapshot, 1);
-	ScanKeyData key;
+	IndexScanDesc scan = es_index_beginscan(event, index, snapshot, 2);
+	ScanKeyData keys[2];
 	int64		version = 0;
 	bool		isnull;
+	bool		found;
 
-	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(stream_no));
-	index_rescan(scan, &key, 1, NULL, 0);
-	if (index_getnext_slot(scan, BackwardScanDirection, slot))
+	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(stream_no));
+	ScanKeyInit(&keys[1], 2, BTGreaterEqualStrategyNumber, F_INT4GE,
+				Int32GetDatum((int32) known));
+	index_rescan(scan, keys, 2, NULL, 0);
+	found = index_getnext_slot(scan, BackwardScanDirection, slot);
+	if (!found && known > 0)
+	{
+		/* it has been rolled back, or is not visible */
+		keys[1].sk_argument = Int32GetDatum(0);
+		index_rescan(scan, keys, 2, NULL, 0);
+		found = index_getnext_slot(scan, BackwardScanDirection, slot);
+	}
+	if (found)
 	{
 		version = DatumGetInt32(slot_getattr(slot, Anum_es_event_version, &isnull));
 		if (xmin != NULL)
@@ -272,5 +286,5 @@ int64
 es_event_version(Relation event, const EsStore *store, Snapshot snapshot, int64 stream_no,
 				 TransactionId *xmin)
 {
-	return es_event_last(event, store, snapshot, stream_no, xmin, NULL);
+	return es_event_last(event, store, snapshot, stream_no, 0, xmin, NULL);
 }

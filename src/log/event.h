@@ -51,7 +51,8 @@ extern int64 es_event_tag_order(const text *tag);
 extern int64 es_event_order_number(const EsStore *store, TupleTableSlot *slot);
 extern text *es_event_order_key(const EsStore *store, TupleTableSlot *slot);
 extern int64 es_event_last(Relation event, const EsStore *store, Snapshot snapshot,
-						   int64 stream_no, TransactionId *xmin, EsChain *chain);
+						   int64 stream_no, int64 known, TransactionId *xmin,
+						   EsChain *chain);
 extern int64 es_event_version(Relation event, const EsStore *store, Snapshot snapshot,
 							  int64 stream_no, TransactionId *xmin);
 

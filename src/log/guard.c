@@ -27,6 +27,7 @@
 
 #include "base/compat.h"
 #include "base/errors.h"
+#include "log/last.h"
 
 PG_FUNCTION_INFO_V1(es_guard);
 
@@ -54,7 +55,10 @@ es_guard(PG_FUNCTION_ARGS)
 	if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
 	{
 		if (IsLogicalWorker() || es_is_restore())
+		{
+			es_last_forget_at_commit();
 			return PointerGetDatum(trigger->tg_trigtuple);
+		}
 		ereport(ERROR,
 				errcode(ERRCODE_ES_APPEND_ONLY),
 				errmsg("cannot insert into table \"%s\" directly", table),

@@ -30,6 +30,7 @@
 #include "access/xlog.h"
 #include "access/xloginsert.h"
 #include "catalog/pg_sequence.h"
+#include "catalog/pg_type.h"
 #include "commands/sequence.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
@@ -71,11 +72,11 @@ es_sequence_open(Oid seq)
 		elog(ERROR, "cache lookup failed for sequence %u", seq);
 	form = (Form_pg_sequence) GETSTRUCT(tuple);
 	if (form->seqcache != 1 || form->seqincrement != 1 || form->seqcycle ||
-		form->seqmax != PG_INT64_MAX)
+		form->seqmax != (form->seqtypid == INT4OID ? PG_INT32_MAX : PG_INT64_MAX))
 		ereport(ERROR,
 				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				errmsg("sequence \"%s\" has been altered", RelationGetRelationName(rel)),
-				errdetail("Positions must be drawn one by one."),
+				errdetail("Its numbers must be drawn one by one."),
 				errhint("Run ALTER SEQUENCE event_store.%s INCREMENT 1 CACHE 1 NO CYCLE NO MAXVALUE.",
 						RelationGetRelationName(rel)));
 	ReleaseSysCache(tuple);
@@ -87,12 +88,13 @@ es_sequence_open(Oid seq)
  *
  * seq			from es_sequence_open, in a transaction that has an id
  * n			how many, from 1
+ * max			highest number of the sequence's type
  *
  * Result: the first of them, the others follow.
  * Errors: 55000 when the sequence is at its end.
  */
 int64
-es_sequence_draw(Relation seq, int n)
+es_sequence_draw(Relation seq, int n, int64 max)
 {
 	Buffer		buffer = ReadBuffer(seq, 0);
 	Page		page;
@@ -114,7 +116,7 @@ es_sequence_draw(Relation seq, int n)
 	data = (Form_pg_sequence_data) ((char *) header + header->t_hoff);
 
 	first = data->is_called ? data->last_value + 1 : data->last_value;
-	if (first < 1 || first > PG_INT64_MAX - ES_SEQUENCE_AHEAD - n)
+	if (first < 1 || first > max - ES_SEQUENCE_AHEAD - n)
 		ereport(ERROR,
 				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				errmsg("sequence \"%s\" is at its end", RelationGetRelationName(seq)),
@@ -151,6 +153,21 @@ es_sequence_draw(Relation seq, int n)
 
 	UnlockReleaseBuffer(buffer);
 	return first;
+}
+
+/*
+ * The next number of a sequence, for a row that will be written.
+ */
+int64
+es_sequence_next(Oid seq, int64 max)
+{
+	Relation	rel = es_sequence_open(seq);
+	int64		result;
+
+	(void) GetTopTransactionId();
+	result = es_sequence_draw(rel, 1, max);
+	relation_close(rel, NoLock);
+	return result;
 }
 
 static int64

@@ -22,6 +22,7 @@
 #include "postgres.h"
 
 #include "access/table.h"
+#include "access/transam.h"
 #include "catalog/objectaddress.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_attribute.h"
@@ -37,6 +38,7 @@
 #include "utils/typcache.h"
 
 #include "base/compat.h"
+#include "log/last.h"
 #include "log/shape.h"
 
 /* the columns that are written, in order */
@@ -99,18 +101,22 @@ es_shape_check_columns(Relation rel, const Oid *columns, int ncolumns)
 	for (int i = ncolumns; i < desc->natts; i++)
 	{
 		Form_pg_attribute column = TupleDescAttr(desc, i);
+		bool		is_own;
 
 		if (column->attisdropped)
 			continue;
 		if (column->attnotnull)
 			es_shape_error(es_shape_subject(rel, "column", NameStr(column->attname)),
 						   "Appends write null into columns that the store does not know, and this one is NOT NULL.");
+
+		/* types of PostgreSQL's own catalog have neither defaults nor constraints */
+		is_own = column->atttypid < FirstGenbkiObjectId;
 		if (column->attidentity != '\0' ||
 			(column->atthasdef && !es_attribute_is_virtual(column)) ||
-			get_typdefault(column->atttypid) != NULL)
+			(!is_own && get_typdefault(column->atttypid) != NULL))
 			es_shape_error(es_shape_subject(rel, "column", NameStr(column->attname)),
 						   "Appends compute no defaults and no generated values.");
-		if (DomainHasConstraints(column->atttypid))
+		if (!is_own && DomainHasConstraints(column->atttypid))
 			es_shape_error(es_shape_subject(rel, "column", NameStr(column->attname)),
 						   "Appends do not ask the constraints of its domain.");
 	}
@@ -195,7 +201,8 @@ es_shape_check_index(Relation rel, Relation index)
 /*
  * es_check_table(name regclass) RETURNS void
  *
- * For the event trigger: what a writer would ask.
+ * For the event trigger: what a writer would ask.  The command may have
+ * enabled or disabled the guard.
  */
 Datum
 es_check_table(PG_FUNCTION_ARGS)
@@ -204,6 +211,7 @@ es_check_table(PG_FUNCTION_ARGS)
 	List	   *indexes = RelationGetIndexList(rel);
 	ListCell   *lc;
 
+	es_last_forget_all();
 	es_shape_check(es_store_get(), rel);
 	foreach(lc, indexes)
 	{

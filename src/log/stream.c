@@ -29,7 +29,6 @@
 #include "access/tableam.h"
 #include "access/transam.h"
 #include "access/xact.h"
-#include "commands/sequence.h"
 #include "common/hashfn.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
@@ -43,6 +42,7 @@
 #include "base/compat.h"
 #include "base/fault.h"
 #include "log/names.h"
+#include "log/sequence.h"
 #include "log/stream.h"
 #include "log/table.h"
 
@@ -475,11 +475,15 @@ es_stream_lock_order(const char *a, int a_len, const char *b, int b_len)
 /*
  * Lock a stream until the end of the transaction.
  *
+ * event		the event table, open
+ * last			result: what is known of the stream's last version
+ *
  * Result: its number; 0 if it does not exist, and then it cannot be created
  * by anyone else before es_stream_create or the end of the transaction.
  */
 int64
-es_stream_lock(const EsStore *store, const char *name, int len)
+es_stream_lock(const EsStore *store, Relation event, const char *name, int len,
+			   EsLast *last)
 {
 	Relation	rel = table_open(store->stream, RowExclusiveLock);
 	uint64		hash = es_stream_hash(name, len);
@@ -531,16 +535,24 @@ es_stream_lock(const EsStore *store, const char *name, int len)
 			break;				/* committed streams do not vanish */
 	}
 
-	if (state == ES_STREAM_COMMITTED && held_before)
+	memset(last, 0, sizeof(*last));
+	if (state == ES_STREAM_OWN)
+		es_last_claim(event, store, stream.stream_no, last);
+	else if (state == ES_STREAM_COMMITTED && held_before)
 	{
 		/* locked by an earlier append of this transaction */
 		(void) LockRelease(&tag, ExclusiveLock, false);
 		es_stream_nlocks--;
+		es_last_claim(event, store, stream.stream_no, last);
 	}
 	else if (state == ES_STREAM_COMMITTED)
 	{
 		if (es_stream_nlocks <= ES_MAX_STREAM_LOCKS)
-			es_stream_wait_for_row(rel, &stream);
+		{
+			es_last_claim(event, store, stream.stream_no, last);
+			if (!last->is_exact)
+				es_stream_wait_for_row(rel, &stream);
+		}
 		else
 		{
 			TM_FailureData tmfd;
@@ -550,6 +562,7 @@ es_stream_lock(const EsStore *store, const char *name, int len)
 									GetCurrentCommandId(true), LockTupleNoKeyExclusive,
 									LockWaitBlock, 0, &tmfd);
 			ExecDropSingleTupleTableSlot(slot);
+			es_last_refuse(event, store, stream.stream_no);
 			(void) LockRelease(&tag, ExclusiveLock, false);
 			es_stream_nlocks--;
 		}
@@ -565,21 +578,23 @@ es_stream_lock(const EsStore *store, const char *name, int len)
  * number of streams.
  */
 int64
-es_stream_create(const EsStore *store, const char *name, int len)
+es_stream_create(const EsStore *store, Relation event, const char *name, int len)
 {
 	Relation	rel = table_open(store->stream, RowExclusiveLock);
 	uint64		hash = es_stream_hash(name, len);
 	Datum		values[Natts_es_stream];
 	bool		isnull[Natts_es_stream] = {false};
 	int64		stream_no;
+	EsLast		last;
 	LOCKTAG		tag;
 
-	stream_no = nextval_internal(store->stream_seq, false);
+	stream_no = es_sequence_next(store->stream_seq, PG_INT64_MAX);
 	values[Anum_es_stream_stream_no - 1] = Int64GetDatum(stream_no);
 	values[Anum_es_stream_stream_id - 1] =
 		PointerGetDatum(cstring_to_text_with_len(name, len));
 	es_table_insert(store, rel, Natts_es_stream, values, isnull);
 	table_close(rel, NoLock);
+	es_last_claim(event, store, stream_no, &last);
 
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash,
 						 ES_LOCK_CLASS_STREAM);

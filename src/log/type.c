@@ -28,7 +28,6 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
-#include "commands/sequence.h"
 #include "common/hashfn.h"
 #include "executor/tuptable.h"
 #include "utils/builtins.h"
@@ -38,6 +37,7 @@
 
 #include "base/compat.h"
 #include "log/names.h"
+#include "log/sequence.h"
 #include "log/table.h"
 #include "log/type.h"
 
@@ -187,7 +187,7 @@ es_type_get(const EsStore *store, const char *category, int category_len,
 		Datum		values[Natts_es_type] = {0};
 		bool		isnull[Natts_es_type] = {false};
 
-		type_no = (int32) nextval_internal(store->type_seq, false);
+		type_no = (int32) es_sequence_next(store->type_seq, PG_INT32_MAX);
 		values[Anum_es_type_type_no - 1] = Int32GetDatum(type_no);
 		isnull[Anum_es_type_category - 1] = category == NULL;
 		if (category != NULL)

@@ -45,6 +45,7 @@
 #include "base/count.h"
 #include "base/errors.h"
 #include "base/fault.h"
+#include "log/last.h"
 #include "log/order.h"
 #include "log/sequence.h"
 #include "log/shape.h"
@@ -512,7 +513,7 @@ es_write_chunk(EsWriter *writer, EsNewEvent *events, int n)
 	}
 
 	es_order_lock();
-	first = es_sequence_draw(writer->position_seq, n);
+	first = es_sequence_draw(writer->position_seq, n, PG_INT64_MAX);
 	if (first <= es_last_drawn)
 		es_position_taken(first);
 	es_last_drawn = first + n - 1;
@@ -546,6 +547,14 @@ es_write_chunk(EsWriter *writer, EsNewEvent *events, int n)
 	es_order_unlock(events[n - 1].position);
 	ES_FAULT_POINT("append_before_indexes");
 	es_index_chunk(writer, events, n, false);
+
+	for (int i = 0; i < n; i++)
+	{
+		if (events[i].stream_no != 0 &&
+			(i + 1 == n || events[i + 1].stream_no != events[i].stream_no))
+			es_last_put(event, store, events[i].stream_no, events[i].version,
+						events[i].chain != NULL);
+	}
 }
 
 /*
