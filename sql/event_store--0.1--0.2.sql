@@ -337,6 +337,45 @@ COMMENT ON FUNCTION @extschema@.es_read_query(jsonb, bigint, bigint, boolean) IS
     'events that match a query of event types and tags in the global order, a settled prefix';
 REVOKE ALL ON FUNCTION @extschema@.es_read_query(jsonb, bigint, bigint, boolean) FROM PUBLIC;
 
+CREATE FUNCTION @extschema@.es_position_at(at timestamptz) RETURNS bigint
+    LANGUAGE sql STABLE STRICT PARALLEL RESTRICTED
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    -- what is not settled may have been appended before
+    SELECT least((SELECT min(e.global_position) - 1 FROM event_store.event e WHERE e.created_at >= at),
+                 h.settled_head)
+      FROM event_store.es_head_status() h
+     WHERE h.settled_head IS NOT NULL
+    $$;
+COMMENT ON FUNCTION @extschema@.es_position_at(timestamptz) IS
+    'position to read after for all events from that time on; 0 = from the beginning, the head = none yet';
+REVOKE ALL ON FUNCTION @extschema@.es_position_at(timestamptz) FROM PUBLIC;
+
+-- Without a search_path of its own it becomes part of the query that calls it,
+-- and a prefix a condition of the index; so every name in it is qualified.
+CREATE FUNCTION @extschema@.es_list_streams(category text DEFAULT NULL, prefix text DEFAULT NULL,
+        after_stream text DEFAULT NULL, max_count bigint DEFAULT 1000)
+    RETURNS TABLE (stream_id text, version bigint, last_position bigint, last_created_at timestamptz)
+    LANGUAGE sql STABLE PARALLEL RESTRICTED ROWS 100
+    AS $$
+    SELECT s.stream_id::pg_catalog.text, e.version::pg_catalog.int8, e.global_position, e.created_at
+      FROM event_store.stream s
+     CROSS JOIN LATERAL (SELECT l.version, l.global_position, l.created_at FROM event_store.event l
+                          WHERE l.stream_no OPERATOR(pg_catalog.=) s.stream_no
+                          ORDER BY l.version DESC LIMIT 1) e
+     WHERE (es_list_streams.category IS NULL
+            OR pg_catalog.split_part(s.stream_id, '-', 1) OPERATOR(pg_catalog.=) es_list_streams.category)
+       AND s.stream_id OPERATOR(pg_catalog.~~) (pg_catalog.regexp_replace(
+               coalesce(prefix, CASE WHEN pg_catalog.strpos(es_list_streams.category, '-') OPERATOR(pg_catalog.=) 0 THEN es_list_streams.category END, ''),
+               '([\\%_])', '\\\1', 'g') OPERATOR(pg_catalog.||) '%')
+       AND (after_stream IS NULL OR s.stream_id OPERATOR(pg_catalog.>) after_stream)
+     ORDER BY s.stream_id
+     LIMIT max_count
+    $$;
+COMMENT ON FUNCTION @extschema@.es_list_streams(text, text, text, bigint) IS
+    'streams by name, page by page, with their last version and its position and time';
+REVOKE ALL ON FUNCTION @extschema@.es_list_streams(text, text, text, bigint) FROM PUBLIC;
+
 CREATE FUNCTION @extschema@.es_tags(event @extschema@.es_event) RETURNS text[]
     LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'es_tags';
 COMMENT ON FUNCTION @extschema@.es_tags(@extschema@.es_event) IS 'the tags of a stored event, sorted; an empty array if it has none';
@@ -820,6 +859,8 @@ CREATE OR REPLACE FUNCTION event_store.es_role_functions(kind text) RETURNS SETO
         ('admin', '%1$s.es_reset_statistics()'),
         ('both', '%1$s.es_read_event(uuid)'),
         ('both', '%1$s.es_read_query(jsonb, bigint, bigint, boolean)'),
+        ('reader', '%1$s.es_position_at(timestamptz)'),
+        ('reader', '%1$s.es_list_streams(text, text, text, bigint)'),
         ('both', '%1$s.es_tags(%1$s.es_event)'),
         ('both', '%1$s.es_decide(jsonb, regprocedure, jsonb)'),
         ('both', '%1$s.es_envelope(%1$s.es_event)'),

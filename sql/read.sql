@@ -317,3 +317,24 @@ DROP TABLE read_dash;
 
 SELECT count(*) FROM generate_series(1, 100) AS i, LATERAL es_append_batch('ReadLoad-' || i, 0, array_fill('Loaded'::text, ARRAY[100]), array_fill('1'::jsonb, ARRAY[100]));
 SELECT es_head() - max(global_position) < 2200 AS near FROM event_store.mark;
+
+--
+-- Streams by name; the position of a time
+--
+
+SELECT es_append('ReadList-' || i, es_any(), 'Listed', '{}') IS NOT NULL FROM unnest(ARRAY['a', 'a_', 'a%b', 'ab', 'b', 'a']) AS i;
+SELECT es_append(i, es_any(), 'Listed', '{}') IS NOT NULL FROM unnest(ARRAY['ReadListed-a', 'ReadList', 'ReadList\_']) AS i;
+SELECT stream_id, version FROM es_list_streams('ReadList');
+SELECT stream_id, version FROM es_list_streams(prefix => 'ReadList-a');
+SELECT stream_id, version FROM es_list_streams(prefix => 'ReadList-a_');
+SELECT stream_id, version FROM es_list_streams(prefix => 'ReadList-a%');
+SELECT stream_id, version FROM es_list_streams(prefix => 'ReadList\');
+SELECT stream_id, version FROM es_list_streams('ReadList', after_stream => 'ReadList-a', max_count => 2);
+SELECT stream_id FROM es_list_streams('ReadList-', prefix => 'ReadList-');
+SELECT count(*) = (SELECT count(*) FROM event_store.stream) AS everything FROM es_list_streams(max_count => NULL);
+SELECT bool_and(l.version = es_stream_version(l.stream_id) AND l.last_position = e.global_position AND l.last_created_at = e.created_at) AS is_right
+  FROM es_list_streams('ReadList') AS l JOIN event_store.events AS e USING (stream_id, version);
+SELECT es_position_at('-infinity') = (SELECT min(global_position) - 1 FROM event_store.events) AS beginning,
+       es_position_at('infinity') = es_head() AS none_yet, es_position_at(NULL) IS NULL AS nothing;
+SELECT min(e.global_position) = (SELECT min(global_position) FROM event_store.events WHERE created_at >= t.created_at) AS is_first
+  FROM es_read_stream('ReadList-a') AS t, es_read_all(es_position_at(t.created_at), NULL) AS e GROUP BY t.version, t.created_at;

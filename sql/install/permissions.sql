@@ -35,6 +35,8 @@ CREATE FUNCTION event_store.es_role_functions(kind text) RETURNS SETOF regproced
         ('admin', '%1$s.es_reset_statistics()'),
         ('both', '%1$s.es_read_event(uuid)'),
         ('both', '%1$s.es_read_query(jsonb, bigint, bigint, boolean)'),
+        ('reader', '%1$s.es_position_at(timestamptz)'),
+        ('reader', '%1$s.es_list_streams(text, text, text, bigint)'),
         ('both', '%1$s.es_tags(%1$s.es_event)'),
         ('both', '%1$s.es_decide(jsonb, regprocedure, jsonb)'),
         ('both', '%1$s.es_envelope(%1$s.es_event)'),
