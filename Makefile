@@ -7,6 +7,7 @@
 #   make gateway && sudo make install-gateway         contrib/gateway, for KurrentDB's clients
 #   make feed && sudo make install-feed               contrib/feed, to NATS, Kafka, Redis, webhooks
 #   make FAULTS=1                                     test build with fault points
+#   make check-malformed | check-sanitizers | coverage    what takes longer, see test/README.md
 
 EXTENSION    = event_store
 EXTVERSION  := $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(dir $(lastword $(MAKEFILE_LIST)))$(EXTENSION).control)
@@ -36,7 +37,8 @@ REGRESS_OPTS = --load-extension=$(EXTENSION)
 PG_CONFIG   ?= pg_config
 
 # Goals that set up the machine first and so must not need pg_config.
-SCRIPT_GOALS = demo check play stop bench check-matrix gateway install-gateway feed install-feed
+LONG_GOALS   = check-malformed check-sanitizers coverage
+SCRIPT_GOALS = demo check play stop bench check-matrix check-ha gateway install-gateway feed install-feed $(LONG_GOALS)
 
 ifneq ($(filter $(SCRIPT_GOALS),$(MAKECMDGOALS)),)
 
@@ -53,6 +55,8 @@ check-matrix:
 	@exec bash test/matrix.sh
 check-ha:
 	@exec bash test/ha/run.sh
+$(LONG_GOALS):
+	@exec bash test/long.sh $@
 gateway:
 	$(MAKE) -C $(top)/contrib/gateway PG_CONFIG=$(PG_CONFIG)
 install-gateway:

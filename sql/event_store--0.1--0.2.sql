@@ -761,14 +761,22 @@ CREATE FUNCTION @extschema@.es_preview_upcasters(stored_as text DEFAULT NULL, ma
     RETURNS TABLE (stored_event_type text, stored_schema_version int, stored_data jsonb,
                    event_type text, schema_version int, data jsonb,
                    event_id uuid, stream_id text, version bigint)
-    LANGUAGE sql STABLE PARALLEL RESTRICTED ROWS 10
+    LANGUAGE plpgsql STABLE PARALLEL RESTRICTED ROWS 10
     SET search_path = pg_catalog, pg_temp
     AS $$
+#variable_conflict use_column
+BEGIN
+    IF max_count < 0 THEN
+        RAISE 'invalid value for "max_count"' USING
+            ERRCODE = 'invalid_parameter_value',
+            DETAIL = format('It must be at least 0, not %s.', max_count);
+    END IF;
+    RETURN QUERY
     SELECT u.event_type, u.schema_version, e.data,
            event_store.es_upcast_type(u.event_type, u.schema_version),
            event_store.es_upcast_schema_version(u.event_type, u.schema_version),
            event_store.es_upcast_data(u.event_type, u.schema_version, e.data, e.event_id, coalesce(s.stream_id, ''), coalesce(e.version, 0)),
-           e.event_id, s.stream_id, e.version
+           e.event_id, s.stream_id, e.version::bigint
       FROM event_store.upcaster AS u
      CROSS JOIN LATERAL (
             SELECT n.* FROM event_store.event_type AS t
@@ -780,8 +788,9 @@ CREATE FUNCTION @extschema@.es_preview_upcasters(stored_as text DEFAULT NULL, ma
              ORDER BY n.global_position DESC LIMIT max_count) AS e
       LEFT JOIN event_store.stream AS s USING (stream_no)
      WHERE stored_as IS NULL OR u.event_type = stored_as
-     ORDER BY u.event_type, u.schema_version, e.global_position DESC
-    $$;
+     ORDER BY u.event_type, u.schema_version, e.global_position DESC;
+END
+$$;
 COMMENT ON FUNCTION @extschema@.es_preview_upcasters(text, bigint) IS
     'the newest max_count events of each shape that has an upcaster, as they are stored and as they are read';
 REVOKE ALL ON FUNCTION @extschema@.es_preview_upcasters(text, bigint) FROM PUBLIC;

@@ -290,3 +290,10 @@ ALTER SEQUENCE event_store.event_global_position_seq CACHE 100;
 SELECT pg_temp.error($$SELECT es_append('Guard-1', 3, 'D', '4')$$);
 ALTER SEQUENCE event_store.event_global_position_seq CACHE 1;
 SELECT version FROM es_append('Guard-1', 3, 'D', '4');
+
+--
+-- Relations that are none
+--
+
+SELECT pg_temp.error('SELECT event_store.es_check_table(0)');
+SELECT pg_temp.error('SELECT event_store.es_check_table(4294967295::oid)');

@@ -113,6 +113,7 @@ SELECT es_define_upcaster('Posted', 1, 'upcast_1(jsonb)');
 SELECT es_define_upcaster(NULL, 1, 'upcast_1(jsonb)');
 SELECT es_define_upcaster('Kept', NULL, 'upcast_1(jsonb)');
 SELECT es_define_upcaster('Kept', 1, NULL);
+SELECT * FROM es_preview_upcasters(max_count => -1);
 SELECT es_define_upcaster('', 1, 'upcast_1(jsonb)');
 SELECT es_define_upcaster('Kept', 0, 'upcast_1(jsonb)');
 SELECT es_define_upcaster('Kept', 1, 'upcast_1(jsonb)', E'a\nb');

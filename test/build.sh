@@ -73,3 +73,23 @@ build_install() {
 		return 1
 	fi
 }
+
+# build_private_pg folder pg_config: a copy of that PostgreSQL, which finds its
+# files where it is; prints the copy's pg_config.
+build_private_pg() {
+	local folder=$1 pg_config=$2 kind path
+
+	for kind in --bindir --sharedir --pkglibdir --includedir-server --pkgincludedir; do
+		path=$("$pg_config" $kind)
+		[ -d "$path" ] && [ ! -d "$folder$path" ] || continue
+		mkdir -p "$folder$(dirname "$path")"
+		cp -aL "$path" "$folder$path"
+	done
+	# where Debian keeps the library and the programs in one folder
+	path=$(dirname "$("$pg_config" --bindir)")/lib
+	if [ -d "$path" ] && [ ! -d "$folder$path" ]; then
+		cp -aL "$path" "$folder$path"
+	fi
+	chmod -R a+rX "$folder"
+	echo "$folder$("$pg_config" --bindir)/pg_config"
+}

@@ -12,7 +12,10 @@
 # test, one that dies, and one that runs into the time limit count as failed
 # tests.  What failed is printed with its differences and logs.
 #
-# Environment: PG_CONFIG, and CHECK_MINUTES for the limit (40).
+# Environment: PG_CONFIG, and CHECK_MINUTES for the limit (40); from long.sh
+# CHECK_CFLAGS, more flags for the compiler, CHECK_TAP, the files of test/t to
+# run, and CHECK_AFTER, a command that is given the folder of the builds when
+# all is done.
 #
 # TAP tests find:
 #	ES_FAULTS_LIBDIR	where the module with fault points is; it is not installed,
@@ -29,7 +32,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/build.sh"
 
 # the server's own headers trip the last two
-warnings='-Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare'
+warnings="-Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare ${CHECK_CFLAGS:-}"
 
 passed=0
 failed=0
@@ -90,6 +93,9 @@ finish() {
 		cat "$work/said"
 	fi
 	say "all suites, $SECONDS s, $("$pg_config" --version)"
+	if [ -n "${CHECK_AFTER:-}" ]; then
+		$CHECK_AFTER "$work" || failed=$((failed + 1))
+	fi
 	echo "$passed passed, $failed failed"
 	[ "$failed" -eq 0 ]
 	exit
@@ -240,14 +246,14 @@ run_perl_tap() {
 		ES_FAULTS_LIBDIR="$work/faults" \
 		perl test/prove.pl --tally "$work/tap/TAP" \
 		--include "$tests/perl" --include "$work/normal/test/perl" \
-		--logs "$work/tap/tmp_check/log" test/t/*.pl
+		--logs "$work/tap/tmp_check/log" ${CHECK_TAP:-test/t/*.pl}
 }
 
 # contrib/gateway, with KurrentDB's clients; its tests start servers of their own.
 run_gateway() {
 	local gateway=$work/normal/contrib/gateway
 
-	if ! build_make "$gateway" "$pg_config" CFLAGS='-O2 -g -Werror' ||
+	if ! build_make "$gateway" "$pg_config" CFLAGS="-O2 -g -Werror ${CHECK_CFLAGS:-}" ||
 		! build_install "$gateway" "$pg_config" install-extension; then
 		say "gateway"
 		suite_started=$SECONDS

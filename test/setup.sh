@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 #
-# setup.sh [demo|check]
-#	  Make sure that everything the demo (or the whole check) needs is here.
+# setup.sh [demo|check|long]
+#	  Make sure that everything the demo (or the whole check, or what long.sh
+#	  runs) needs is here.
 #
 # Each instrument is looked for by the file that will be used, not by the name
 # of a package, so a PostgreSQL built from source is as good as Debian's.  Only
@@ -19,9 +20,9 @@ set -euo pipefail
 
 mode=${1:-demo}
 case $mode in
-	demo | check) ;;
+	demo | check | long) ;;
 	*)
-		echo "usage: $0 [demo|check]" >&2
+		echo "usage: $0 [demo|check|long]" >&2
 		exit 2
 		;;
 esac
@@ -131,6 +132,14 @@ has_perl() {
 	perl -M"$1" -e 1 2>/dev/null
 }
 
+# In which package Debian's clang has its run-time library.
+fuzzer_package() {
+	local version
+
+	version=$(apt-cache depends clang 2>/dev/null | sed -n 's/.*Depends: clang-\([0-9]*\).*/\1/p' | head -n 1)
+	echo "libclang-rt-${version:-14}-dev"
+}
+
 # Print "package: instrument" for each thing that is not here.
 missing() {
 	local pg_config=$1 major=$2 share tests module package command header
@@ -157,7 +166,7 @@ missing() {
 		Digest::MD5 perl
 		DBD::Pg libdbd-pg-perl
 	END
-	[ "$mode" = check ] || return 0
+	[ "$mode" != demo ] || return 0
 
 	while read -r module package; do
 		has_perl "$module" || echo "$package: Perl's $module"
@@ -197,6 +206,14 @@ missing() {
 	END
 	pkg-config --exists libcurl 2>/dev/null || echo "libcurl4-openssl-dev: libcurl"
 	pkg-config --exists 'libpq >= 14' 2>/dev/null || echo "libpq-dev: libpq"
+	if [ "$mode" = long ]; then
+		command -v sqlsmith >/dev/null || echo "sqlsmith: sqlsmith"
+		command -v clang >/dev/null || echo "clang: clang"
+		# where libFuzzer is
+		[ -f "$(clang -print-file-name=libclang_rt.fuzzer_no_main-x86_64.a 2>/dev/null)" ] ||
+			ls /usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer_no_main-* >/dev/null 2>&1 ||
+			echo "$(fuzzer_package): libFuzzer"
+	fi
 	# Debian's Python, whatever else is on the PATH
 	for module in psycopg psycopg2; do
 		/usr/bin/python3 -c "import $module" 2>/dev/null || echo "python3-$module: Python's $module"
@@ -208,7 +225,9 @@ missing() {
 		return
 	fi
 	[ -f "$share/extension/pgtap.control" ] || echo "postgresql-$major-pgtap: pgTAP"
-	[ -f "$share/extension/amcheck.control" ] || echo "postgresql-$major: amcheck"
+	for module in amcheck dblink; do
+		[ -f "$share/extension/$module.control" ] || echo "postgresql-$major: $module"
+	done
 	[ -x "$("$pg_config" --bindir)/pg_repack" ] && [ -f "$share/extension/pg_repack.control" ] ||
 		echo "postgresql-$major-repack: pg_repack"
 	[ -f "$share/extension/plproxy.control" ] || echo "postgresql-$major-plproxy: PL/Proxy"

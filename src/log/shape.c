@@ -21,6 +21,7 @@
  */
 #include "postgres.h"
 
+#include "access/relation.h"
 #include "access/table.h"
 #include "access/transam.h"
 #include "catalog/objectaddress.h"
@@ -203,14 +204,22 @@ es_shape_check_index(Relation rel, Relation index)
  *
  * For the event trigger: what a writer would ask.  The command may have
  * enabled or disabled the guard.
+ *
+ * Errors: 42P01 for what is no relation, a number that is no OID of one.
  */
 Datum
 es_check_table(PG_FUNCTION_ARGS)
 {
-	Relation	rel = table_open(PG_GETARG_OID(0), AccessShareLock);
-	List	   *indexes = RelationGetIndexList(rel);
+	Oid			relid = PG_GETARG_OID(0);
+	Relation	rel = try_relation_open(relid, AccessShareLock);
+	List	   *indexes;
 	ListCell   *lc;
 
+	if (rel == NULL)
+		ereport(ERROR,
+				errcode(ERRCODE_UNDEFINED_TABLE),
+				errmsg("relation with OID %u does not exist", relid));
+	indexes = RelationGetIndexList(rel);
 	es_last_forget_all();
 	es_shape_check(es_store_get(), rel);
 	foreach(lc, indexes)
@@ -220,6 +229,6 @@ es_check_table(PG_FUNCTION_ARGS)
 		es_shape_check_index(rel, index);
 		index_close(index, AccessShareLock);
 	}
-	table_close(rel, AccessShareLock);
+	relation_close(rel, AccessShareLock);
 	PG_RETURN_VOID();
 }

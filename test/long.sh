@@ -1,0 +1,127 @@
+#!/usr/bin/env bash
+#
+# long.sh GOAL
+#	  What takes longer than a check may, or needs a build of its own.
+#
+#	check-malformed		a million calls that nobody should make
+#	check-sanitizers	the whole check, with AddressSanitizer and UBSan in it
+#	coverage			the whole check, and which lines and errors it reached
+#
+# Everything that is installed goes into a copy of PostgreSQL, not into the
+# machine's own.
+#
+# Environment: PG_CONFIG; ES_SEED and what test/README.md lists; for
+# check-sanitizers and coverage also what check.sh lists.
+
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+goal=${1:-}
+
+# shellcheck source=test/cluster.sh
+. "$here/cluster.sh"
+# shellcheck source=test/build.sh
+. "$here/build.sh"
+
+machine_pg=$("$here/setup.sh" long)
+cluster_make_dir
+work=$cluster_dir/work
+mkdir -p "$work/tap/tmp"
+pg_config=$(build_private_pg "$cluster_dir/pg" "$machine_pg")
+reports=$work/reports
+
+# Let every server of the copy run with libraries preloaded and options set:
+# what the tests start is started in many ways.
+wrap_server() {
+	local server
+
+	server=$("$pg_config" --bindir)/postgres
+	mv "$server" "$server.real"
+	{
+		echo '#!/bin/sh'
+		printf 'export %s\n' "${@:2}"
+		echo "LD_PRELOAD=$1\${LD_PRELOAD:+:\$LD_PRELOAD} exec '$server.real' \"\$@\""
+	} >"$server"
+	chmod 755 "$server"
+}
+
+build() {
+	build_copy "$work/normal"
+	build_make "$work/normal" "$pg_config" COPT="${1:-}" with_llvm=no
+	build_install "$work/normal" "$pg_config" >/dev/null
+	if [ -n "$cluster_user" ]; then
+		chown -R "$cluster_user:" "$work"
+	fi
+}
+
+# --- goals ------------------------------------------------------------------
+
+check_malformed() {
+	local tests
+
+	tests=$(cd "$(dirname "$("$pg_config" --pgxs)")/../test" && pwd)
+	build
+	build_make "$work/normal/contrib/message_db" "$pg_config" with_llvm=no
+	build_install "$work/normal/contrib/message_db" "$pg_config" >/dev/null
+	cd "$work/normal"
+	"${cluster_drop[@]}" env HOME="$work/tap" TMPDIR="$work/tap/tmp" TESTDIR="$work/tap" \
+		TESTDATADIR="$work/tap/tmp_check" TESTLOGDIR="$work/tap/tmp_check/log" \
+		PG_CONFIG="$pg_config" PG_REGRESS="$tests/regress/pg_regress" \
+		ES_MALFORMED_CALLS="${ES_MALFORMED_CALLS:-1000000}" \
+		perl test/prove.pl --tally "$work/tap/TAP" --include "$tests/perl" \
+		--include "$work/normal/test/perl" --logs "$work/tap/tmp_check/log" test/t/017_malformed.pl
+	[ "$(cut -d' ' -f2 "$work/tap/TAP")" = 0 ]
+}
+
+# What sanitizers have written, each fault once.
+show_reports() {
+	local found
+
+	found=$(cat "$reports"/* 2>/dev/null | grep -E 'runtime error:|ERROR: AddressSanitizer|SUMMARY:' |
+		sed -E 's/^==[0-9]+==//; s/0x[0-9a-f]+/0x…/g' | sort | uniq -c | sort -rn)
+	if [ -n "$found" ]; then
+		echo "$found"
+		find "$reports" -type f -size +0 | head -n 3 | xargs -d '\n' head -n 60
+		return 1
+	fi
+	echo "sanitizers: no report"
+}
+
+check_sanitizers() {
+	local asan ubsan status=0
+	local options="detect_leaks=0:detect_stack_use_after_return=0:abort_on_error=1"
+
+	# bindtextdomain() never returns beside libasan where gnutls is loaded, too
+	printf '%s\n' 'char *bindtextdomain(const char *d, const char *n) { return (char *) n; }' \
+		'char *textdomain(const char *d) { return (char *) d; }' >"$work/gettext.c"
+	gcc -shared -fPIC -o "$work/gettext.so" "$work/gettext.c"
+	asan=$(gcc -print-file-name=libasan.so)
+	ubsan=$(gcc -print-file-name=libubsan.so)
+	mkdir -p "$reports"
+	chmod 1777 "$reports"
+	wrap_server "$asan:$ubsan:$work/gettext.so" "ASAN_OPTIONS=$options:log_path=$reports/asan" \
+		"UBSAN_OPTIONS=print_stacktrace=1:log_path=$reports/ubsan"
+	PG_CONFIG=$pg_config CHECK_MINUTES=${CHECK_MINUTES:-240} ES_SANITIZER=1 \
+		ASAN_OPTIONS="$options:log_path=$reports/asan" UBSAN_OPTIONS="log_path=$reports/ubsan" \
+		ES_TEST_LIMIT="${ES_TEST_LIMIT:-600}" PGISOLATIONTIMEOUT=600 \
+		CHECK_CFLAGS='-Wno-error -O1 -g -U_FORTIFY_SOURCE -fno-omit-frame-pointer -fsanitize=address,undefined' \
+		bash "$here/check.sh" || status=$?
+	show_reports || status=1
+	return $status
+}
+
+coverage() {
+	PG_CONFIG=$pg_config CHECK_MINUTES=${CHECK_MINUTES:-240} \
+		CHECK_CFLAGS='-Wno-error -O0 -U_FORTIFY_SOURCE --coverage -fprofile-update=atomic' \
+		CHECK_AFTER="perl $here/coverage.pl" bash "$here/check.sh"
+}
+
+case $goal in
+	check-malformed) check_malformed ;;
+	check-sanitizers) check_sanitizers ;;
+	coverage) coverage ;;
+	*)
+		echo "usage: $0 check-malformed|check-sanitizers|coverage" >&2
+		exit 2
+		;;
+esac
