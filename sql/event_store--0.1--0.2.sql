@@ -1037,6 +1037,35 @@ BEGIN
 END
 $$;
 
+-- Who updates this may have default privileges, as a role that makes the
+-- tables of an application has them.  They are not meant for what is new.
+DO $$
+DECLARE
+    given record;
+BEGIN
+    FOR given IN
+        SELECT format('%s %s', CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, c.oid::regclass) AS object, a.grantee
+          FROM pg_class AS c
+          JOIN pg_depend AS d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
+         CROSS JOIN aclexplode(c.relacl) AS a
+         WHERE d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'event_store') AND c.relkind IN ('r', 'v', 'S')
+           AND a.grantee <> c.relowner
+           AND d.xmin = pg_current_xact_id()::xid
+        UNION
+        SELECT format('FUNCTION %s', p.oid::regprocedure), a.grantee
+          FROM pg_proc AS p
+          JOIN pg_depend AS d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+         CROSS JOIN aclexplode(p.proacl) AS a
+         WHERE d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'event_store')
+           AND a.grantee <> p.proowner
+           AND d.xmin = pg_current_xact_id()::xid
+    LOOP
+        EXECUTE format('REVOKE ALL ON %s FROM %s', given.object,
+                       CASE given.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(given.grantee)) END);
+    END LOOP;
+END
+$$;
+
 -- Roles get what is new for their kind; each is known by a function that it
 -- was given.
 DO $$

@@ -8,6 +8,11 @@
  * in language SQL is inlined just as in a query.  It is compiled anew when
  * any function has changed, and for another user or search path: it runs with
  * the rights of whoever reads, and sees what he would see in a query of his.
+ * Who has the rights of the function's owner anyhow, a superuser above all,
+ * lays down all others for the call: what an admin has defined must not act as
+ * the superuser who happens to read.  There it may do no more than a SECURITY
+ * DEFINER function that PostgreSQL does not trust: SET ROLE, temporary tables,
+ * deferred triggers and settings that stay are refused or undone.
  *
  * Whatever goes wrong inside is reported as VE006 and names the event; only
  * a cancelled query, a failed serialization and exhausted resources keep their
@@ -29,6 +34,7 @@
 #include "parser/parse_func.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -52,6 +58,7 @@ struct EsFunction
 	bool		by_path;		/* what it does depends on search_path */
 	uint64		generation;		/* of es_function_generation; 0 = not compiled */
 	Oid			userid;			/* whom it was compiled for */
+	Oid			owner;			/* of the function */
 	EsSearchPath *path;
 	Oid			funcid;
 	MemoryContext context;		/* holds what was compiled */
@@ -343,6 +350,7 @@ es_function_resolve(EsFunction *function, const Datum *event)
 
 	/* only functions in SQL are planned together with our expression */
 	function->by_path = proc->prolang == SQLlanguageId;
+	function->owner = proc->proowner;
 	ReleaseSysCache(tuple);
 
 	if (!es_may_execute(function->funcid, GetUserId()))
@@ -418,6 +426,32 @@ es_function_result(const EsFunction *function, const Datum *args, Datum result)
 }
 
 /*
+ * Evaluate the call, as the function's owner if the reader has all that the
+ * owner may.  An error leaves user and settings to the abort.
+ */
+static Datum
+es_function_evaluate(EsFunction *function, bool *isnull)
+{
+	Oid			reader;
+	int			sec_context;
+	int			guc_level;
+	Datum		result;
+
+	GetUserIdAndSecContext(&reader, &sec_context);
+	if (likely(function->owner == reader) || superuser_arg(function->owner) ||
+		!has_privs_of_role(reader, function->owner))
+		return ExecEvalExpr(function->expr, function->econtext, isnull);
+
+	SetUserIdAndSecContext(function->owner, sec_context |
+						   SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
+	guc_level = NewGUCNestLevel();
+	result = ExecEvalExpr(function->expr, function->econtext, isnull);
+	AtEOXact_GUC(false, guc_level);
+	SetUserIdAndSecContext(reader, sec_context);
+	return result;
+}
+
+/*
  * Call a function.  The result may be an argument or lie in the current memory
  * context.
  *
@@ -436,7 +470,10 @@ es_function_call(EsFunction *function, const Datum *args, const Datum *event)
 	Datum		result = (Datum) 0;
 	bool		isnull = true;
 	bool		compiled;
+	Oid			reader;
+	int			sec_context;
 
+	GetUserIdAndSecContext(&reader, &sec_context);
 	if (unlikely(function->busy))
 	{
 		/* it reads events by itself: a copy for the length of this call */
@@ -468,12 +505,13 @@ es_function_call(EsFunction *function, const Datum *args, const Datum *event)
 		for (int i = 0; i < f->nargs; i++)
 			f->params->params[i].value = args[i];
 		f->econtext->ecxt_per_tuple_memory = context;
-		result = ExecEvalExpr(f->expr, f->econtext, &isnull);
+		result = es_function_evaluate(f, &isnull);
 		f->busy = false;
 		error_context_stack = error_context;
 	}
 	PG_CATCH();
 	{
+		SetUserIdAndSecContext(reader, sec_context);
 		callee->busy = false;
 		callee->generation = 0;
 		MemoryContextSwitchTo(context);
