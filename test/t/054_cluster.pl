@@ -256,7 +256,9 @@ sub under_load
 		$node->safe_psql('router', sprintf("CALL es_move_slots('{%s}', %d)", join(',', $from .. $from + 256), $to));
 	}
 	flag_set('stop');
-	my $result = wait_clients(limit => 300, test => 'no writer and no reader was refused anything');
+	my $result = wait_clients(limit => 300, names => [ map { "writer$_" } 1 .. $writers ], test => 'no writer was refused anything');
+	flag_set('written');
+	$result = { %$result, %{ wait_clients(limit => 300, test => 'nor was the reader') } };
 
 	my $dbh = connect_store($node, db => 'router');
 	my (%want, $longest, $appends);
@@ -347,7 +349,7 @@ sub follow
 
 	while (1)
 	{
-		$stopped = flag_is_set('stop');
+		$stopped = flag_is_set('written');
 		my $rows = $dbh->selectall_arrayref(q{SELECT event_id, stream_id, version, positions::text, shard, global_position
 			FROM es_read_category('Load', ?, 50)}, undef, $positions);
 		foreach my $row (@$rows)

@@ -1,6 +1,6 @@
 # Clients of a store that fails over: each goes on by itself.  They get a function
-# that connects to whatever server is the primary (undef: none is, now), and end
-# when the flag "stop" is set and they have come to the end.
+# that connects to whatever server is the primary (undef: none is, now).  Writers
+# end when the flag "stop" is set, readers when "written" is and nothing more comes.
 
 package EventStoreTest::Failover;
 
@@ -100,7 +100,7 @@ sub keep_fetching
 
 	while (1)
 	{
-		my $stopped = flag_is_set('stop');
+		my $stopped = flag_is_set('written');
 		my $rows = persistently($connect, \$dbh, \$interruptions, sub {
 				$_[0]->selectall_arrayref(q{SELECT event_id, stream_id, version, global_position FROM es_fetch('load', 100, '1 s')});
 		});
@@ -125,8 +125,7 @@ sub keep_fetching
 	return { seen => \%seen, again => $again, disordered => \@disordered, interruptions => $interruptions };
 }
 
-# A reader that keeps his position himself.  VE004 sets the flag "ahead" and
-# ends him, unless he has been told where to begin anew.
+# A reader that keeps his position himself.
 sub keep_following
 {
 	my ($connect) = @_;
@@ -135,7 +134,7 @@ sub keep_following
 
 	while (1)
 	{
-		my $stopped = flag_is_set('stop');
+		my $stopped = flag_is_set('written');
 		my $rows = persistently($connect, \$dbh, \$interruptions, sub {
 				$_[0]->selectall_arrayref('SELECT event_id, stream_id, version, global_position FROM es_read_all(?, 200)', undef, $position);
 		});
@@ -185,7 +184,9 @@ sub judge_failover_clients
 	my (%want, @note, $longest);
 
 	flag_set('stop');
-	my $result = wait_clients(limit => 240, test => "$title: all clients went on by themselves");
+	my $result = wait_clients(limit => 240, names => [ map { "writer$_" } 1 .. $writers ], test => "$title: all writers went on by themselves");
+	flag_set('written');
+	$result = { %$result, %{ wait_clients(limit => 240, test => "$title: and all readers") } };
 	my $dbh = $connect->() or die "no primary\n";
 	foreach my $writer (1 .. $writers)
 	{
