@@ -237,6 +237,7 @@ sub synchronous
 	my $rounds = setting('ES_FAILOVERS', 20);
 
 	start_failover_clients($connect, $writers);
+	start_feed();
 	foreach my $round (1 .. $rounds)
 	{
 		my $old = leader();
@@ -268,8 +269,49 @@ sub synchronous
 	}
 	events_come('after the last one');
 	judge_failover_clients($connect, $writers, "$rounds failovers, synchronous");
+	judge_feed("$rounds failovers, synchronous");
 	chomp(my @lines = `cat $log/patroni_*.log | grep -c 'pg_rewind exit code=0'`);
 	note "pg_rewind was run $lines[0] times";
+	return;
+}
+
+# contrib/feed, into a file.
+sub start_feed
+{
+	my $dbh = $connect->();
+
+	$dbh->do(q{SELECT es_create_subscription('feed', '{Load}')});
+	$dbh->disconnect;
+	start_process('feed', 'event_store_feed', '--sink=lines', "--target=$dir/feed.jsonl", '--dbname', sprintf(
+			'dbname=postgres user=%s host=127.0.0.1,127.0.0.1 port=%d,%d target_session_attrs=read-write connect_timeout=5', $user, map { $node{$_}{port} } qw(a b)));
+	return;
+}
+
+sub judge_feed
+{
+	my ($title) = @_;
+	my $dbh = $connect->();
+	my %want = map { $_->[0] => 1 } @{ $dbh->selectall_arrayref(q{SELECT event_id FROM es_read_category('Load', NULL, NULL)}) };
+	my (%seen, %version, $disordered, $again);
+
+	ok(poll_until(sub { random_pause(500); sql_value($dbh, q{SELECT lag_events = 0 FROM event_store.subscriptions WHERE name = 'feed'}) }, $patience),
+		"$title: the feed has come to the end");
+	$dbh->disconnect;
+	stop_process('feed', 'TERM');
+	open my $file, '<', "$dir/feed.jsonl" or die "feed.jsonl: $!";
+	($disordered, $again) = (0, 0);
+	while (my $line = <$file>)
+	{
+		my $event = JSON::PP::decode_json($line);
+		my ($stream, $version) = @$event{qw(subject streamversion)};
+		$again++ if $seen{ $event->{id} }++;
+		$disordered++ if $version > ($version{$stream} || 0) + 1;
+		$version{$stream} = $version;
+	}
+	note "the feed has written $again events again";
+	is(scalar(grep { !$seen{$_} } keys %want), 0, "$title: the feed has published all of them");
+	is(scalar(grep { !$want{$_} } keys %seen), 0, "$title: and nothing else");
+	is($disordered, 0, "$title: in the order of each stream");
 	return;
 }
 

@@ -33,12 +33,13 @@ mkdir -p "$work/tap/tmp"
 build_copy "$work/tree"
 build_make "$work/tree" "$pg_config"
 build_install "$work/tree" "$pg_config"
+build_make "$work/tree/contrib/feed" "$pg_config"
 [ -z "$cluster_user" ] || chown -R "$cluster_user:" "$work"
 
 tests=$(cd "$(dirname "$("$pg_config" --pgxs)")/../test" && pwd)
 cd "$work/tree"
 timeout --kill-after=30 "${CHECK_MINUTES:-60}m" "${cluster_drop[@]}" \
-	env -u PGHOST -u PGPORT -u PGUSER -u PGDATABASE PATH="$cluster_bin:$PATH" \
+	env -u PGHOST -u PGPORT -u PGUSER -u PGDATABASE PATH="$cluster_bin:$work/tree/contrib/feed/build:$PATH" \
 	HOME="$work/tap" TMPDIR="$work/tap/tmp" TESTDIR="$work/tap" \
 	TESTDATADIR="$work/tap/tmp_check" TESTLOGDIR="$work/tap/tmp_check/log" \
 	PG_CONFIG="$pg_config" PG_REGRESS="$tests/regress/pg_regress" \
