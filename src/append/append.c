@@ -18,7 +18,9 @@
  * events is in the store can they be a retry, so an ordinary append probes
  * one id before it writes; the uniqueness of the others shows on insertion.
  *
- * An append may have a condition on other events: append/condition.c.
+ * See append/events.c (the forms of an argument), append/streams.c
+ * (several streams, es_append_streams), append/decide.c (es_append_if) and
+ * append/condition.c (how its condition is held), append/import.c (es_import).
  *
  * Lock order: event table, items of a condition, streams by the hashes of their
  * names, (row or transaction waits), insertion lock.

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  * append/condition.h
- *	  Append on a condition.
+ *	  Append on a condition, and what a snapshot must show of other appends.
  *-------------------------------------------------------------------------
  */
 #ifndef ES_APPEND_CONDITION_H

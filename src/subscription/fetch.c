@@ -11,8 +11,8 @@
  * others leave out, but never over an unsettled event that it may want, nor
  * over one that was handed out and not acknowledged.
  *
- * Events of a stream that is held up (subscription/parked.c) are left out of the walk;
- * they come from the stream itself, when it is their turn.
+ * Events of a stream that is held up (subscription/parked.c) are left out of
+ * the walk; they come from the stream itself, when it is their turn.
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

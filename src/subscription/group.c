@@ -8,16 +8,16 @@
  * what it owns beyond its fair share, or takes free slots up to it.  It does
  * so only while it has no event in hand.
  *
- * A member's cursor stands for all its slots (subscription/cursor.c).  Before a slot
- * changes hands its checkpoint is brought up to the cursor, by whoever takes
- * it away; that one holds the lock of the member's row.  A member that is at
+ * A member's cursor stands for all its slots (subscription/cursor.c).  Before a
+ * slot changes hands its checkpoint is brought up to the cursor, by whoever
+ * takes it away; that one holds the lock of the member's row.  A member that is at
  * work in an open transaction holds that lock too and is left alone until
  * the transaction ends, whatever its lease says; a member that was thrown
  * out finds no row and cannot acknowledge.
  *
  * Whoever joins locks the subscription against a reset and a drop, which
- * would not see the new member (subscription/subscription.c).  A fetch does not wait
- * for that lock: its transaction may hold what those two wait for.
+ * would not see the new member (subscription/subscription.c).  A fetch does not
+ * wait for that lock: its transaction may hold what those two wait for.
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

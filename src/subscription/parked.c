@@ -4,9 +4,9 @@
  *
  * A failed event holds up its stream and nothing else.  The stream gets a row
  * in event_store.parked_stream, a cursor of its own: its events from
- * next_version on come from the stream (subscription/fetch.c), the failed one by itself
- * until it is through, then those that queued up behind it, in order.  The
- * queue is the stream itself, so it costs nothing and no event can be parked
+ * next_version on come from the stream (subscription/fetch.c), the failed one
+ * by itself until it is through, then those that queued up behind it, in
+ * order.  The queue is the stream itself, so it costs nothing and no event can be parked
  * twice.  When everything up to the subscription's checkpoint is done the
  * row goes, and the stream is delivered with all others again.
  *

@@ -9,9 +9,10 @@
  * streams that are held up.  Only those who join (share), reset or drop lock
  * the subscription: nobody becomes a member that the latter two do not see.
  *
- * See subscription/fetch.c (deliver), subscription/ack.c (acknowledge), subscription/cursor.c and
- * subscription/lease.c (how far, and who), subscription/group.c (many consumers), subscription/parked.c
- * (events that could not be handled).
+ * See subscription/fetch.c (deliver), subscription/ack.c (acknowledge),
+ * subscription/cursor.c and subscription/lease.c (how far, and who),
+ * subscription/group.c (many consumers), subscription/parked.c (events that
+ * could not be handled), subscription/lag.c (how far behind).
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

@@ -4,12 +4,10 @@
  *
  * An entry is taken at first use and kept until the database is gone and
  * another one needs it.  dboid is set under AddinShmemInitLock; the rest are
- * atomics, written by the database's worker (attempted_at: by whoever tries to
- * start it; called: by appenders; waiting_since: see wakeup/slots.c; counters:
- * by everybody).  A latch that is set for a process that took over a dead
- * worker's slot wakes it for nothing, no more.  When there is no entry left, or
- * no room for the table, waiters poll and no worker runs: nothing here is
- * needed to be correct.
+ * atomics, and shared.h says who writes them.  A latch that is set for a
+ * process that took over a dead worker's slot wakes it for nothing, no more.
+ * When there is no entry left, or no room for the table, waiters poll and no
+ * worker runs: nothing here is needed to be correct.
  *
  * Sessions that began before an update of the extension go on with the old
  * library.  It has a table of its own, because this one may have changed; the

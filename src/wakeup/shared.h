@@ -2,7 +2,7 @@
  * wakeup/shared.h
  *	  Shared memory of the wing: one entry for each database.
  *
- *	  See wakeup/wakeup.c for who writes what.
+ *	  See wakeup/shared.c for how an entry is had, and for how long.
  *-------------------------------------------------------------------------
  */
 #ifndef ES_WAKEUP_SHARED_H
@@ -25,20 +25,29 @@
 
 typedef struct EsWakeupEntry
 {
-	Oid			dboid;			/* InvalidOid = free */
-	pg_atomic_uint32 worker;	/* PGPROC number of the worker + 1; 0 = none */
+	Oid			dboid;			/* InvalidOid = free; AddinShmemInitLock */
+
+	/* written by the database's worker */
+	pg_atomic_uint32 worker;	/* its PGPROC number + 1; 0 = none */
 	pg_atomic_uint32 store;		/* event table that head is of; 0 = none */
-	pg_atomic_uint64 head;		/* settled head that the worker saw last */
-	pg_atomic_uint64 attempted_at;	/* last attempt to start the worker */
+	pg_atomic_uint64 head;		/* settled head that it saw last */
+	pg_atomic_uint32 resting;	/* it rests and then looks unasked */
+
+	/* by whoever waits or listens */
 	pg_atomic_uint32 waiters;	/* processes that wait for settled, or look */
 	pg_atomic_uint32 listeners; /* sessions that LISTEN */
-	pg_atomic_uint32 followed;	/* lowest bit: the worker's tasks want events;
-								 * the rest counts who has said so */
-	pg_atomic_uint32 resting;	/* the worker rests and then looks unasked */
+
+	/* by those who call the worker, and by it when it has heard them */
 	pg_atomic_uint32 called;	/* somebody has called since it last looked */
 	pg_atomic_uint32 wanted;	/* there is to be a worker: none has retired */
-	pg_atomic_uint64 waiting_since; /* wakeup/slots.c; 0 = not waiting */
+	pg_atomic_uint32 followed;	/* lowest bit: the worker's tasks want events;
+								 * the rest counts who has said so */
+
+	/* by whoever tries to start it, or gives it a slot: wakeup/slots.c */
+	pg_atomic_uint64 attempted_at;	/* last attempt */
+	pg_atomic_uint64 waiting_since; /* for a slot; 0 = not waiting */
 	pg_atomic_uint64 gave_way_at;	/* when a worker of it last gave way */
+
 	ConditionVariable settled;	/* broadcast when head has moved */
 } EsWakeupEntry;
 

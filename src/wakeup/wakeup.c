@@ -5,8 +5,8 @@
  * NOTIFY inside an appending transaction would take a lock of the whole
  * server until after its fsync and end group commit.  So an appender only
  * sets the latch of its database's worker (wakeup/worker.c) once its
- * transaction has become visible.  The worker finds the settled head, publishes it here,
- * wakes the sessions that sleep in es_wait and the like, and sends one
+ * transaction has become visible.  The worker finds the settled head, publishes
+ * it here, wakes the sessions that sleep in es_wait and the like, and sends one
  * coalesced NOTIFY.
  *
  * That latch is dear: for one client it is the largest single part of an
