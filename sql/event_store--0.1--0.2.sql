@@ -250,6 +250,14 @@ COMMENT ON COLUMN event_store.event.version IS 'place in the stream: 1, 2, 3 ...
 COMMENT ON COLUMN event_store.event.tags IS 'tags of the event, sorted, each once; NULL if it has none';
 COMMENT ON COLUMN event_store.event.hash IS 'SHA-256 over the event and the hash of the one before it in its stream; NULL if event_store.hash_chain was off';
 -- reads the table once, and finds nothing to enter
+-- An id that the store makes ends with its event's position, by which it is found.
+CREATE FUNCTION event_store.es_id_has_position(event_id uuid, global_position bigint) RETURNS boolean
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'es_id_has_position';
+COMMENT ON FUNCTION event_store.es_id_has_position(uuid, bigint) IS 'does an event id end with this position, as ids do that the store makes?';
+REVOKE ALL ON FUNCTION event_store.es_id_has_position(uuid, bigint) FROM PUBLIC;
+CREATE UNIQUE INDEX event_event_id_idx ON event_store.event (event_id)
+    WHERE NOT event_store.es_id_has_position(event_id, global_position);
+ALTER TABLE event_store.event DROP CONSTRAINT event_event_id_key;
 CREATE INDEX event_tags_global_position_idx ON event_store.event USING event_store_tags (tags, global_position);
 
 CREATE OR REPLACE VIEW event_store.events AS

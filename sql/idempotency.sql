@@ -211,3 +211,46 @@ EXECUTE many;
 EXECUTE many;
 DEALLOCATE many;
 SELECT max(version), count(*) FROM es_read_stream('Idem-4');
+
+--
+-- Ids that the store has made end with their positions, and are not in the index of ids
+--
+
+SELECT event_id AS made, global_position AS at FROM es_append('Made-1', 0, 'A', '1') \gset
+SELECT event_store.es_id_has_position(:'made', :at), event_store.es_id_has_position(:'made', :at + 1);
+SELECT version, global_position = :at AS same FROM es_read_event(:'made');
+-- sent back they are known
+\set VERBOSITY sqlstate
+SELECT version, is_duplicate FROM es_append('Made-1', 0, 'A', '1', event_id => :'made');
+SELECT version FROM es_append('Made-1', es_any(), 'A', '2', event_id => :'made');
+SELECT version FROM es_append('Made-2', es_any(), 'A', '1', event_id => :'made');
+SELECT version FROM es_append_batch('Made-2', 0, '{A,B}', '{1,2}', NULL, ARRAY[pg_temp.id('e1'), :'made'::uuid]);
+-- every chunk of a batch, and events of no stream
+SELECT count(*), bool_and(event_store.es_id_has_position(event_id, global_position)) AS own
+  FROM es_append_batch('Made-3', 0, array_fill('A'::text, '{200}'), array_fill('1'::jsonb, '{200}'));
+SELECT event_id AS made, global_position AS at
+  FROM es_append_if('{"event_type": "A", "data": 3, "tags": ["made"]}', '{"items": [{"tags": ["made"]}]}', 0) \gset
+SELECT (e.event).data, event_store.es_id_has_position((e.event).event_id, (e.event).global_position) FROM (SELECT es_read_event(:'made')) AS e (event);
+-- given, and by chance the position that the event gets
+SELECT ('aaaaaaaa-0000-7000-8000-00' || lpad(to_hex(last_value + 1), 10, '0')) AS chance FROM event_store.event_global_position_seq \gset
+SELECT version, event_store.es_id_has_position(event_id, global_position) FROM es_append('Made-4', 0, 'A', '1', event_id => :'chance');
+SELECT version, is_duplicate FROM es_append('Made-4', 0, 'A', '1', event_id => :'chance');
+SELECT version FROM es_append('Made-5', 0, 'A', '1', event_id => :'chance');
+-- given, and the position of a later event, which is given the same id
+SELECT ('aaaaaaaa-0000-7000-8000-00' || lpad(to_hex(last_value + 3), 10, '0')) AS later FROM event_store.event_global_position_seq \gset
+SELECT version, event_store.es_id_has_position(event_id, global_position) FROM es_append('Made-6', 0, 'A', '1', event_id => :'later');
+SELECT version FROM es_append_batch('Made-7', 0, '{A,B}', '{1,2}', NULL, ARRAY[pg_temp.id('e2'), :'later'::uuid]);
+-- given, and the position of an earlier event with another id
+SELECT ('aaaaaaaa-0000-7000-8000-00' || lpad(to_hex(:at), 10, '0')) AS earlier \gset
+SELECT version FROM es_append('Made-8', 0, 'A', '1', event_id => :'earlier');
+SELECT version, is_duplicate FROM es_append('Made-8', 0, 'A', '1', event_id => :'earlier');
+SELECT version FROM es_append('Made-9', 0, 'A', '1', event_id => :'earlier');
+SELECT data FROM es_read_event(:'earlier');
+-- with a hash, which is made of the id before the position is known
+BEGIN;
+SET LOCAL event_store.hash_chain = on;
+SELECT event_id AS hashed FROM es_append('Made-10', 0, 'A', '1') \gset
+SELECT version, is_duplicate FROM es_append('Made-10', 0, 'A', '1', event_id => :'hashed');
+ROLLBACK;
+SELECT count(*), count(DISTINCT event_id) AS ids FROM event_store.event HAVING count(*) <> count(DISTINCT event_id);
+\set VERBOSITY default

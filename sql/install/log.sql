@@ -65,9 +65,15 @@ CREATE TABLE event_store.event (
     hash bytea,
     -- entries arrive in order but for a few of concurrent appends
     PRIMARY KEY (global_position) WITH (fillfactor = 97),
-    UNIQUE (stream_no, version),
-    UNIQUE (event_id)
+    UNIQUE (stream_no, version)
 ) USING heap;
+-- An id that the store makes ends with its event's position, by which it is found.
+CREATE FUNCTION event_store.es_id_has_position(event_id uuid, global_position bigint) RETURNS boolean
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'es_id_has_position';
+COMMENT ON FUNCTION event_store.es_id_has_position(uuid, bigint) IS 'does an event id end with this position, as ids do that the store makes?';
+REVOKE ALL ON FUNCTION event_store.es_id_has_position(uuid, bigint) FROM PUBLIC;
+CREATE UNIQUE INDEX event_event_id_idx ON event_store.event (event_id)
+    WHERE NOT event_store.es_id_has_position(event_id, global_position);
 CREATE INDEX event_type_no_global_position_idx ON event_store.event (type_no, global_position);
 CREATE INDEX event_tags_global_position_idx ON event_store.event USING event_store_tags (tags, global_position);
 CREATE SEQUENCE event_store.event_global_position_seq AS bigint

@@ -48,6 +48,7 @@
 #include "base/fault.h"
 #include "base/result.h"
 #include "log/event.h"
+#include "log/find.h"
 #include "log/head.h"
 #include "log/store.h"
 #include "log/stream.h"

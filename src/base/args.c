@@ -218,15 +218,14 @@ es_arg_int64_default(FunctionCallInfo fcinfo, int n, const char *argument,
 }
 
 /*
- * OID of a function without arguments, whoever may use its schema; InvalidOid
- * when there is none.
+ * OID of a function, whoever may use its schema; InvalidOid when there is none.
  */
 Oid
-es_function_oid(Oid schema, const char *name)
+es_function_oid(Oid schema, const char *name, int nargs, const Oid *argtypes)
 {
 	return GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid,
 						   CStringGetDatum(name),
-						   PointerGetDatum(buildoidvector(NULL, 0)),
+						   PointerGetDatum(buildoidvector(argtypes, nargs)),
 						   ObjectIdGetDatum(schema));
 }
 
@@ -282,7 +281,7 @@ es_arg_expected(FunctionCallInfo fcinfo, int n, const char *argument)
 	if (expected == ES_0_1_ANY_VERSION || expected == ES_0_1_STREAM_EXISTS)
 	{
 		Oid			any = es_function_oid(get_func_namespace(fcinfo->flinfo->fn_oid),
-										  "es_any");
+										  "es_any", 0, NULL);
 
 		if (OidIsValid(any) &&
 			DatumGetInt64(OidFunctionCall0(any)) == ES_0_1_ANY_VERSION)

@@ -20,7 +20,7 @@
 #define ES_ANY_VERSION		INT64CONST(-100)
 #define ES_STREAM_EXISTS	INT64CONST(-101)
 
-extern Oid	es_function_oid(Oid schema, const char *name);
+extern Oid	es_function_oid(Oid schema, const char *name, int nargs, const Oid *argtypes);
 extern void es_arg_required(FunctionCallInfo fcinfo, int n, const char *argument);
 extern const char *es_arg_name(FunctionCallInfo fcinfo, int n, const char *argument,
 							   int *len);

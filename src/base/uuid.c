@@ -5,7 +5,8 @@
  * New ids land at the right end of the index on event_id instead of on random
  * pages.  Within one backend they ascend: the 12 bits after the milliseconds
  * hold the fraction of the millisecond (method 3 of section 6.2), and a clock
- * that stands still or goes back does not take the ids with it.
+ * that stands still or goes back does not take the ids with it.  The last 40 of
+ * the random bits give way to the position of the event (log/id.c).
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"

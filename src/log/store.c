@@ -35,6 +35,7 @@
 #include "base/args.h"
 #include "base/compat.h"
 #include "base/fault.h"
+#include "log/id.h"
 #include "log/store.h"
 #include "log/tags.h"
 
@@ -139,7 +140,7 @@ es_store_try_index(Oid indexoid)
 
 /*
  * Is this a plain btree index over exactly these columns, in the order of
- * their types, ascending?
+ * their types, ascending?  It may be partial.
  *
  * An administrator may have added another one over the same columns.
  */
@@ -148,8 +149,7 @@ es_index_matches(Relation index, int nkeys, const AttrNumber *keys)
 {
 	if (index->rd_rel->relam != BTREE_AM_OID ||
 		index->rd_index->indnkeyatts != nkeys ||
-		index->rd_index->indnatts != nkeys ||
-		RelationGetIndexPredicate(index) != NIL)
+		index->rd_index->indnatts != nkeys)
 		return false;
 	for (int i = 0; i < nkeys; i++)
 	{
@@ -182,7 +182,8 @@ es_store_index(Oid relid, int nkeys, AttrNumber key1, AttrNumber key2)
 
 		if (index == NULL)
 			continue;
-		if (index->rd_index->indisvalid && es_index_matches(index, nkeys, keys))
+		if (index->rd_index->indisvalid && es_index_matches(index, nkeys, keys) &&
+			RelationGetIndexPredicate(index) == NIL)
 			result = RelationGetRelid(index);
 		index_close(index, AccessShareLock);
 		if (OidIsValid(result))
@@ -218,7 +219,10 @@ es_index_role(Relation index)
 
 	for (int i = 0; i < lengthof(roles); i++)
 	{
-		if (es_index_matches(index, roles[i].nkeys, roles[i].keys))
+		if (es_index_matches(index, roles[i].nkeys, roles[i].keys) &&
+			(RelationGetIndexPredicate(index) == NIL ||
+			 (roles[i].role == ES_INDEX_EVENT_ID &&
+			  es_id_index_is_partial(index, es_store.id_has_position))))
 			return roles[i].role;
 	}
 	if (es_store.tags != 0 && es_tags_is_index(index, es_store.tags))
@@ -267,6 +271,8 @@ es_store_load_indexes(Oid event)
 		has_tags |= role == ES_INDEX_TAG;
 		if (role != ES_INDEX_OTHER && index->rd_index->indisvalid)
 			es_store.read_index[role] = RelationGetRelid(index);
+		if (role == ES_INDEX_EVENT_ID && index->rd_index->indisvalid)
+			es_store.ids_are_partial = RelationGetIndexPredicate(index) != NIL;
 		index_close(index, AccessShareLock);
 	}
 	es_store.nindexes = n;
@@ -344,6 +350,7 @@ es_store_listen(void)
 const EsStore *
 es_store_get(void)
 {
+	static const Oid id_types[] = {UUIDOID, INT8OID};
 	Oid			schema;
 
 	/* an invalidation that arrives during the look-up starts it again */
@@ -354,7 +361,9 @@ es_store_get(void)
 		{
 			es_store.extension = get_extension_oid("event_store", true);
 			schema = get_namespace_oid("event_store", false);
-			es_store.guard = es_function_oid(schema, "es_guard");
+			es_store.guard = es_function_oid(schema, "es_guard", 0, NULL);
+			es_store.id_has_position = es_function_oid(schema, "es_id_has_position", 2,
+													   id_types);
 			es_store.event = es_store_relation(schema, "event");
 			es_store.stream = es_store_relation(schema, "stream");
 			es_store.event_type = es_store_relation(schema, "event_type");

@@ -73,6 +73,8 @@ typedef struct EsStore
 	Oid			extension;
 	Oid			owner;			/* of the event table, thus of all of them */
 	Oid			guard;			/* the function of the tables' own triggers */
+	Oid			id_has_position;	/* of the predicate of the index by event id;
+									 * InvalidOid with the script of 0.1 */
 	Oid			event;
 	Oid			stream;
 	Oid			event_type;
@@ -92,6 +94,7 @@ typedef struct EsStore
 								 * whose script is still that of 0.1 */
 	AttrNumber	hash;			/* the same */
 	Oid			read_index[ES_NUM_INDEX_ROLES]; /* valid index for each role */
+	bool		ids_are_partial;	/* the index of event ids is that of log/id.c */
 	int			nindexes;		/* every index of the event table */
 	EsIndex    *indexes;
 } EsStore;

@@ -17,9 +17,9 @@
  * writes very many events keeps one writer for all of them, so that relations
  * are opened once; an append has a writer of its own.
  *
- * Event ids are unique in the store.  An entry that meets an equal id, maybe
- * of a transaction in progress, is found by UNIQUE_CHECK_PARTIAL, which does
- * not wait; we then wait for that transaction after the release and decide
+ * Event ids are unique in the store (log/id.c).  An entry that meets an equal
+ * id, maybe of a transaction in progress, is found by UNIQUE_CHECK_PARTIAL, which
+ * does not wait; we then wait for that transaction after the release and decide
  * by its outcome.
  *-------------------------------------------------------------------------
  */
@@ -32,6 +32,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "catalog/pg_index.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -45,6 +46,8 @@
 #include "base/count.h"
 #include "base/errors.h"
 #include "base/fault.h"
+#include "log/find.h"
+#include "log/id.h"
 #include "log/last.h"
 #include "log/order.h"
 #include "log/sequence.h"
@@ -131,101 +134,6 @@ es_write_prepare(Relation event, const EsStore *store)
 	if (es_sequence_check(event, store))
 		es_last_drawn = 0;
 	es_shape_check(store, event);
-}
-
-/*
- * Find another event with this id.
- *
- * self			a tuple to leave out, or NULL
- * pending		result: its transaction, if it is still running
- */
-bool
-es_find_event_id(Relation event, const EsStore *store, const pg_uuid_t *event_id,
-				 ItemPointer self, TupleTableSlot *slot, TransactionId *pending)
-{
-	Relation	index = es_store_open_index(&store->read_index[ES_INDEX_EVENT_ID]);
-	SnapshotData dirty;
-	IndexScanDesc scan;
-	ScanKeyData key;
-	bool		found = false;
-
-	InitDirtySnapshot(dirty);
-	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_UUID_EQ, UUIDPGetDatum(event_id));
-	scan = es_index_beginscan(event, index, &dirty, 1);
-	index_rescan(scan, &key, 1, NULL, 0);
-	while (!found && index_getnext_slot(scan, ForwardScanDirection, slot))
-	{
-		*pending = dirty.xmin;
-		found = self == NULL || !ItemPointerEquals(self, &slot->tts_tid);
-	}
-	index_endscan(scan);
-	index_close(index, AccessShareLock);
-	return found;
-}
-
-/*
- * Report that an event id is taken (VE002).
- *
- * self			our own tuple with that id, or NULL
- */
-void
-es_event_id_conflict(Relation event, const EsStore *store, const pg_uuid_t *event_id,
-					 ItemPointer self)
-{
-	TupleTableSlot *slot = table_slot_create(event, NULL);
-	TransactionId pending;
-	StringInfoData detail;
-
-	initStringInfo(&detail);
-	appendStringInfo(&detail, "event_id=%s",
-					 DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(event_id))));
-
-	/* where it is used is nobody's business to whom policies apply */
-	if (check_enable_rls(RelationGetRelid(event), InvalidOid, true) != RLS_ENABLED &&
-		es_find_event_id(event, store, event_id, self, slot, &pending))
-	{
-		bool		isnull;
-		int64		stream_no = DatumGetInt64(slot_getattr(slot, Anum_es_event_stream_no, &isnull));
-		int			len;
-
-		if (isnull)
-			appendStringInfo(&detail, " global_position=" INT64_FORMAT,
-							 DatumGetInt64(slot_getattr(slot, Anum_es_event_global_position,
-														&isnull)));
-		else
-		{
-			const char *name = es_stream_name(store, stream_no, &len);
-
-			appendStringInfo(&detail, " stream=%.*s version=%d", len, name,
-							 DatumGetInt32(slot_getattr(slot, Anum_es_event_version, &isnull)));
-		}
-	}
-	ExecDropSingleTupleTableSlot(slot);
-	ereport(ERROR,
-			errcode(es_counted(ERRCODE_ES_EVENT_ID_CONFLICT)),
-			errmsg("event id is already used for something else"),
-			errdetail_internal("%s", detail.data),
-			errhint("A retry must repeat the same events in the same order; a new event needs a new id."));
-}
-
-/*
- * An equal event id was met on insertion: wait for its transaction and raise
- * VE002 unless that was rolled back.
- */
-static void
-es_resolve_event_id(Relation event, const EsStore *store, EsNewEvent *new_event,
-					ItemPointer self)
-{
-	TupleTableSlot *slot = table_slot_create(event, NULL);
-	TransactionId pending = InvalidTransactionId;
-
-	while (es_find_event_id(event, store, &new_event->event_id, self, slot, &pending))
-	{
-		if (!TransactionIdIsValid(pending))
-			es_event_id_conflict(event, store, &new_event->event_id, self);
-		XactLockTableWait(pending, event, &slot->tts_tid, XLTW_InsertIndex);
-	}
-	ExecDropSingleTupleTableSlot(slot);
 }
 
 static void
@@ -395,6 +303,23 @@ es_link_event(Relation event, const EsStore *store, EsNewEvent *new_event, HeapT
 }
 
 /*
+ * Have the id that the store has made end with the position, now that this is
+ * known; but for an event with a hash, which is made of the id, too.  The id has
+ * a fixed place after columns of fixed width, of which one may be null.
+ */
+static void
+es_position_id(HeapTuple tuple, EsNewEvent *new_event)
+{
+	int			place = new_event->stream_no == 0 ? 2 * sizeof(int64) : 3 * sizeof(int64);
+
+	if (new_event->id_given || new_event->chain != NULL ||
+		!es_id_take_position(&new_event->event_id, new_event->position))
+		return;
+	memcpy((char *) tuple->t_data + tuple->t_data->t_hoff + place,
+		   &new_event->event_id, UUID_LEN);
+}
+
+/*
  * Somebody has set the sequence back.  Called under the insertion lock, which
  * the error releases.
  */
@@ -407,6 +332,31 @@ es_position_taken(int64 position)
 			errmsg("position " INT64_FORMAT " is already taken", position),
 			errdetail("Sequence \"event_global_position_seq\" has been set back."),
 			errhint("Try again: the next append moves the sequence forward."));
+}
+
+/*
+ * Make the entry of one tuple in the index by event id, if it needs one, and see
+ * that no other event has the id; see log/id.c.
+ */
+static void
+es_index_event_id(Relation event, const EsStore *store, Relation index, HeapTuple tuple,
+				  EsNewEvent *new_event)
+{
+	Datum		values[1] = {UUIDPGetDatum(&new_event->event_id)};
+	bool		isnull[1] = {false};
+	bool		is_partial = index->rd_indextuple != NULL &&
+		!heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL);
+	int64		named = is_partial ? es_id_position(&new_event->event_id) : 0;
+	bool		look;
+
+	if (is_partial && named == new_event->position)
+		look = new_event->id_given;
+	else
+		look = !es_index_insert(index, values, isnull, &tuple->t_self, event,
+								UNIQUE_CHECK_PARTIAL, NULL) ||
+			(new_event->id_given && named > 0 && named < new_event->position);
+	if (look)
+		es_resolve_event_id(event, store, &new_event->event_id, &tuple->t_self);
 }
 
 /*
@@ -451,10 +401,7 @@ es_index_event(Relation event, const EsStore *store, Relation index, EsIndexRole
 							UNIQUE_CHECK_YES, NULL);
 			break;
 		case ES_INDEX_EVENT_ID:
-			values[0] = UUIDPGetDatum(&new_event->event_id);
-			if (!es_index_insert(index, values, isnull, &tuple->t_self, event,
-								 UNIQUE_CHECK_PARTIAL, NULL))
-				es_resolve_event_id(event, store, new_event, &tuple->t_self);
+			es_index_event_id(event, store, index, tuple, new_event);
 			break;
 		case ES_INDEX_OTHER:
 			es_table_index_tuple(event, index, tuple);
@@ -526,6 +473,7 @@ es_write_chunk(EsWriter *writer, EsNewEvent *events, int n)
 		/* the first column, never null, thus at a fixed place */
 		memcpy((char *) tuples[i]->t_data + tuples[i]->t_data->t_hoff,
 			   &events[i].position, sizeof(int64));
+		es_position_id(tuples[i], &events[i]);
 		if (events[i].chain != NULL)
 			es_link_event(event, store, &events[i], tuples[i]);
 	}

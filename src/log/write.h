@@ -48,10 +48,5 @@ extern void es_writer_write(EsWriter *writer, const EsStore *store,
 							EsNewEvent *events, int nevents);
 extern const EsNewEvent *es_writer_current(const EsWriter *writer);
 extern void es_writer_end(EsWriter *writer);
-extern bool es_find_event_id(Relation event, const EsStore *store,
-							 const pg_uuid_t *event_id, ItemPointer self,
-							 TupleTableSlot *slot, TransactionId *pending);
-extern void es_event_id_conflict(Relation event, const EsStore *store,
-								 const pg_uuid_t *event_id, ItemPointer self);
 
 #endif							/* ES_LOG_WRITE_H */

@@ -28,6 +28,7 @@
 #include "base/compat.h"
 #include "base/result.h"
 #include "evolution/upcast.h"
+#include "log/find.h"
 #include "log/head.h"
 #include "log/stream.h"
 #include "read/read.h"
@@ -274,10 +275,7 @@ es_read_event(PG_FUNCTION_ARGS)
 {
 	const EsStore *store;
 	Relation	event;
-	Relation	index;
 	TupleTableSlot *slot;
-	IndexScanDesc scan;
-	ScanKeyData key;
 	EsRowFilter *filter;
 	Datum		values[Natts_es_out];
 	bool		isnull[Natts_es_out] = {false};
@@ -287,13 +285,9 @@ es_read_event(PG_FUNCTION_ARGS)
 	es_count(ES_COUNT_READS, 1);
 
 	event = es_store_open_event(&store, AccessShareLock);
-	index = es_store_open_index(&store->read_index[ES_INDEX_EVENT_ID]);
 	slot = table_slot_create(event, NULL);
 	filter = es_row_filter_begin(event);
-	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_UUID_EQ, PG_GETARG_DATUM(0));
-	scan = es_index_beginscan(event, index, GetActiveSnapshot(), 1);
-	index_rescan(scan, &key, 1, NULL, 0);
-	if (index_getnext_slot(scan, ForwardScanDirection, slot))
+	if (es_read_event_id(event, store, GetActiveSnapshot(), PG_GETARG_UUID_P(0), slot))
 	{
 		int64		position = DatumGetInt64(slot_getattr(slot, Anum_es_event_global_position,
 														  &isnull[0]));
@@ -305,10 +299,8 @@ es_read_event(PG_FUNCTION_ARGS)
 			result = es_result_row(fcinfo, values, isnull);
 		}
 	}
-	index_endscan(scan);
 	es_row_filter_end(filter);
 	ExecDropSingleTupleTableSlot(slot);
-	index_close(index, AccessShareLock);
 	table_close(event, NoLock);
 
 	if (result == (Datum) 0)

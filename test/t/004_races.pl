@@ -155,17 +155,20 @@ sub same_id_twice
 	my $pid = sql_value($second, 'SELECT pg_catalog.pg_backend_pid()');
 	my $number = 0;
 
-	foreach my $where ('same stream', 'different streams')
+	# an id that the store has made, sent back before it is committed, too
+	foreach my $where ('same stream', 'different streams', 'same stream, id made by the store',
+		'different streams, id made by the store')
 	{
 		foreach my $end (qw(COMMIT ROLLBACK))
 		{
 			my $case = "same id twice, $where, first one: $end";
-			my $id = random_uuid();
+			my $id = $where =~ /made/ ? undef : random_uuid();
 			my $stream = 'Twice-' . ++$number;
-			my $stream2 = $where eq 'same stream' ? $stream : "$stream-other";
+			my $stream2 = $where =~ /^same/ ? $stream : "$stream-other";
 
 			$first->do('BEGIN');
 			my $one = append($first, $stream, ANY, 'T', $id);
+			$id = $one->{id};
 			my $sth = $second->prepare(
 				'SELECT version, global_position, is_duplicate '
 				  . "FROM es_append('$stream2', es_any(), 'T', '{\"n\": 1}', event_id => '$id')",
@@ -188,7 +191,7 @@ sub same_id_twice
 					  . ($answer->{is_duplicate} ? 'dup' : 'new'),
 					'00000 1 new', "$case: the second appends");
 			}
-			elsif ($where eq 'same stream')
+			elsif ($where =~ /^same/)
 			{
 				is("$state " . ($answer->{global_position} || '-') . ' '
 					  . ($answer->{is_duplicate} ? 'dup' : 'new'),
