@@ -56,6 +56,8 @@ SELECT version, event_type, data, metadata, schema_version, event_id IS NOT NULL
   FROM es_read_stream('ImportShort-1') e;
 SELECT es_import($$ SELECT NULL AS stream_id, 'Free' AS event_type, '1'::jsonb AS data, ARRAY['free:1'] AS tags $$);
 SELECT stream_id IS NULL, version IS NULL, event_type FROM es_read_query('{"items": [{"tags": ["free:1"]}]}');
+SELECT es_import($$ SELECT NULL AS stream_id, 'Bare' AS event_type, 'null'::jsonb AS data, '{}'::text[] AS tags $$);
+SELECT stream_id IS NULL, version IS NULL, es_tags(e), data FROM es_read_all(event_types => '{Bare}') e;
 SELECT es_import($$ SELECT 'ImportNone-1' AS stream_id, 'A' AS event_type, '1'::jsonb AS data WHERE false $$);
 
 -- the head is cheap: a mark is near

@@ -225,7 +225,7 @@ missing() {
 		return
 	fi
 	[ -f "$share/extension/pgtap.control" ] || echo "postgresql-$major-pgtap: pgTAP"
-	for module in amcheck dblink; do
+	for module in amcheck dblink uuid-ossp; do
 		[ -f "$share/extension/$module.control" ] || echo "postgresql-$major: $module"
 	done
 	[ -x "$("$pg_config" --bindir)/pg_repack" ] && [ -f "$share/extension/pg_repack.control" ] ||

@@ -77,6 +77,12 @@ CREATE FUNCTION message_store.write_message(id varchar, stream_name varchar, typ
 COMMENT ON FUNCTION message_store.write_message(varchar, varchar, varchar, jsonb, jsonb, bigint) IS
     'appends a message; its position in the stream, from 0 on';
 
+-- for imports, whose data is the JSON null where this one is NULL
+CREATE FUNCTION message_store.event_metadata(metadata jsonb, data jsonb) RETURNS jsonb
+    LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'message_db_event_metadata';
+COMMENT ON FUNCTION message_store.event_metadata(jsonb, jsonb) IS
+    'the metadata of the event that write_message makes of a message with this metadata and data';
+
 --
 -- Reading
 --

@@ -30,6 +30,7 @@
 PG_MODULE_MAGIC;
 
 PG_FUNCTION_INFO_V1(message_db_write_message);
+PG_FUNCTION_INFO_V1(message_db_event_metadata);
 
 /* conditions of the event store */
 #define VERSION_CONFLICT	MAKE_SQLSTATE('V', 'E', '0', '0', '1')
@@ -148,6 +149,17 @@ stored_metadata(Jsonb *metadata, bool has_data)
 	}
 	pushJsonbValue(&state, WJB_END_OBJECT, NULL);
 	return JsonbPGetDatum(JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL)));
+}
+
+/*
+ * event_metadata(metadata jsonb, data jsonb)
+ *
+ * What write_message stores as an event's metadata, for imports.
+ */
+Datum
+message_db_event_metadata(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_DATUM(stored_metadata(PG_ARGISNULL(0) ? NULL : PG_GETARG_JSONB_P(0), !PG_ARGISNULL(1)));
 }
 
 static void

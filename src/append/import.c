@@ -343,6 +343,7 @@ es_import_row(EsImport *import)
 {
 	EsNewEvent *event = &import->events[import->row];
 	EsImportStream *stream = NULL;
+	bool		has_tags;
 	Datum		value;
 	text	   *name;
 
@@ -375,7 +376,8 @@ es_import_row(EsImport *import)
 			es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, "created_at", 0,
 						 "It must not be infinite.");
 	}
-	if (es_import_value(import, ES_IMPORT_TAGS, &value))
+	has_tags = es_import_value(import, ES_IMPORT_TAGS, &value);
+	if (has_tags)
 		es_import_tags(event, DatumGetArrayTypeP(value));
 	es_event_check(event, 0);
 
@@ -396,9 +398,10 @@ es_import_row(EsImport *import)
 		if (stream->chain.begun)
 			event->chain = &stream->chain;
 	}
-	else if (event->tags == NULL)
+	/* a name that was forgotten is no event of no stream: that one has tags */
+	else if (!has_tags)
 		es_arg_error(ERRCODE_NULL_VALUE_NOT_ALLOWED, "stream_id", 0,
-					 "It is null, and the event has no tags by which it could be found.");
+					 "It is null, and so are the tags; those of an event that belongs to no stream are an array, {} for none.");
 	else if (es_import_value(import, ES_IMPORT_VERSION, &value))
 		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, "version", 0,
 					 "An event that belongs to no stream has none.");

@@ -28,13 +28,15 @@ my %program = (
 	js => [ 'node', '--input-type=module', '-' ],
 	python => [ '/usr/bin/python3', '-' ]);
 
-# All blocks of a file: { line, sql, printed (undef: anything without an error) };
-# those of other languages have {program} in place of {sql}.
+# All blocks of a file: { line, section (its heading), hidden, sql, printed
+# (undef: anything without an error) }; those of other languages have {program}
+# in place of {sql}.
 sub examples
 {
 	my ($file) = @_;
 	my @blocks;
 	my ($kind, $text, $line, $directly);
+	my $section = '';
 
 	open my $in, '<:encoding(UTF-8)', $file or die "cannot read $file: $!";
 	while (<$in>)
@@ -50,12 +52,12 @@ sub examples
 			}
 			if ($kind eq 'sql' || $kind eq 'hidden')
 			{
-				push @blocks, { line => $line, sql => $text };
+				push @blocks, { line => $line, section => $section, hidden => $kind eq 'hidden', sql => $text };
 				$directly = $kind eq 'sql';
 			}
 			elsif ($program{$kind})
 			{
-				push @blocks, { line => $line, program => $program{$kind}, text => $text };
+				push @blocks, { line => $line, section => $section, program => $program{$kind}, text => $text };
 				$directly = 1;
 			}
 			elsif ($kind eq 'text' && $directly)
@@ -73,6 +75,7 @@ sub examples
 		elsif (/\S/)
 		{
 			$directly = 0;
+			$section = $1 if /^##? (.+?)\s*$/;
 		}
 	}
 	close $in;
