@@ -102,6 +102,15 @@ CREATE FUNCTION message_store.stored_data(data jsonb, metadata jsonb) RETURNS js
                 THEN NULL ELSE $1 END $$;
 COMMENT ON FUNCTION message_store.stored_data(jsonb, jsonb) IS 'data as write_message was given it';
 
+-- and as text, which is most of the work of a read
+CREATE FUNCTION message_store.data_text(data jsonb, metadata jsonb) RETURNS varchar
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'message_db_data_text';
+COMMENT ON FUNCTION message_store.data_text(jsonb, jsonb) IS 'the text of stored_data';
+
+CREATE FUNCTION message_store.metadata_text(metadata jsonb) RETURNS varchar
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'message_db_metadata_text';
+COMMENT ON FUNCTION message_store.metadata_text(jsonb) IS 'the text of stored_metadata';
+
 -- A consumer group divides the streams of a category by the hash of their
 -- cardinal ids.  A stream that is named like its category has none: message-db
 -- gives it to no member at all, here it goes by its name.
@@ -215,8 +224,8 @@ CREATE FUNCTION message_store.get_stream_messages(stream_name varchar, "position
     LANGUAGE sql STABLE ROWS 100 AS $$
     (SELECT e.event_id::pg_catalog.varchar, e.stream_id::pg_catalog.varchar, e.event_type::pg_catalog.varchar,
             e.version OPERATOR(pg_catalog.-) 1, e.global_position,
-            message_store.stored_data(e.data, e.metadata)::pg_catalog.varchar,
-            message_store.stored_metadata(e.metadata)::pg_catalog.varchar,
+            message_store.data_text(e.data, e.metadata),
+            message_store.metadata_text(e.metadata),
             pg_catalog.timezone('UTC', e.created_at)
        FROM @es@.es_read_stream(message_store.check_stream($1),
                                 GREATEST(COALESCE($2, 0), 0) OPERATOR(pg_catalog.+) 1,
@@ -232,8 +241,8 @@ CREATE FUNCTION message_store.get_last_stream_message(stream_name varchar, type 
     LANGUAGE sql STABLE ROWS 1 AS $$
     SELECT e.event_id::pg_catalog.varchar, e.stream_id::pg_catalog.varchar, e.event_type::pg_catalog.varchar,
            e.version OPERATOR(pg_catalog.-) 1, e.global_position,
-           message_store.stored_data(e.data, e.metadata)::pg_catalog.varchar,
-           message_store.stored_metadata(e.metadata)::pg_catalog.varchar,
+           message_store.data_text(e.data, e.metadata),
+           message_store.metadata_text(e.metadata),
            pg_catalog.timezone('UTC', e.created_at)
       FROM @es@.es_read_stream($1, NULL, CASE WHEN $2 IS NULL THEN 1 END, true) AS e
      WHERE $2 IS NULL OR e.event_type OPERATOR(pg_catalog.=) $2
@@ -271,8 +280,8 @@ CREATE FUNCTION message_store.get_category_messages(category varchar, "position"
     LANGUAGE sql STABLE ROWS 100 AS $$
     (SELECT e.event_id::pg_catalog.varchar, e.stream_id::pg_catalog.varchar, e.event_type::pg_catalog.varchar,
             e.version OPERATOR(pg_catalog.-) 1, e.global_position,
-            message_store.stored_data(e.data, e.metadata)::pg_catalog.varchar,
-            message_store.stored_metadata(e.metadata)::pg_catalog.varchar,
+            message_store.data_text(e.data, e.metadata),
+            message_store.metadata_text(e.metadata),
             pg_catalog.timezone('UTC', e.created_at)
        FROM @es@.es_read_category(message_store.check_category($1, $4, $5, $6),
                                   LEAST(GREATEST(COALESCE($2, 1), 1) OPERATOR(pg_catalog.-) 1, @es@.es_head()),

@@ -1,11 +1,16 @@
 /*-------------------------------------------------------------------------
  * event_store_message_db.c
- *	  message-db's write_message on top of es_append.
+ *	  message-db's write_message on top of es_append, and messages as text.
  *
- * The other functions of message-db are SQL (see the install script).  This one
- * is C because a refusal has to be told in message-db's words, by which its
- * clients recognise it: in PL/pgSQL that takes a subtransaction for each
- * message, here the error is put into other words on its way out.
+ * The other functions of message-db are SQL (see the install script).
+ * write_message is C because a refusal has to be told in message-db's words, by
+ * which its clients recognise it: in PL/pgSQL that takes a subtransaction for
+ * each message, here the error is put into other words on its way out.
+ *
+ * message-db gives data and metadata as text.  To make it is most of the work
+ * of a read, so it is done here: jsonb's own output function makes a tree walk
+ * with a state, and a copy, of every key and value, and what is then cast to
+ * varchar is measured and copied once more.  The text is the same.
  *
  * What our store cannot hold as message-db's table does is put into the
  * metadata under the key "$message_db" and taken out again when it is read:
@@ -21,9 +26,11 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
+#include "utils/numeric.h"
 #include "utils/typcache.h"
 #include "utils/uuid.h"
 
@@ -31,6 +38,8 @@ PG_MODULE_MAGIC;
 
 PG_FUNCTION_INFO_V1(message_db_write_message);
 PG_FUNCTION_INFO_V1(message_db_event_metadata);
+PG_FUNCTION_INFO_V1(message_db_data_text);
+PG_FUNCTION_INFO_V1(message_db_metadata_text);
 
 /* conditions of the event store */
 #define VERSION_CONFLICT	MAKE_SQLSTATE('V', 'E', '0', '0', '1')
@@ -108,6 +117,18 @@ push_jsonb(JsonbParseState **state, Jsonb *jsonb)
 	pushJsonbValue(state, WJB_VALUE, &value);
 }
 
+/* Value of a key of an object, NULL = it has none. */
+static JsonbValue *
+member_of(JsonbContainer *object, char *name)
+{
+	JsonbValue	key;
+
+	key.type = jbvString;
+	key.val.string.val = name;
+	key.val.string.len = strlen(name);
+	return findJsonbValueFromContainer(object, JB_FOBJECT, &key);
+}
+
 /*
  * What is stored as metadata.
  *
@@ -118,16 +139,12 @@ static Datum
 stored_metadata(Jsonb *metadata, bool has_data)
 {
 	JsonbParseState *state = NULL;
-	JsonbValue	key;
 	JsonbValue	yes;
 	bool		as_it_is;
 
-	key.type = jbvString;
-	key.val.string.val = MARK;
-	key.val.string.len = strlen(MARK);
 	as_it_is = metadata == NULL ||
 		(JB_ROOT_IS_OBJECT(metadata) && JB_ROOT_COUNT(metadata) > 0 &&
-		 findJsonbValueFromContainer(&metadata->root, JB_FOBJECT, &key) == NULL);
+		 member_of(&metadata->root, MARK) == NULL);
 	if (as_it_is && has_data)
 		return metadata != NULL ? JsonbPGetDatum(metadata) :
 			DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"));
@@ -160,6 +177,195 @@ Datum
 message_db_event_metadata(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_DATUM(stored_metadata(PG_ARGISNULL(0) ? NULL : PG_GETARG_JSONB_P(0), !PG_ARGISNULL(1)));
+}
+
+/* As escape_json() writes it, from text that is not terminated. */
+static void
+put_string(StringInfo out, const char *text, int len)
+{
+	const char *end = text + len;
+
+	appendStringInfoCharMacro(out, '"');
+	while (text < end)
+	{
+		const char *plain = text;
+
+		while (text < end && (unsigned char) *text >= ' ' && *text != '"' && *text != '\\')
+			text++;
+		appendBinaryStringInfo(out, plain, text - plain);
+		if (text == end)
+			break;
+		switch (*text)
+		{
+			case '"':
+			case '\\':
+				appendStringInfoCharMacro(out, '\\');
+				appendStringInfoCharMacro(out, *text);
+				break;
+			case '\b':
+				appendBinaryStringInfo(out, "\\b", 2);
+				break;
+			case '\f':
+				appendBinaryStringInfo(out, "\\f", 2);
+				break;
+			case '\n':
+				appendBinaryStringInfo(out, "\\n", 2);
+				break;
+			case '\r':
+				appendBinaryStringInfo(out, "\\r", 2);
+				break;
+			case '\t':
+				appendBinaryStringInfo(out, "\\t", 2);
+				break;
+			default:
+				appendStringInfo(out, "\\u%04x", (int) *text);
+		}
+		text++;
+	}
+	appendStringInfoCharMacro(out, '"');
+}
+
+static void
+put_number(StringInfo out, char *numeric)
+{
+	appendStringInfoString(out, DatumGetCString(DirectFunctionCall1(numeric_out, PointerGetDatum(numeric))));
+}
+
+static void put_container(StringInfo out, JsonbContainer *container);
+
+/*
+ * A value of an array or an object.
+ *
+ * base, offset		where the container's values are, and this one among them
+ */
+static void
+put_entry(StringInfo out, JEntry entry, char *base, uint32 offset, uint32 len)
+{
+	if (JBE_ISSTRING(entry))
+		put_string(out, base + offset, len);
+	else if (JBE_ISNUMERIC(entry))
+		put_number(out, base + INTALIGN(offset));
+	else if (JBE_ISCONTAINER(entry))
+		put_container(out, (JsonbContainer *) (base + INTALIGN(offset)));
+	else if (JBE_ISBOOL_TRUE(entry))
+		appendBinaryStringInfo(out, "true", 4);
+	else if (JBE_ISBOOL_FALSE(entry))
+		appendBinaryStringInfo(out, "false", 5);
+	else
+		appendBinaryStringInfo(out, "null", 4);
+}
+
+/* An array, an object, or a scalar, which is stored as an array. */
+static void
+put_container(StringInfo out, JsonbContainer *container)
+{
+	int			n = JsonContainerSize(container);
+	JEntry	   *entries = container->children;
+	uint32		offset = 0;
+
+	check_stack_depth();
+	if (JsonContainerIsObject(container))
+	{
+		char	   *base = (char *) &entries[2 * n];
+		uint32		value_offset = getJsonbOffset(container, n);
+
+		appendStringInfoCharMacro(out, '{');
+		for (int i = 0; i < n; i++)
+		{
+			uint32		start = offset;
+			uint32		value_start = value_offset;
+
+			if (i > 0)
+				appendBinaryStringInfo(out, ", ", 2);
+			JBE_ADVANCE_OFFSET(offset, entries[i]);
+			put_string(out, base + start, offset - start);
+			appendBinaryStringInfo(out, ": ", 2);
+			JBE_ADVANCE_OFFSET(value_offset, entries[n + i]);
+			put_entry(out, entries[n + i], base, value_start, value_offset - value_start);
+		}
+		appendStringInfoCharMacro(out, '}');
+	}
+	else
+	{
+		char	   *base = (char *) &entries[n];
+
+		if (!JsonContainerIsScalar(container))
+			appendStringInfoCharMacro(out, '[');
+		for (int i = 0; i < n; i++)
+		{
+			uint32		start = offset;
+
+			if (i > 0)
+				appendBinaryStringInfo(out, ", ", 2);
+			JBE_ADVANCE_OFFSET(offset, entries[i]);
+			put_entry(out, entries[i], base, start, offset - start);
+		}
+		if (!JsonContainerIsScalar(container))
+			appendStringInfoCharMacro(out, ']');
+	}
+}
+
+/*
+ * A jsonb as text, as its output function writes it.
+ *
+ * size		its bytes, for a guess of the text's
+ */
+static Datum
+text_of(JsonbContainer *container, Size size)
+{
+	StringInfoData out;
+
+	initStringInfo(&out);
+	enlargeStringInfo(&out, VARHDRSZ + size + size / 4);
+	out.len = VARHDRSZ;
+	put_container(&out, container);
+	SET_VARSIZE(out.data, out.len);
+	return PointerGetDatum(out.data);
+}
+
+/*
+ * data_text(data jsonb, metadata jsonb) RETURNS varchar
+ *
+ * An event's data as write_message was given it.
+ */
+Datum
+message_db_data_text(PG_FUNCTION_ARGS)
+{
+	Jsonb	   *data = PG_GETARG_JSONB_P(0);
+	Jsonb	   *metadata = PG_GETARG_JSONB_P(1);
+	JsonbValue *mark = JB_ROOT_IS_OBJECT(metadata) ? member_of(&metadata->root, MARK) : NULL;
+
+	if (mark != NULL && mark->type == jbvBinary && JsonContainerIsObject(mark->val.binary.data) &&
+		member_of(mark->val.binary.data, "no_data") != NULL)
+		PG_RETURN_NULL();
+	return text_of(&data->root, VARSIZE(data));
+}
+
+/*
+ * metadata_text(metadata jsonb) RETURNS varchar
+ *
+ * An event's metadata as write_message was given it.
+ */
+Datum
+message_db_metadata_text(PG_FUNCTION_ARGS)
+{
+	Jsonb	   *metadata = PG_GETARG_JSONB_P(0);
+	JsonbValue *value;
+
+	if (!JB_ROOT_IS_OBJECT(metadata))
+		return text_of(&metadata->root, VARSIZE(metadata));
+	if (JB_ROOT_COUNT(metadata) == 0)
+		PG_RETURN_NULL();
+	value = member_of(&metadata->root, MARK);
+	if (value != NULL)
+	{
+		value = value->type == jbvBinary && JsonContainerIsObject(value->val.binary.data) ?
+			member_of(value->val.binary.data, "metadata") : NULL;
+		if (value == NULL)
+			PG_RETURN_NULL();
+		metadata = JsonbValueToJsonb(value);
+	}
+	return text_of(&metadata->root, VARSIZE(metadata));
 }
 
 static void

@@ -205,6 +205,24 @@ sub ours_only
 	unlike($members->('real'), qr/^account$/m, 'message-db gives a stream that is named like its category to no member');
 	like($members->('ours'), qr/^account$/m, '... here somebody gets it');
 
+	# the text of data and metadata is written by code of our own
+	is($server->safe_psql('ours', q{
+		WITH scalar (j) AS (
+			SELECT to_jsonb(chr(n) || 'x' || chr(n) || chr(n)) FROM generate_series(1, 700) n
+			UNION ALL SELECT to_jsonb(repeat('long "', n)) FROM generate_series(0, 2000, 97) n
+			UNION ALL SELECT x::jsonb FROM unnest(ARRAY['null', 'true', 'false', '0', '-0.00', '1e3', '1.50', '1e-30', '12345678901234567890123.4', '""', '"ö"']) x),
+		     list AS (SELECT jsonb_agg(j) AS j FROM scalar),
+		     object AS (SELECT jsonb_object_agg(j::text || n % 7, j) AS j FROM (SELECT j, row_number() OVER () AS n FROM scalar) s),
+		     value (j) AS (
+			SELECT j FROM scalar UNION ALL SELECT jsonb_build_array(j, j) FROM scalar UNION ALL SELECT jsonb_build_object('a', j, 'b', jsonb_build_array(j)) FROM scalar
+			UNION ALL SELECT j FROM list UNION ALL SELECT j FROM object UNION ALL SELECT jsonb_build_object('deep', jsonb_build_array(l.j, o.j, '[]'::jsonb, '{}'::jsonb)) FROM list l, object o
+			UNION ALL SELECT '[]' UNION ALL SELECT '{}' UNION ALL SELECT (repeat('[', 500) || repeat(']', 500))::jsonb)
+		SELECT count(*) > 2000, count(*) FILTER (WHERE message_store.data_text(j, '{}') IS DISTINCT FROM j::text),
+			   count(*) FILTER (WHERE message_store.metadata_text(message_store.event_metadata(j, '1')) IS DISTINCT FROM j::text)
+		  FROM value}), 't|0|0', 'JSON is written as PostgreSQL writes it');
+	is(($server->psql('ours', q{SELECT message_store.data_text(message_store.data_text((repeat('[', 3000) || repeat(']', 3000))::jsonb, '{}')::jsonb, '{}')}))[0], 0,
+		'... and deep nesting, too');
+
 	is($server->safe_psql('ours', q{SELECT count(*), sum(version) FROM es_read_stream('account-1')}), '3|6',
 		'messages are events of the store');
 	like(client('ours', q{INSERT INTO messages (stream_name) VALUES ('a-1');}), qr/ERROR/, 'nobody writes past write_message');
