@@ -62,6 +62,19 @@ try {
 } catch (e) {
   is([e.code, /actual=6/.test(e.detail), e.hint !== undefined], ['VE001', true, true], 'errors have code, detail and hint');
 }
+is(await error('SELECT * FROM es_append($1, $2, $3, $4::text)', 'Node-2', 0, 'Happened', '{}'), '42883',
+  'a parameter that is declared as text finds no function');
+is((await rows('SELECT version FROM es_append($1, $2, $3, $4::text::jsonb)', 'Node-2', 0, 'Happened', '{}'))[0].version, '1',
+  '... and with a cast it does');
+await rows(`CREATE FUNCTION node_count(state jsonb, event es_event) RETURNS jsonb LANGUAGE sql IMMUTABLE
+  AS $$ SELECT to_jsonb(state::int + 1) $$`);
+await rows(`SELECT es_define_aggregate('NodeTime', 'node_count(jsonb, es_event)', '0')`);
+await rows(`SELECT es_import($$ SELECT 'NodeTime-1' AS stream_id, 'A' AS event_type, '{}'::jsonb AS data,
+  '2024-05-01 10:00:00.123456+00'::timestamptz AS created_at $$)`);
+const [timed] = await rows(`SELECT created_at, created_at::text AS exact FROM es_read_stream('NodeTime-1')`);
+const state = at => rows(`SELECT state FROM es_state('NodeTime-1', at_time => $1)`, at);
+is((await state(timed.created_at))[0]?.state ?? 0, 0, 'at_time: a Date is too early for its own event');
+is((await state(timed.exact))[0].state, 1, '... as text it is not');
 const named = await client.query({ name: 'read', text: 'SELECT version FROM es_read_stream($1)', values: ['Node-1'] });
 is(named.rows.length, 6, 'a named prepared statement');
 console.log(`1..${tests}`);
