@@ -228,6 +228,7 @@ missing() {
 	for module in amcheck dblink uuid-ossp; do
 		[ -f "$share/extension/$module.control" ] || echo "postgresql-$major: $module"
 	done
+	[ -f "$("$pg_config" --pkglibdir)/wal2json.so" ] || echo "postgresql-$major-wal2json: wal2json"
 	[ -x "$("$pg_config" --bindir)/pg_repack" ] && [ -f "$share/extension/pg_repack.control" ] ||
 		echo "postgresql-$major-repack: pg_repack"
 	[ -f "$share/extension/plproxy.control" ] || echo "postgresql-$major-plproxy: PL/Proxy"

@@ -19,12 +19,12 @@
 Settings	settings = {
 	.sink = "lines",
 	.subscription = "feed",
-	.batch = 1000,
+	.batch = 2000,
 };
 
 static const char *mode = "structured";
 static const char *level = "log";
-static const char *batch = "1000";
+static const char *batch = "2000";
 
 static const struct Setting
 {
@@ -42,7 +42,7 @@ static const struct Setting
 	{"source", 0, "URI", &settings.source, "CloudEvents source (default: /event_store/DBNAME)"},
 	{"subscription", 'n', "NAME", &settings.subscription, "durable subscription or group to follow (default: feed)"},
 	{"member", 'M', "NAME", &settings.member, "this one's name in a group, or behind a pool of connections"},
-	{"batch", 'b', "EVENTS", &batch, "events fetched at once (default: 1000)"},
+	{"batch", 'b', "EVENTS", &batch, "events fetched at once (default: 2000)"},
 	{"dbname", 'd', "DBNAME", &settings.dbname, "database, or a connection string"},
 	{"host", 'h', "HOSTNAME", &settings.host, "database server host or socket directory"},
 	{"port", 'p', "PORT", &settings.port, "database server port"},

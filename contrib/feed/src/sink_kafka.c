@@ -234,7 +234,7 @@ open_producer(void)
 	if (!read_end())
 		return false;
 	make_conf();
-	set("linger.ms", "0");
+	set("linger.ms", "0.5");
 	set("partitioner", "murmur2_random");
 	set("compression.codec", "lz4");
 	settings_options_rest(set);

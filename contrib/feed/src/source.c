@@ -3,10 +3,10 @@
  *	  See source.h.
  *
  * One connection, in pipeline mode.  When nothing is in hand a fetch waits on
- * the server.  While a full batch is on its way into the sink and half of it is
- * done, that half is acknowledged and the next batch fetched, in one go, so that
- * neither side waits for the other.  es_fetch() hands out again what is in hand;
- * the query leaves it out.
+ * the server.  While there is more to come the next batch is fetched as soon as
+ * no more than one is on its way into the sink, together with the acknowledgement
+ * of what is done; so neither side waits for the other.  es_fetch() hands out
+ * again what is in hand; the query leaves it out.
  *
  * Acknowledgements are commits that need not survive a crash of the server: what
  * they say is lost, not what they are about.  Those events come again, and are
@@ -324,7 +324,7 @@ next(void)
 
 	done = hand_acknowledgeable();
 	left = hand_count_above(done);
-	if (!stopped && (left == 0 || (last_full && left <= limit / 2)))
+	if (!stopped && (left == 0 || (last_full && left <= limit)))
 	{
 		if (done > 0)
 			acknowledge(done);
