@@ -16,6 +16,7 @@
 #include <sys/time.h>
 #include <unistd.h>
 
+#include "json.h"
 #include "log.h"
 #include "settings.h"
 #include "util.h"
@@ -46,6 +47,7 @@ answer(int client)
 {
 	struct timeval limit = {.tv_sec = 1};
 	char		request[4096];
+	Buf			labels = {0};
 	Buf			body = {0};
 	Buf			out = {0};
 
@@ -54,11 +56,14 @@ answer(int client)
 	/* whatever is asked for, this is the answer */
 	if (recv(client, request, sizeof(request), 0) <= 0)
 		return;
+	buf_str(&labels, "subscription=");
+	json_quote(&labels, settings.subscription, strlen(settings.subscription));
+	buf_printf(&labels, ",sink=\"%s\"", settings.sink);
 	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
 		buf_printf(&body, "# HELP event_store_feed_%s %s\n# TYPE event_store_feed_%s %s\n"
-				   "event_store_feed_%s{subscription=\"%s\",sink=\"%s\"} %ld\n",
+				   "event_store_feed_%s{%s} %ld\n",
 				   table[i].name, table[i].help, table[i].name, table[i].type,
-				   table[i].name, settings.subscription, settings.sink, (long) *table[i].value);
+				   table[i].name, labels.data, (long) *table[i].value);
 	buf_printf(&out, "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\n"
 			   "Content-Length: %zu\r\nConnection: close\r\n\r\n%s", body.len, body.data);
 	for (size_t done = 0; done < out.len;)
@@ -69,6 +74,7 @@ answer(int client)
 			break;
 		done += n;
 	}
+	buf_free(&labels);
 	buf_free(&body);
 	buf_free(&out);
 }

@@ -436,6 +436,16 @@ source_idle(void)
 void
 source_close(void)
 {
+	/* the slots of a member go to the others at once; of what is no group there is nothing to leave */
+	if (settings.member && metrics.store_up && npending == 0 && PQexitPipelineMode(conn) == 1)
+	{
+		char	   *sql = xprintf("SELECT %s.es_leave($1, $2)", schema);
+		const char *values[2] = {settings.subscription, settings.member};
+
+		PQsetnonblocking(conn, 0);
+		PQclear(PQexecParams(conn, sql, 2, NULL, values, NULL, NULL, 0));
+		free(sql);
+	}
 	PQfinish(conn);
 	conn = NULL;
 }

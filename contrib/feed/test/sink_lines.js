@@ -35,6 +35,34 @@ common(sink, ({ pg }) => {
     await second.end();
   }, LIMIT);
 
+  test('a group: two members share the streams, and one that ends hands its slots over', async () => {
+    pg.psql(`SELECT es_create_subscription('team', ARRAY['Team'], slots => 8)`);
+    const members = ['a', 'b'].map((name) => {
+      const feed = new Feed(pg, ['--subscription=team', `--member=${name}`], `feed-member-${name}`);
+      feed.stdout = fs.openSync(`${feed.log}.out`, 'a');
+      return feed;
+    });
+    const got = (feed) => fs.readFileSync(`${feed.log}.out`).toString().split('\n').slice(0, -1).map((line) => JSON.parse(line));
+    const append = () => pg.psql(`SELECT es_append('Team-' || i, es_any(), 'T', '1') FROM generate_series(1, 40) AS i`);
+    await Promise.all(members.map((feed) => feed.start('"store connected"')));
+    const shared = () => pg.psql(`SELECT string_agg(slots::text, ',' ORDER BY member) FROM event_store.subscription_members WHERE subscription = 'team'`);
+    await until('both have slots', () => { append(); return shared() === '4,4'; }, LIMIT);
+    await members[0].end();
+    assert.equal(pg.psql(`SELECT string_agg(member, ',') FROM event_store.subscription_members WHERE subscription = 'team'`), 'b');
+    await until('the other has them all', () => shared() === '8', LIMIT);
+    append();
+    const events = () => stored(pg, "e.stream_id LIKE 'Team-%'");
+    await until('all are there', () => judge(events(), members.flatMap(got)).lost === 0, LIMIT);
+    for (const feed of members) {
+      const seen = new Map();
+      for (const m of got(feed)) {
+        assert.ok(Number(m.streamversion) > (seen.get(m.subject) || 0));
+        seen.set(m.subject, Number(m.streamversion));
+      }
+    }
+    await members[1].end();
+  }, LIMIT);
+
   test('a torn line is cut off, and what is in the file is not written again', async () => {
     pg.psql(`SELECT es_create_subscription('torn', ARRAY['Torn'])`);
     const file = `${sink.file}.torn`;
