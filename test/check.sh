@@ -6,9 +6,9 @@
 # Installs what is missing, builds with warnings as errors (once as shipped and
 # once with fault points), installs the shipped build, and runs all suites
 # against it: pg_regress and the isolation tester through "make installcheck",
-# pgTAP and TAP, and those of contrib/gateway and contrib/feed.  The last line reads
-# "N passed, N failed"; the exit status is 0
-# only when nothing failed.  A build that fails, a suite or a file that runs no
+# pgTAP and TAP, those of contrib/gateway and contrib/feed, and contrib/top's in
+# tmux.  The last line reads "N passed, N failed"; the exit status is 0 only when
+# nothing failed.  A build that fails, a suite or a file that runs no
 # test, one that dies, and one that runs into the time limit count as failed
 # tests.  What failed is printed with its differences and logs.
 #
@@ -232,21 +232,22 @@ run_pgtap() {
 		--psql "$cluster_bin/psql" --dbname pgtap test/pgtap/*.sql
 }
 
-# These start servers of their own, as the server's user.
+# run_perl_tap suite file...: these start servers of their own, as the server's user.
 run_perl_tap() {
-	local tests
+	local suite=$1 tests
 	tests=$(cd "$(dirname "$("$pg_config" --pgxs)")/../test" && pwd)
 
+	shift
 	cd "$work/normal"
-	run_tap TAP "${cluster_drop[@]}" \
+	run_tap "$suite" "${cluster_drop[@]}" \
 		env -u PGHOST -u PGPORT -u PGUSER -u PGDATABASE \
 		HOME="$work/tap" TMPDIR="$work/tap/tmp" TESTDIR="$work/tap" \
 		TESTDATADIR="$work/tap/tmp_check" TESTLOGDIR="$work/tap/tmp_check/log" \
 		PG_CONFIG="$pg_config" PG_REGRESS="$tests/regress/pg_regress" \
 		ES_FAULTS_LIBDIR="$work/faults" \
-		perl test/prove.pl --tally "$work/tap/TAP" \
+		perl test/prove.pl --tally "$work/tap/$suite" \
 		--include "$tests/perl" --include "$work/normal/test/perl" \
-		--logs "$work/tap/tmp_check/log" ${CHECK_TAP:-test/t/*.pl}
+		--logs "$work/tap/tmp_check/log" "$@"
 }
 
 # contrib/gateway, with KurrentDB's clients; its tests start servers of their own.
@@ -285,6 +286,19 @@ run_feed() {
 		perl test/prove.pl --tally "$work/tap/feed" contrib/feed/test/sink_*.js contrib/feed/test/settings.js
 }
 
+# contrib/top, in tmux.
+run_top() {
+	local folder=$work/normal/contrib/top
+
+	if build_make "$folder" "$pg_config" CFLAGS='-O2 -g -Werror'; then
+		run_perl_tap top contrib/top/test/top.pl
+	else
+		say "top"
+		suite_started=$SECONDS
+		count top 0 1 1
+	fi
+}
+
 # --- main -------------------------------------------------------------------
 
 deadline=$((${CHECK_MINUTES:-40} * 60))
@@ -316,7 +330,9 @@ else
 	say "isolation: NOT RUN, the packages of this PostgreSQL have no isolation tester"
 fi
 run_pgtap
-run_perl_tap
+# shellcheck disable=SC2086 # a pattern, or several
+run_perl_tap TAP ${CHECK_TAP:-test/t/*.pl}
 run_gateway
 run_feed
+run_top
 finish

@@ -186,12 +186,15 @@ missing() {
 	for command in protoc-c:protobuf-c-compiler pkg-config:pkg-config openssl:openssl; do
 		command -v "${command%:*}" >/dev/null || echo "${command#*:}: ${command%:*}"
 	done
+	# contrib/top
+	command -v tmux >/dev/null || echo "tmux: tmux"
 	while read -r header package; do
 		[ -f "/usr/include/$header" ] || echo "$package: $header"
 	done <<-'END'
 		grpc/grpc.h libgrpc-dev
 		protobuf-c/protobuf-c.h libprotobuf-c-dev
 		pcre2.h libpcre2-dev
+		ncurses.h libncurses-dev
 	END
 	# contrib/feed
 	for command in nats-server:nats-server redis-server:redis-server redis-cli:redis-tools; do
