@@ -186,7 +186,10 @@ missing() {
 	for command in protoc-c:protobuf-c-compiler pkg-config:pkg-config openssl:openssl; do
 		command -v "${command%:*}" >/dev/null || echo "${command#*:}: ${command%:*}"
 	done
-	# contrib/top
+	# contrib/monitoring, contrib/top
+	for command in prometheus prometheus-postgres-exporter prometheus-sql-exporter; do
+		command -v "$command" >/dev/null || echo "$command: $command"
+	done
 	command -v tmux >/dev/null || echo "tmux: tmux"
 	while read -r header package; do
 		[ -f "/usr/include/$header" ] || echo "$package: $header"
@@ -282,7 +285,7 @@ hold_main_cluster_back() {
 install_packages() {
 	local packages=("$@") service new=()
 
-	for service in pgbouncer nats-server redis-server; do
+	for service in pgbouncer nats-server redis-server prometheus prometheus-postgres-exporter prometheus-sql-exporter; do
 		command -v $service >/dev/null || new+=("$service")
 	done
 	hold_services_back
