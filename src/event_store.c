@@ -23,6 +23,7 @@
 #include "evolution/function.h"
 #include "evolution/upcast.h"
 #include "log/drop.h"
+#include "log/durable.h"
 #include "log/gaps.h"
 #include "log/head.h"
 #include "log/last.h"
@@ -51,6 +52,7 @@ _PG_init(void)
 	es_store_init();
 	es_drop_init();
 	es_order_init();
+	es_durable_init();
 	es_gaps_init();
 	es_sequence_init();
 	es_last_init();

@@ -12,6 +12,7 @@
 int			es_max_event_size_kb = 1024;
 int			es_max_batch_size = 10000;
 bool		es_force_sync_commit = true;
+bool		es_early_lock_release = true;
 bool		es_hash_chain = false;
 bool		es_protect_drop = false;
 int			es_notify_mode = ES_NOTIFY_WORKER;
@@ -58,6 +59,15 @@ es_guc_init(void)
 							 "Overrules synchronous_commit = off: otherwise a consumer can act on "
 							 "an event that a crash then removes.",
 							 &es_force_sync_commit,
+							 true,
+							 PGC_USERSET, 0,
+							 NULL, NULL, NULL);
+
+	DefineCustomBoolVariable("event_store.early_lock_release",
+							 "Lets those who wait for a stream go on before the commit that they wait for is on disk.",
+							 "Its answer, and everybody who reads, waits for the disk all the same. "
+							 "Takes shared_preload_libraries.",
+							 &es_early_lock_release,
 							 true,
 							 PGC_USERSET, 0,
 							 NULL, NULL, NULL);

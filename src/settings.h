@@ -19,6 +19,7 @@ typedef enum EsNotifyMode
 extern int	es_max_event_size_kb;	/* data and metadata of one event, kB */
 extern int	es_max_batch_size;	/* events in one append */
 extern bool es_force_sync_commit;	/* appends overrule synchronous_commit = off */
+extern bool es_early_lock_release;	/* locks may go before the flush */
 
 extern bool es_hash_chain;		/* appended events carry hashes */
 

@@ -47,6 +47,7 @@
 #include "base/errors.h"
 #include "base/fault.h"
 #include "base/result.h"
+#include "log/durable.h"
 #include "log/event.h"
 #include "log/find.h"
 #include "log/head.h"
@@ -82,6 +83,7 @@ es_version_conflict(EsTarget **wrong, int nwrong)
 {
 	StringInfoData detail;
 
+	es_durable_wait();
 	initStringInfo(&detail);
 	for (int i = 0; i < nwrong; i++)
 		appendStringInfo(&detail, "%sstream=%.*s expected=" INT64_FORMAT " actual=" INT64_FORMAT,
@@ -316,6 +318,7 @@ es_partly_known(EsAppend *append)
 {
 	StringInfoData detail;
 
+	es_durable_wait();
 	initStringInfo(&detail);
 	for (int i = 0; i < append->ntargets; i++)
 	{
@@ -557,6 +560,7 @@ es_append_run(EsAppend *append)
 	es_head_refuse_subscriber(append->store);
 	es_write_prepare(append->event, append->store);
 	es_check_columns(append);
+	es_durable_begin_append();
 
 	if (append->condition != NULL)
 		es_condition_lock(append->condition);
@@ -566,12 +570,14 @@ es_append_run(EsAppend *append)
 	if (es_is_retry(append))
 	{
 		es_count(ES_COUNT_DUPLICATES, 1);
+		es_durable_wait();
 		table_close(append->event, NoLock);
 		return true;
 	}
 	es_check_versions(append);
 	if (append->nevents == 0)
 	{
+		es_durable_wait();
 		table_close(append->event, NoLock);
 		return false;
 	}
@@ -579,8 +585,6 @@ es_append_run(EsAppend *append)
 		es_condition_check(append, PG_INT64_MAX);
 	es_number_events(append);
 
-	if (es_force_sync_commit)
-		ForceSyncCommit();
 	es_write_events(append->event, append->store, append->events, append->nevents);
 	if (append->condition != NULL)
 		es_condition_confirm(append);
@@ -590,6 +594,7 @@ es_append_run(EsAppend *append)
 		(append->events[0].position - 1) / ES_MARK_INTERVAL)
 		es_head_mark(append->event, append->store, last_position);
 
+	es_durable_end_append(append->events[0].position);
 	es_count(ES_COUNT_APPENDS, 1);
 	es_count(ES_COUNT_EVENTS, append->nevents);
 	es_wakeup_after_commit(last_position);

@@ -69,6 +69,7 @@
 #include "base/count.h"
 #include "base/errors.h"
 #include "base/fault.h"
+#include "log/durable.h"
 #include "log/event.h"
 #include "log/order.h"
 #include "log/scan.h"
@@ -164,7 +165,10 @@ es_condition_lock(const EsCondition *condition)
 		SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hashes[i] >> 32),
 							 (uint32) hashes[i], ES_LOCK_CLASS_CONDITION);
 		if (LockAcquire(&tag, ExclusiveLock, false, true) != LOCKACQUIRE_NOT_AVAIL)
+		{
 			es_condition_nlocks++;
+			es_durable_hold(&tag);
+		}
 		else
 		{
 			(void) LockAcquire(&tag, ShareLock, false, false);
@@ -188,10 +192,13 @@ es_check_snapshot_sees(TransactionId xmin)
 	if (IsolationUsesXactSnapshot() && TransactionIdIsNormal(xmin) &&
 		!TransactionIdIsCurrentTransactionId(xmin) &&
 		XidInMVCCSnapshot(xmin, GetTransactionSnapshot()))
+	{
+		es_durable_wait();
 		ereport(ERROR,
 				errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				errmsg("could not serialize access due to concurrent append"),
 				errhint("The transaction might succeed if retried."));
+	}
 }
 
 /*
@@ -211,6 +218,7 @@ es_condition_failed(EsAppend *append, EsScan *scan)
 	int32		schema_version;
 
 	es_check_snapshot_sees(xmin);
+	es_durable_wait();
 
 	/* which type it is read as */
 	type = es_type_lookup(append->store,

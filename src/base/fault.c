@@ -26,6 +26,7 @@
 
 bool		es_fault_no_barrier = false;
 bool		es_fault_no_stop = false;
+bool		es_fault_no_flush = false;
 bool		es_fault_no_confirm = false;
 bool		es_fault_no_undo = false;
 
@@ -76,6 +77,10 @@ es_fault_init(void)
 	DefineCustomBoolVariable("event_store.fault_no_stop",
 							 "Test build: readers do not stop at unsettled positions.",
 							 NULL, &es_fault_no_stop, false, PGC_SUSET, 0,
+							 NULL, NULL, NULL);
+	DefineCustomBoolVariable("event_store.fault_no_flush",
+							 "Test build: readers do not wait for the disk.",
+							 NULL, &es_fault_no_flush, false, PGC_SUSET, 0,
 							 NULL, NULL, NULL);
 	DefineCustomBoolVariable("event_store.fault_no_confirm",
 							 "Test build: conditions are not looked at again after writing.",

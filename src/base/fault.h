@@ -12,6 +12,7 @@
 
 extern bool es_fault_no_barrier;	/* commit without waiting for insertions */
 extern bool es_fault_no_stop;	/* readers step over unsettled positions */
+extern bool es_fault_no_flush;	/* readers do not wait for the disk */
 extern bool es_fault_no_confirm;	/* conditions are not looked at again */
 extern bool es_fault_no_undo;	/* last versions outlive an abort */
 
@@ -24,6 +25,7 @@ extern void es_fault_point(const char *name);
 
 #define es_fault_no_barrier		false
 #define es_fault_no_stop		false
+#define es_fault_no_flush		false
 #define es_fault_no_confirm		false
 #define es_fault_no_undo		false
 #define es_fault_init()			((void) 0)

@@ -24,6 +24,7 @@
 #include "utils/rls.h"
 
 #include "base/compat.h"
+#include "log/durable.h"
 #include "log/event.h"
 #include "log/sql.h"
 #include "log/stream.h"
@@ -227,7 +228,8 @@ es_event_order_key(const EsStore *store, TupleTableSlot *slot)
 }
 
 /*
- * The last version of a stream that a snapshot shows; 0 if there is none.
+ * The last version of a stream that a snapshot shows, maybe not yet on disk;
+ * 0 if there is none.
  *
  * known		a version from which on to look first, 0 = none.  Backwards from
  *				the end nbtree reads whatever matches on a page, which for a
@@ -282,9 +284,15 @@ es_event_last(Relation event, const EsStore *store, Snapshot snapshot, int64 str
 	return version;
 }
 
+/*
+ * The same, on disk, for whoever is not about to append to the stream.
+ */
 int64
 es_event_version(Relation event, const EsStore *store, Snapshot snapshot, int64 stream_no,
 				 TransactionId *xmin)
 {
-	return es_event_last(event, store, snapshot, stream_no, 0, xmin, NULL);
+	int64		version = es_event_last(event, store, snapshot, stream_no, 0, xmin, NULL);
+
+	es_durable_wait();
+	return version;
 }

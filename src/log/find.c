@@ -21,6 +21,7 @@
 #include "base/compat.h"
 #include "base/count.h"
 #include "base/errors.h"
+#include "log/durable.h"
 #include "log/find.h"
 #include "log/id.h"
 #include "log/stream.h"
@@ -147,6 +148,7 @@ es_event_id_conflict(Relation event, const EsStore *store, const pg_uuid_t *even
 	TransactionId pending;
 	StringInfoData detail;
 
+	es_durable_wait();
 	initStringInfo(&detail);
 	appendStringInfo(&detail, "event_id=%s",
 					 DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(event_id))));

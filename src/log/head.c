@@ -39,6 +39,7 @@
 
 #include "base/compat.h"
 #include "base/errors.h"
+#include "log/durable.h"
 #include "log/head.h"
 #include "log/order.h"
 #include "log/table.h"
@@ -226,7 +227,7 @@ es_head_bound_now(void)
 }
 
 /*
- * The settled head for a snapshot.
+ * The settled head for a snapshot, on disk.
  *
  * proven		everything up to here is known to be settled for the snapshot,
  *				0 = use the newest mark
@@ -262,6 +263,8 @@ es_head_settled(Relation event, const EsStore *store, Snapshot snapshot,
 	}
 	if (blocked != NULL)
 		*blocked = stop;
+	if (head >= es_durable_below())
+		es_durable_wait();
 	return head;
 }
 
@@ -347,6 +350,7 @@ es_head_check_start(Relation event, const EsStore *store, int64 after)
 							   PG_INT64_MAX);
 	}
 	UnregisterSnapshot(snapshot);
+	es_durable_wait();
 	if (after > last)
 		ereport(ERROR,
 				errcode(ERRCODE_ES_AHEAD_OF_HEAD),

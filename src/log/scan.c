@@ -28,6 +28,8 @@
  * a lot that do are looked at together, with one lock on the page; what is
  * visible can then be used as long as the page is pinned.  Whatever is not
  * plainly visible is judged by itself.
+ *
+ * A visible event is returned when it is on disk, see log/durable.c.
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -46,6 +48,7 @@
 
 #include "base/compat.h"
 #include "base/fault.h"
+#include "log/durable.h"
 #include "log/entries.h"
 #include "log/gaps.h"
 #include "log/scan.h"
@@ -58,6 +61,8 @@ struct EsScan
 	SnapshotData dirty;			/* for ES_SCAN_NOW */
 	EsScanMode	mode;
 	EsEntries	entries;
+	int64		durable_below;	/* what is visible from here on may not be on
+								 * disk yet */
 	IndexFetchTableData *fetch; /* keeps the heap page of the last row pinned */
 	TupleTableSlot *slot;
 	int64		position;		/* of the event returned last */
@@ -177,6 +182,7 @@ es_scan_begin_items(Relation event, const EsStore *store, Snapshot snapshot,
 	scan->event = event;
 	scan->snapshot = snapshot;
 	scan->mode = mode;
+	scan->durable_below = mode == ES_SCAN_VISIBLE ? es_durable_below() : PG_INT64_MAX;
 	scan->slot = table_slot_create(event, NULL);
 	scan->fetch = table_index_fetch_begin(event);
 	InitDirtySnapshot(scan->dirty);
@@ -426,6 +432,11 @@ es_scan_next(EsScan *scan)
 				es_scan_remember_dead(scan, dead_upto);
 				scan->position = entry.position;
 				scan->tid = entry.tid;
+				if (unlikely(entry.position >= scan->durable_below))
+				{
+					es_durable_wait();
+					scan->durable_below = PG_INT64_MAX;
+				}
 				return true;
 			case ES_UNWANTED:
 				es_scan_remember_dead(scan, dead_upto);

@@ -41,6 +41,7 @@
 
 #include "base/compat.h"
 #include "base/fault.h"
+#include "log/durable.h"
 #include "log/names.h"
 #include "log/sequence.h"
 #include "log/stream.h"
@@ -549,6 +550,7 @@ es_stream_lock(const EsStore *store, Relation event, const char *name, int len,
 	{
 		if (es_stream_nlocks <= ES_MAX_STREAM_LOCKS)
 		{
+			es_durable_hold(&tag);
 			es_last_claim(event, store, stream.stream_no, last);
 			if (!last->is_exact)
 				es_stream_wait_for_row(rel, &stream);

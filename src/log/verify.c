@@ -41,6 +41,7 @@
 #include "base/compat.h"
 #include "base/result.h"
 #include "log/chain.h"
+#include "log/durable.h"
 #include "log/names.h"
 #include "log/store.h"
 #include "log/stream.h"
@@ -435,6 +436,7 @@ es_verify(PG_FUNCTION_ARGS)
 	}
 	verify->result = es_result_set(fcinfo, &verify->desc);
 	verify->event = es_store_open_event(&verify->store, AccessShareLock);
+	es_durable_wait();
 	stream = table_open(verify->store->stream, AccessShareLock);
 	/* whoever sees all events sees all streams and types */
 	if (check_enable_rls(verify->store->event, InvalidOid, true) == RLS_ENABLED)

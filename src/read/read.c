@@ -28,6 +28,7 @@
 #include "base/compat.h"
 #include "base/result.h"
 #include "evolution/upcast.h"
+#include "log/durable.h"
 #include "log/find.h"
 #include "log/head.h"
 #include "log/stream.h"
@@ -294,6 +295,8 @@ es_read_event(PG_FUNCTION_ARGS)
 
 		if (es_row_filter_passes(filter, position))
 		{
+			if (position >= es_durable_below())
+				es_durable_wait();
 			es_event_values(store, slot, values);
 			es_event_nulls(values, isnull);
 			result = es_result_row(fcinfo, values, isnull);
@@ -349,6 +352,8 @@ es_tags(PG_FUNCTION_ARGS)
 			tags = es_event_tags(store, slot);
 			if (tags != NULL)
 				tags = DatumGetArrayTypePCopy(PointerGetDatum(tags));
+			if (DatumGetInt64(position) >= es_durable_below())
+				es_durable_wait();
 		}
 		index_endscan(scan);
 		es_row_filter_end(filter);

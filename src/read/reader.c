@@ -31,6 +31,7 @@
 #include "base/compat.h"
 #include "base/count.h"
 #include "evolution/upcast.h"
+#include "log/durable.h"
 #include "log/head.h"
 #include "log/stream.h"
 #include "read/reader.h"
@@ -56,6 +57,7 @@ struct EsReader
 	int64		key;			/* its version or position; at the end that of the
 								 * last one */
 	EsBlocked	blocked;		/* what has stopped it before the end */
+	int64		durable_below;	/* positions that are on disk if they are visible */
 
 	/* of one stream */
 	Relation	index;			/* NULL: along the global order, or nothing at all */
@@ -125,6 +127,7 @@ es_reader_create(Relation event, const EsStore *store, Snapshot snapshot,
 	reader->descending = descending;
 	reader->max_count = max_count;
 	reader->ahead = true;
+	reader->durable_below = es_durable_below();
 	return reader;
 }
 
@@ -294,6 +297,19 @@ es_reader_turn(EsReader *reader)
 }
 
 /*
+ * What is visible at this position is to be on disk before anybody is told.
+ */
+static void
+es_reader_be_durable(EsReader *reader, int64 position)
+{
+	if (position >= reader->durable_below)
+	{
+		es_durable_wait();
+		reader->durable_below = PG_INT64_MAX;
+	}
+}
+
+/*
  * The next event in the present direction, if it has one.
  */
 static TupleTableSlot *
@@ -319,6 +335,10 @@ es_reader_pull(EsReader *reader)
 			if (!index_getnext_slot(reader->desc, forward ? ForwardScanDirection :
 									BackwardScanDirection, row))
 				break;
+			if (unlikely(reader->durable_below != PG_INT64_MAX))
+				es_reader_be_durable(reader,
+									 DatumGetInt64(slot_getattr(row, Anum_es_event_global_position,
+																&isnull)));
 		}
 		if (unlikely(reader->filter != NULL) &&
 			!es_row_filter_passes(reader->filter,
@@ -388,6 +408,7 @@ es_reader_blocked(EsReader *reader)
 int64
 es_reader_last(EsReader *reader)
 {
+	es_reader_be_durable(reader, reader->last);
 	return reader->last;
 }
 

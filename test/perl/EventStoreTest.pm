@@ -49,7 +49,7 @@ our @EXPORT = qw(
   sqlstate run_sql start_client wait_clients flag_set flag_is_set new_flags
   random_uuid random_int random_pause seed_random poll_until setting
   client_count store_rows fingerprint lock_leftovers use_fault_build
-  connection_lost kill_clients pg_major run_program ANY MUST_EXIST
+  connection_lost kill_clients kill_server pg_major run_program ANY MUST_EXIST
 );
 
 # What es_any() and es_exists() return, for parameters.
@@ -253,6 +253,21 @@ sub connection_lost
 	my ($dbh) = @_;
 	return 1 unless $dbh;
 	return !eval { $dbh->ping && $dbh->do('/* alive? */ SELECT 1') };
+}
+
+# Kill the postmaster and everything below it, as a power cut would.
+sub kill_server
+{
+	my ($node) = @_;
+	my $postmaster =
+	  (split /\n/, PostgreSQL::Test::Utils::slurp_file($node->data_dir . '/postmaster.pid'))[0];
+	my @children = grep { /^\d+$/ } split /\s+/, `ps -o pid= --ppid $postmaster`;
+
+	$node->kill9;
+	kill 'KILL', @children;
+	poll_until(sub { !grep { kill 0, $_ } $postmaster, @children })
+	  or die "killed processes are still there\n";
+	return;
 }
 
 # One event; returns { id, version, position, duplicate }.

@@ -37,21 +37,6 @@ done_testing();
 
 # ---------------------------------------------------------------------------
 
-# Kill the postmaster and everything below it, as a power cut would.
-sub kill_server
-{
-	my ($dbh) = @_;
-	my $postmaster = (split /\n/,
-		PostgreSQL::Test::Utils::slurp_file($node->data_dir . '/postmaster.pid'))[0];
-	my @children = grep { /^\d+$/ } split /\s+/, `ps -o pid= --ppid $postmaster`;
-
-	$node->kill9;
-	kill 'KILL', @children;
-	poll_until(sub { !grep { kill 0, $_ } $postmaster, @children })
-	  or die "killed processes are still there\n";
-	return;
-}
-
 sub start_server
 {
 	my $begin = time();
@@ -108,7 +93,7 @@ sub kills_under_load
 		else
 		{
 			$dbh->disconnect;
-			$kind eq 'immediate' ? $node->stop('immediate') : kill_server();
+			$kind eq 'immediate' ? $node->stop('immediate') : kill_server($node);
 			my $took = start_server();
 			$slowest{server} = $took if $took > $slowest{server};
 		}
@@ -300,7 +285,7 @@ sub lost_without_forced_sync
 			$acknowledged{ $event->{id} } =
 			  [ $event->{position}, "Sync-$forced", $event->{version} ];
 		}
-		kill_server();
+		kill_server($node);
 		start_server();
 		$dbh = connect_store($node);
 		my $committed = [ grep { $_->[1] eq "Sync-$forced" && $_->[2] > $before }
@@ -351,7 +336,7 @@ sub prepared_across_crash
 	my $head = sql_value($dbh, 'SELECT es_head()');
 	cmp_ok($head, '>=', $base, "$case: the head is not before what was read");
 
-	kill_server();
+	kill_server($node);
 	start_server();
 	$dbh = connect_store($node);
 	is(read_after($dbh, $base), '', "$case: readers stop at it after the crash");
@@ -391,7 +376,7 @@ sub ids_outlive_restart
 	note $want;
 	like($want, qr/^any dup .* exact dup .* zero dup .* exists dup/,
 		'repeated appends get the first answer');
-	kill_server();
+	kill_server($node);
 	start_server();
 	$dbh = connect_store($node);
 	is(answers($dbh, $first, \@ids, $other), $want, 'the same answers after a crash');
