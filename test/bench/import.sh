@@ -6,7 +6,8 @@
 #
 # The rows are made once, as a table for es_import and as a file for COPY:
 # events of 8 streams in 100 each in the order in which they happened, with ids,
-# versions and times.  Prints seconds of both and the ratio of the medians.
+# versions and times.  Prints seconds of both, also of the backend's CPU time, and
+# the ratios of the medians.
 
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -15,7 +16,7 @@ rounds=${2:-5}
 pg_config=${PG_CONFIG:-pg_config}
 
 . test/cluster.sh
-cluster_start "$pg_config" 'shared_buffers = 1GB' 'max_wal_size = 8GB' 'autovacuum = off' 'synchronous_commit = on'
+cluster_start "$pg_config" 'shared_buffers = 1GB' 'max_wal_size = 8GB' 'checkpoint_timeout = 1h' 'autovacuum = off' 'synchronous_commit = on'
 sql() { psql -XAtq -v ON_ERROR_STOP=1 "$@"; }
 
 sql <<-SQL
@@ -29,6 +30,14 @@ sql <<-SQL
 	COPY (SELECT * FROM source ORDER BY global_position) TO '$cluster_dir/events.copy';
 	SQL
 
+# A statement; prints its seconds, and those of CPU time of its backend.
+timed() {
+	/usr/bin/time -f %e -o "$cluster_dir/time" psql -XAtq -v ON_ERROR_STOP=1 -c "$1" \
+		-c "SELECT 'cpu: ' || pg_read_file('/proc/self/stat')" |
+		awk -v hz="$(getconf CLK_TCK)" '/^cpu: / { print ($15 + $16) / hz }' >"$cluster_dir/cpu"
+	echo "$(cat "$cluster_dir/time") $(cat "$cluster_dir/cpu")"
+}
+
 load_copy() {
 	sql <<-SQL
 		DROP TABLE IF EXISTS plain;
@@ -37,8 +46,7 @@ load_copy() {
 		CREATE INDEX ON plain (event_type, global_position);
 		CHECKPOINT;
 		SQL
-	/usr/bin/time -f %e -o "$cluster_dir/time" psql -XAtq -c "COPY plain FROM '$cluster_dir/events.copy'" >/dev/null
-	cat "$cluster_dir/time"
+	timed "COPY plain FROM '$cluster_dir/events.copy'"
 }
 
 load_import() {
@@ -48,18 +56,22 @@ load_import() {
 		CREATE EXTENSION event_store;
 		CHECKPOINT;
 		SQL
-	/usr/bin/time -f %e -o "$cluster_dir/time" psql -XAtq -c "SELECT es_import('SELECT stream_id, version, event_type, data, metadata, event_id, created_at FROM source ORDER BY global_position')" >/dev/null
-	cat "$cluster_dir/time"
+	timed "SELECT es_import('SELECT stream_id, version, event_type, data, metadata, event_id, created_at
+		FROM source ORDER BY global_position')"
 }
 
 median() { tr ' ' '\n' <<<"$*" | sort -n | awk '{ v[NR] = $1 } END { print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'; }
 
-copies=() imports=()
+copies=() imports=() copies_cpu=() imports_cpu=()
 for ((i = 0; i < rounds; i++)); do
-	copies+=("$(load_copy)")
-	imports+=("$(load_import)")
+	read -r time cpu <<<"$(load_copy)"
+	copies+=("$time") copies_cpu+=("$cpu")
+	read -r time cpu <<<"$(load_import)"
+	imports+=("$time") imports_cpu+=("$cpu")
 done
-echo "COPY      ${copies[*]} s"
-echo "es_import ${imports[*]} s"
+echo "COPY      ${copies[*]} s, CPU ${copies_cpu[*]} s"
+echo "es_import ${imports[*]} s, CPU ${imports_cpu[*]} s"
 awk -v c="$(median "${copies[@]}")" -v i="$(median "${imports[@]}")" -v n="$events" \
-	'BEGIN { printf "%d events: COPY %.0f/s, es_import %.0f/s, ratio of speeds %.2f\n", n, n / c, n / i, c / i }'
+	-v cc="$(median "${copies_cpu[@]}")" -v ic="$(median "${imports_cpu[@]}")" 'BEGIN {
+	printf "%d events: COPY %.0f/s, es_import %.0f/s, ratio of speeds %.2f\n", n, n / c, n / i, c / i
+	printf "CPU: COPY %.1f us an event, es_import %.1f us, ratio %.2f\n", cc * 1e6 / n, ic * 1e6 / n, cc / ic }'
