@@ -228,6 +228,7 @@ missing() {
 		echo "postgresql-$major-pgtap: pgTAP"
 		echo "postgresql-$major-repack: pg_repack"
 		echo "postgresql-$major-plproxy: PL/Proxy"
+		echo "postgresql-$major-wal2json: wal2json"
 		return
 	fi
 	[ -f "$share/extension/pgtap.control" ] || echo "postgresql-$major-pgtap: pgTAP"

@@ -143,7 +143,7 @@ latency(const char *kind, const char *server, int count)
 
 		rd_kafka_conf_set(conf, "bootstrap.servers", server, error, sizeof(error));
 		rd_kafka_conf_set(conf, "group.id", "bench", error, sizeof(error));
-		rd_kafka_conf_set(conf, "fetch.wait.max.ms", "10000", error, sizeof(error));
+		rd_kafka_conf_set(conf, "fetch.wait.max.ms", "1", error, sizeof(error));
 		rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, error, sizeof(error));
 		for (int i = 0; i < 4; i++)
 			rd_kafka_topic_partition_list_add(list, "events", i)->offset = RD_KAFKA_OFFSET_END;

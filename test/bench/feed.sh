@@ -81,13 +81,13 @@ metric() {
 
 median() { sort -n | awk '{v[NR] = $1} END {print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2}'; }
 
-# begin sink from: starts the feed
+# begin sink from [option...]: starts the feed
 begin() {
 	local server=server_$1
 
 	psql -qXc "SELECT es_create_subscription('$1', after_position => $2)" >/dev/null
 	"$build/event_store_feed" --sink="$1" --server="${!server}" --subscription="$1" --metrics=$metrics \
-		--log-level=warning 2>>"$cluster_dir/feed.log" &
+		--log-level=warning "${@:3}" 2>>"$cluster_dir/feed.log" &
 	feed=$!
 	pids+=("$feed")
 }
@@ -98,11 +98,12 @@ end() {
 	psql -qXc "SELECT es_drop_subscription('$1')" >/dev/null
 }
 
-# events/s of the feed, its start left out: from the first published on
+# throughput sink [option...]: events/s of the feed, its start left out: from the
+# first published on
 throughput() {
 	local first now published began=0 at
 
-	begin "$1" 0
+	begin "$1" 0 "${@:2}"
 	for (( ; ; )); do
 		published=$(metric published_events_total 2>/dev/null) || published=0
 		now=$(date +%s%N)
@@ -136,9 +137,9 @@ for sink in $sinks; do
 			"$build/bench" nats "$server_nats" alone "$events" "$bytes" >>"$cluster_dir/nats.alone"
 			stream DELETE alone
 		else
-			throughput kafka >>"$cluster_dir/kafka.feed"
+			# a new topic, in which nothing is known
+			throughput kafka --target="run$i" >>"$cluster_dir/kafka.feed"
 			"$build/bench" kafka "$server_kafka" alone "$events" "$bytes" >>"$cluster_dir/kafka.alone"
-			# what the next feed reads of the end is of another subscription
 		fi
 	done
 	feeds=$(median <"$cluster_dir/$sink.feed")
