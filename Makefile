@@ -6,6 +6,7 @@
 #   make check-ha                                     failover and backup, with Patroni, etcd and pgBackRest
 #   make gateway && sudo make install-gateway         contrib/gateway, for KurrentDB's clients
 #   make feed && sudo make install-feed               contrib/feed, to NATS, Kafka, Redis, webhooks
+#   make top && sudo make install-top                 contrib/top, what a store is doing, on a terminal
 #   make FAULTS=1                                     test build with fault points
 #   make check-malformed | check-sanitizers | coverage    what takes longer, see test/README.md
 
@@ -38,7 +39,7 @@ PG_CONFIG   ?= pg_config
 
 # Goals that set up the machine first and so must not need pg_config.
 LONG_GOALS   = check-malformed check-sanitizers coverage
-SCRIPT_GOALS = demo check play stop bench check-matrix check-ha gateway install-gateway feed install-feed $(LONG_GOALS)
+SCRIPT_GOALS = demo check play stop bench check-matrix check-ha gateway install-gateway feed install-feed $(LONG_GOALS) top install-top
 
 ifneq ($(filter $(SCRIPT_GOALS),$(MAKECMDGOALS)),)
 
@@ -57,14 +58,10 @@ check-ha:
 	@exec bash test/ha/run.sh
 $(LONG_GOALS):
 	@exec bash test/long.sh $@
-gateway:
-	$(MAKE) -C $(top)/contrib/gateway PG_CONFIG=$(PG_CONFIG)
-install-gateway:
-	$(MAKE) -C $(top)/contrib/gateway PG_CONFIG=$(PG_CONFIG) install
-feed:
-	$(MAKE) -C $(top)/contrib/feed PG_CONFIG=$(PG_CONFIG)
-install-feed:
-	$(MAKE) -C $(top)/contrib/feed PG_CONFIG=$(PG_CONFIG) install
+gateway feed top:
+	$(MAKE) -C $(top)/contrib/$@ PG_CONFIG=$(PG_CONFIG)
+install-gateway install-feed install-top:
+	$(MAKE) -C $(top)/contrib/$(@:install-%=%) PG_CONFIG=$(PG_CONFIG) install
 
 else
 
