@@ -69,7 +69,7 @@ check_malformed() {
 		PG_CONFIG="$pg_config" PG_REGRESS="$tests/regress/pg_regress" \
 		ES_MALFORMED_CALLS="${ES_MALFORMED_CALLS:-1000000}" \
 		perl test/prove.pl --tally "$work/tap/TAP" --include "$tests/perl" \
-		--include "$work/normal/test/perl" --logs "$work/tap/tmp_check/log" test/t/017_malformed.pl
+		--include "$work/normal/test/perl" --logs "$work/tap/tmp_check/log" test/t/022_malformed.pl
 	[ "$(cut -d' ' -f2 "$work/tap/TAP")" = 0 ]
 }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 #
 # Failover and backup with the tools that servers are really run with: Patroni
-# and etcd, pgBackRest.  The long form of test/t/017_failover.pl; "make check-ha".
+# and etcd, pgBackRest.  The long form of test/t/025_failover.pl; "make check-ha".
 #
 # Environment: PG_CONFIG; ES_FAILOVERS (20) in synchronous mode and
 # ES_ASYNC_FAILOVERS (3) in asynchronous mode; ES_SEED; CHECK_MINUTES (60).
