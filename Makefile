@@ -7,6 +7,7 @@
 #   make gateway && sudo make install-gateway         contrib/gateway, for KurrentDB's clients
 #   make feed && sudo make install-feed               contrib/feed, to NATS, Kafka, Redis, webhooks
 #   make top && sudo make install-top                 contrib/top, what a store is doing, on a terminal
+#   make check-packages                               the Debian packages and the Dockerfile, as root
 #   make FAULTS=1                                     test build with fault points
 #   make check-malformed | check-sanitizers | coverage    what takes longer, see test/README.md
 
@@ -39,7 +40,7 @@ PG_CONFIG   ?= pg_config
 
 # Goals that set up the machine first and so must not need pg_config.
 LONG_GOALS   = check-malformed check-sanitizers coverage
-SCRIPT_GOALS = demo check play stop bench check-matrix check-ha gateway install-gateway feed install-feed $(LONG_GOALS) top install-top
+SCRIPT_GOALS = demo check play stop bench check-matrix check-ha gateway install-gateway feed install-feed $(LONG_GOALS) top install-top check-packages
 
 ifneq ($(filter $(SCRIPT_GOALS),$(MAKECMDGOALS)),)
 
@@ -58,6 +59,8 @@ check-ha:
 	@exec bash test/ha/run.sh
 $(LONG_GOALS):
 	@exec bash test/long.sh $@
+check-packages:
+	@exec bash test/packages.sh
 gateway feed top:
 	$(MAKE) -C $(top)/contrib/$@ PG_CONFIG=$(PG_CONFIG)
 install-gateway install-feed install-top:
