@@ -17,6 +17,7 @@
 #                      otherwise it lives in a temporary one and is removed
 #   BENCH_OUT          append the raw results (item, contestant, repetition, value,
 #                      % lost, CPU us per event) to this file [in the cluster's directory]
+#   BENCH_PLOTS        draw the results as SVG into this folder (plot.sh; needs gnuplot)
 #   BENCH_LOCK         hold a lock on this file during each load and each item
 #   BENCH_USER         unprivileged user for the server, when run by root [postgres]
 
@@ -505,4 +506,5 @@ printf '%s, %s CPUs, %s events loaded, %s repetitions of %s s\n\n' \
 notes=
 for c in "${!not_run[@]}"; do notes="$notes$c=${not_run[$c]};"; done
 awk -v wanted="$wanted" -v notes="$notes" -f "$here/report.awk" "$out"
+[ -z "${BENCH_PLOTS:-}" ] || bash "$here/plot.sh" "$out" "$BENCH_PLOTS"
 finished=1
