@@ -359,27 +359,34 @@ COMMENT ON FUNCTION @extschema@.es_position_at(timestamptz) IS
     'position to read after for all events from that time on; 0 = from the beginning, the head = none yet';
 REVOKE ALL ON FUNCTION @extschema@.es_position_at(timestamptz) FROM PUBLIC;
 
--- Without a search_path of its own it becomes part of the query that calls it,
--- and a prefix a condition of the index; so every name in it is qualified.
 CREATE FUNCTION @extschema@.es_list_streams(category text DEFAULT NULL, prefix text DEFAULT NULL,
         after_stream text DEFAULT NULL, max_count bigint DEFAULT 1000)
     RETURNS TABLE (stream_id text, version bigint, last_position bigint, last_created_at timestamptz)
-    LANGUAGE sql STABLE PARALLEL RESTRICTED ROWS 100
+    LANGUAGE plpgsql STABLE PARALLEL RESTRICTED ROWS 100
+    SET search_path = pg_catalog, pg_temp
     AS $$
-    SELECT s.stream_id::pg_catalog.text, e.version::pg_catalog.int8, e.global_position, e.created_at
+BEGIN
+    IF max_count < 0 THEN
+        RAISE 'invalid value for "max_count"' USING
+            ERRCODE = 'invalid_parameter_value',
+            DETAIL = format('It must be at least 0, not %s.', max_count);
+    END IF;
+    RETURN QUERY
+    SELECT s.stream_id::text, e.version::int8, e.global_position, e.created_at
       FROM event_store.stream s
      CROSS JOIN LATERAL (SELECT l.version, l.global_position, l.created_at FROM event_store.event l
-                          WHERE l.stream_no OPERATOR(pg_catalog.=) s.stream_no
+                          WHERE l.stream_no = s.stream_no
                           ORDER BY l.version DESC LIMIT 1) e
      WHERE (es_list_streams.category IS NULL
-            OR pg_catalog.split_part(s.stream_id, '-', 1) OPERATOR(pg_catalog.=) es_list_streams.category)
-       AND s.stream_id OPERATOR(pg_catalog.~~) (pg_catalog.regexp_replace(
-               coalesce(prefix, CASE WHEN pg_catalog.strpos(es_list_streams.category, '-') OPERATOR(pg_catalog.=) 0 THEN es_list_streams.category END, ''),
-               '([\\%_])', '\\\1', 'g') OPERATOR(pg_catalog.||) '%')
-       AND (after_stream IS NULL OR s.stream_id OPERATOR(pg_catalog.>) after_stream)
+            OR split_part(s.stream_id, '-', 1) = es_list_streams.category)
+       AND s.stream_id LIKE (regexp_replace(
+               coalesce(prefix, CASE WHEN strpos(es_list_streams.category, '-') = 0 THEN es_list_streams.category END, ''),
+               '([\\%_])', '\\\1', 'g') || '%')
+       AND (after_stream IS NULL OR s.stream_id > after_stream)
      ORDER BY s.stream_id
-     LIMIT max_count
-    $$;
+     LIMIT max_count;
+END
+$$;
 COMMENT ON FUNCTION @extschema@.es_list_streams(text, text, text, bigint) IS
     'streams by name, page by page, with their last version and its position and time';
 REVOKE ALL ON FUNCTION @extschema@.es_list_streams(text, text, text, bigint) FROM PUBLIC;

@@ -332,6 +332,9 @@ SELECT stream_id, version FROM es_list_streams(prefix => 'ReadList\');
 SELECT stream_id, version FROM es_list_streams('ReadList', after_stream => 'ReadList-a', max_count => 2);
 SELECT stream_id FROM es_list_streams('ReadList-', prefix => 'ReadList-');
 SELECT count(*) = (SELECT count(*) FROM event_store.stream) AS everything FROM es_list_streams(max_count => NULL);
+\set VERBOSITY sqlstate
+SELECT * FROM es_list_streams(max_count => -1);
+\set VERBOSITY default
 SELECT bool_and(l.version = es_stream_version(l.stream_id) AND l.last_position = e.global_position AND l.last_created_at = e.created_at) AS is_right
   FROM es_list_streams('ReadList') AS l JOIN event_store.events AS e USING (stream_id, version);
 SELECT es_position_at('-infinity') = (SELECT min(global_position) - 1 FROM event_store.events) AS beginning,

@@ -91,9 +91,9 @@ SELECT is_empty($$
     'a function in plpgsql too');
 SELECT is_empty($$
     SELECT name FROM member_function
-     WHERE lanname = 'sql' AND proname NOT IN ('es_any', 'es_exists', 'es_list_streams')
+     WHERE lanname = 'sql' AND proname NOT IN ('es_any', 'es_exists')
        AND NOT EXISTS (SELECT FROM unnest(proconfig) AS c WHERE c ~ '^search_path=pg_catalog,')$$,
-    'a function in SQL too, but for the two constants and one whose names are qualified');
+    'a function in SQL too, but for the two constants');
 SELECT is_empty($$
     SELECT name FROM member_function, unnest(proconfig) AS c WHERE c LIKE 'search_path=%' AND c !~ ', ?"?pg_temp"?$'$$,
     'pg_temp comes last in it');

@@ -29,8 +29,8 @@ my $prepared = 0;
 # 1. the contract; 2. PostgreSQL: what is no argument (not of the type, no such
 # call, a row too many), what the transaction or the settings do not allow
 my $contract = qr/^(?:VE00[1-7]|22004|22023|54000|42704|42710|42501|55000|55006|25001)$/;
-my $postgres = qr/^(?:22P02|22P05|22003|22007|22008|22021|22030|42883|42725|42804|42846|42809|42601|42703|42P01|42P13
-	|42P18|42P22|42602|0A000|21000|54001|54011|54023|2201W|2202E|22000|53400|39P01
+my $postgres = qr/^(?:22009|22015|22P02|22P05|22003|22007|22008|22021|22030|42883|42725|42804|42846|42809|42601|42703|42P01|42P13
+	|42P18|42P22|42602|0A000|21000|54001|54011|54023|2202E|22000|53400|39P01
 	|25006|25P01|40001|57014|55P03)$/x;
 
 # es_import's and message-db's queries and conditions are the caller's own
