@@ -5,6 +5,7 @@
 #
 #	check-malformed		a million calls that nobody should make
 #	check-sanitizers	the whole check, with AddressSanitizer and UBSan in it
+#	check-sqlsmith		random queries by roles of each kind
 #	coverage			the whole check, and which lines and errors it reached
 #
 # Everything that is installed goes into a copy of PostgreSQL, not into the
@@ -110,6 +111,66 @@ check_sanitizers() {
 	return $status
 }
 
+# Random queries by a role of each kind, on a store with something in it.
+# Queries that PostgreSQL's own functions answer with XX000 are PostgreSQL's;
+# what our code raises stands in the log with our function's name.
+check_sqlsmith() {
+	local kind status=0 queries=${ES_SQLSMITH_QUERIES:-20000} seed=${ES_SEED:-$RANDOM} log before
+
+	build
+	cluster_start "$pg_config" 'fsync = off' 'log_error_verbosity = verbose' \
+		'log_min_messages = warning' "log_line_prefix = '%u '" 'max_stack_depth = 2MB'
+	PATH=$cluster_bin:$PATH
+	log=$cluster_dir/server.log
+	psql -X -q -v ON_ERROR_STOP=1 >/dev/null <<-'END'
+		CREATE EXTENSION event_store;
+		SET event_store.hash_chain = on;
+		SELECT es_append('Order-' || i % 20, es_any(), 'T' || i % 3, jsonb_build_object('n', i),
+			tags => ARRAY['a' || i % 4]) FROM generate_series(1, 400) i;
+		CREATE TABLE model (n bigint);
+		CREATE FUNCTION up(data jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT data || '{"up": 1}' $$;
+		CREATE FUNCTION fold(state jsonb, e es_event) RETURNS jsonb LANGUAGE sql AS $$ SELECT state $$;
+		CREATE FUNCTION apply(e es_event) RETURNS void LANGUAGE sql AS
+			$$ INSERT INTO model VALUES ((e).global_position) $$;
+		SELECT es_define_upcaster('T1', 1, 'up(jsonb)');
+		SELECT es_define_aggregate('Order', 'fold(jsonb, es_event)');
+		SELECT es_create_subscription('alone'), es_create_subscription('group', slots => 4);
+		SELECT es_create_projection('counted', 'apply(es_event)');
+		CREATE ROLE smith_nobody LOGIN;
+		CREATE ROLE smith_reader LOGIN;
+		CREATE ROLE smith_writer LOGIN;
+		CREATE ROLE smith_monitor LOGIN;
+		CREATE ROLE smith_admin LOGIN;
+		SELECT es_grant('smith_' || kind, kind) FROM unnest('{reader,writer,monitor,admin}'::text[]) kind;
+	END
+	before=$(psql -X -Atc 'SELECT sum(hashtextextended(e::text, 0)) FROM event_store.event e WHERE global_position <= 400')
+	for kind in nobody reader writer monitor admin; do
+		echo "=== sqlsmith as $kind: $queries queries, seed $seed"
+		PGOPTIONS="-c statement_timeout=500ms -c lock_timeout=200ms" \
+			sqlsmith --target="host=$PGHOST port=$PGPORT dbname=postgres user=smith_$kind" \
+			--max-queries="$queries" --seed="$seed" 2>&1 | tail -n 3 || true
+		psql -X -Atc 'SELECT 1' >/dev/null || { sleep 5; status=1; }
+	done
+	echo "=== what the log says"
+	grep -c 'ERROR:  ' "$log" || true
+	sed -nE 's/.*ERROR:  ([0-9A-Z]{5}): .*/\1/p' "$log" | sort | uniq -c | sort -rn | head -n 30
+	if grep -aE 'PANIC:|terminated by signal|leak: ' "$log"; then
+		status=1
+	fi
+	# an internal error and where it comes from
+	if grep -aA 6 'ERROR:  XX000' "$log" | grep -aE 'LOCATION:  (es_|message_db_)'; then
+		grep -aA 8 'ERROR:  XX000' "$log" | grep -aB 8 -A 4 -E 'LOCATION:  (es_|message_db_)' | head -n 60
+		status=1
+	fi
+	if [ "$before" != "$(psql -X -Atc 'SELECT sum(hashtextextended(e::text, 0)) FROM event_store.event e WHERE global_position <= 400')" ] ||
+		[ -n "$(psql -X -Atc 'SELECT * FROM es_verify()')" ]; then
+		echo "events are not what they were"
+		status=1
+	fi
+	[ $status -eq 0 ] && echo "no crash, no internal error of ours, every event as it was"
+	return $status
+}
+
 coverage() {
 	PG_CONFIG=$pg_config CHECK_MINUTES=${CHECK_MINUTES:-240} \
 		CHECK_CFLAGS='-Wno-error -O0 -U_FORTIFY_SOURCE --coverage -fprofile-update=atomic' \
@@ -119,9 +180,10 @@ coverage() {
 case $goal in
 	check-malformed) check_malformed ;;
 	check-sanitizers) check_sanitizers ;;
+	check-sqlsmith) check_sqlsmith ;;
 	coverage) coverage ;;
 	*)
-		echo "usage: $0 check-malformed|check-sanitizers|coverage" >&2
+		echo "usage: $0 check-malformed|check-sanitizers|check-sqlsmith|coverage" >&2
 		exit 2
 		;;
 esac
