@@ -295,6 +295,7 @@ es_check_batch_ids(EsAppend *append)
 				if (&append->events[k] == first)
 					break;
 			}
+			es_durable_wait();
 			ereport(ERROR,
 					errcode(es_counted(ERRCODE_ES_EVENT_ID_CONFLICT)),
 					errmsg("event id is used twice in one batch"),
@@ -496,10 +497,13 @@ es_number_events(EsAppend *append)
 			EsNewEvent *event = &append->events[k];
 
 			if (version == PG_INT32_MAX)
+			{
+				es_durable_wait();
 				ereport(ERROR,
-						errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-						errmsg("stream \"%.*s\" has reached the highest version",
-							   target->stream_len, target->stream));
+							errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+							errmsg("stream \"%.*s\" has reached the highest version",
+								   target->stream_len, target->stream));
+			}
 			/* runs of one type are common */
 			if (last != NULL && event->type_len == last->type_len &&
 				memcmp(event->type, last->type, event->type_len) == 0)

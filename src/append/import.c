@@ -49,6 +49,7 @@
 #include "base/compat.h"
 #include "base/count.h"
 #include "base/errors.h"
+#include "log/durable.h"
 #include "log/head.h"
 #include "log/stream.h"
 #include "log/type.h"
@@ -324,6 +325,7 @@ es_import_check_version(EsImport *import, int64 version, int64 current)
 {
 	if (version == current + 1)
 		return;
+	es_durable_wait();
 	ereport(ERROR,
 			errcode(es_counted(ERRCODE_ES_VERSION_CONFLICT)),
 			errmsg("version " INT64_FORMAT " does not continue stream \"%.*s\"",
@@ -387,10 +389,13 @@ es_import_row(EsImport *import)
 		if (es_import_value(import, ES_IMPORT_VERSION, &value))
 			es_import_check_version(import, DatumGetInt64(value), stream->version);
 		if (stream->version == PG_INT32_MAX)
+		{
+			es_durable_wait();
 			ereport(ERROR,
-					errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-					errmsg("stream \"%.*s\" has reached the highest version",
-						   import->stream_len, import->stream));
+						errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+						errmsg("stream \"%.*s\" has reached the highest version",
+							   import->stream_len, import->stream));
+		}
 		event->stream_no = stream->stream_no;
 		event->version = ++stream->version;
 		/* the query may change the setting; a chain that has begun goes on */

@@ -56,6 +56,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "access/xlog_internal.h"
+#include "catalog/namespace.h"
 #include "catalog/objectaccess.h"
 #include "commands/async.h"
 #include "executor/executor.h"
@@ -64,12 +65,13 @@
 #include "replication/walsender.h"
 #include "storage/shmem.h"
 #include "tcop/utility.h"
+#include "utils/lsyscache.h"
 #include "utils/resowner.h"
 
 #include "base/compat.h"
 #include "base/fault.h"
 #include "log/durable.h"
-#include "log/store.h"
+#include "log/last.h"
 #include "settings.h"
 
 /* transactions that are on this way at a time; more take the ordinary one */
@@ -459,19 +461,16 @@ es_durable_wait(void)
 static pg_noinline void
 es_durable_check_query(List *rtable)
 {
-	const EsStore *store;
+	Oid			schema = get_namespace_oid("event_store", true);
 	ListCell   *lc;
 
-	if (!OidIsValid(es_store_extension()))
+	if (!OidIsValid(schema))
 		return;
-	store = es_store_get();
 	foreach(lc, rtable)
 	{
 		RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
 
-		if (rte->rtekind == RTE_RELATION &&
-			(rte->relid == store->event || rte->relid == store->stream ||
-			 rte->relid == store->event_type || rte->relid == store->mark))
+		if (rte->rtekind == RTE_RELATION && get_rel_namespace(rte->relid) == schema)
 		{
 			es_durable_wait();
 			return;
@@ -482,6 +481,9 @@ es_durable_check_query(List *rtable)
 static void
 es_durable_executor_start(QueryDesc *query, int eflags)
 {
+	/* it may write into an unlogged table, of which the WAL says nothing */
+	if (query->operation != CMD_SELECT || query->plannedstmt->hasModifyingCTE)
+		es_append_mixed = true;
 	if (unlikely(es_durable_below() != PG_INT64_MAX))
 		es_durable_check_query(query->plannedstmt->rtable);
 	if (prev_executor_start)
@@ -491,17 +493,29 @@ es_durable_executor_start(QueryDesc *query, int eflags)
 }
 
 /*
- * COPY of a table does not go through the executor.
+ * COPY of a table does not go through the executor.  What ALTER TABLE and DROP
+ * DATABASE may change, log/last.c cannot see.
  */
 static void
 es_durable_utility(ES_PROCESS_UTILITY_ARGS)
 {
-	if (IsA(pstmt->utilityStmt, CopyStmt) && !((CopyStmt *) pstmt->utilityStmt)->is_from)
-		es_durable_wait();
+	Node	   *statement = pstmt->utilityStmt;
+
+	if (IsA(statement, CopyStmt))
+	{
+		if (((CopyStmt *) statement)->is_from)
+			es_append_mixed = true;
+		else
+			es_durable_wait();
+	}
 	if (prev_process_utility)
 		prev_process_utility(ES_PROCESS_UTILITY_CALL);
 	else
 		standard_ProcessUtility(ES_PROCESS_UTILITY_CALL);
+
+	/* the guard may have been off; or its OID is another database's next */
+	if (IsA(statement, AlterTableStmt) || IsA(statement, DropdbStmt))
+		es_last_forget_all();
 }
 
 /*

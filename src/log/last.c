@@ -78,7 +78,11 @@
 #define ES_LAST_LOCAL_SLOTS		4096	/* 200 kB */
 
 /* versions that one transaction puts; the later ones are not exact */
+#ifdef ES_FAULTS
+#define ES_LAST_MAX_PUTS		128
+#else
 #define ES_LAST_MAX_PUTS		65536
+#endif
 
 typedef struct EsLastSlot
 {
@@ -91,7 +95,7 @@ typedef struct EsLastSlot
 	bool		is_chained;
 	uint32		era;			/* es_last_shared->era when it was claimed */
 	uint32		claimed_at;		/* transaction that has claimed it, counted by */
-	int			claimed_by;		/* the process with this pid */
+	uint32		claimed_by;		/* this process */
 	SubTransactionId put_by;	/* the same one's last put; 0 = none */
 } EsLastSlot;
 
@@ -99,6 +103,7 @@ typedef struct EsLastShared
 {
 	pg_atomic_uint32 era;		/* slots of earlier ones are void */
 	pg_atomic_uint32 off;		/* nothing is remembered until a restart */
+	pg_atomic_uint32 processes; /* that have claimed a slot since the start */
 	EsLastSlot	slots[ES_LAST_SHARED_SLOTS];
 } EsLastShared;
 
@@ -116,6 +121,9 @@ static EsLastSlot *es_last_local = NULL;
 static EsLastPut *es_last_puts = NULL;
 static int	es_last_nputs = 0;
 static int	es_last_size = 0;
+
+/* this process among those that have claimed a slot, 0 = not yet; pids come again */
+static uint32 es_last_me = 0;
 
 /* transactions of this process, 0 = none yet */
 static uint32 es_last_xact = 1;
@@ -153,6 +161,7 @@ es_last_startup(void)
 		memset(es_last_shared, 0, sizeof(EsLastShared));
 		pg_atomic_init_u32(&es_last_shared->era, 0);
 		pg_atomic_init_u32(&es_last_shared->off, 0);
+		pg_atomic_init_u32(&es_last_shared->processes, 0);
 		for (int i = 0; i < ES_LAST_SHARED_SLOTS; i++)
 			SpinLockInit(&es_last_shared->slots[i].lock);
 	}
@@ -243,6 +252,8 @@ es_last_claim(Relation event, const EsStore *store, int64 stream_no, EsLast *las
 		return;
 	}
 
+	if (unlikely(es_last_me == 0))
+		es_last_me = pg_atomic_fetch_add_u32(&es_last_shared->processes, 1) + 1;
 	era = pg_atomic_read_u32(&es_last_shared->era);
 	SpinLockAcquire(&slot->lock);
 	if (!es_last_is_of(slot, event, stream_no) || slot->era != era)
@@ -255,16 +266,20 @@ es_last_claim(Relation event, const EsStore *store, int64 stream_no, EsLast *las
 		slot->era = era;
 		slot->claimed_at = 0;
 	}
-	if (slot->claimed_at != es_last_xact || slot->claimed_by != MyProcPid)
+	if (slot->claimed_at != es_last_xact || slot->claimed_by != es_last_me)
 	{
 		slot->claimed_at = es_last_xact;
-		slot->claimed_by = MyProcPid;
+		slot->claimed_by = es_last_me;
 		slot->put_by = InvalidSubTransactionId;
 	}
 	last->version = slot->version;
 	last->is_exact = slot->is_exact;
 	last->is_chained = slot->is_chained;
 	SpinLockRelease(&slot->lock);
+
+	/* what this transaction has put itself, by other ways, is not in there */
+	if (es_last_foreign)
+		last->is_exact = false;
 }
 
 /*
@@ -346,22 +361,24 @@ es_last_put(Relation event, const EsStore *store, int64 stream_no, int64 version
 	}
 
 	/*
-	 * Nobody else changes put_by of a slot of ours, so it may be read before:
-	 * if the slot has gone meanwhile, a note too many does no harm.
+	 * Nobody can make a slot ours but this process, and nobody else changes
+	 * put_by of a slot that is, so both may be read before: if the slot goes
+	 * meanwhile, a note too many does no harm.
 	 */
-	noted = slot->put_by == subid && slot->claimed_at == es_last_xact &&
-		slot->claimed_by == MyProcPid && slot->stream_no == stream_no;
-	if (!noted)
-		noted = es_last_note(slot, stream_no);
+	if (slot->stream_no != stream_no || slot->claimed_at != es_last_xact ||
+		slot->claimed_by != es_last_me)
+		return;
+	noted = slot->put_by == subid || es_last_note(slot, stream_no);
 
 	SpinLockAcquire(&slot->lock);
 	if (es_last_is_of(slot, event, stream_no) &&
-		slot->claimed_at == es_last_xact && slot->claimed_by == MyProcPid)
+		slot->claimed_at == es_last_xact && slot->claimed_by == es_last_me)
 	{
 		slot->version = (int32) version;
 		slot->is_chained = is_chained;
 		slot->is_exact = noted && slot->era == pg_atomic_read_u32(&es_last_shared->era);
-		slot->put_by = subid;
+		/* what has found no room for a note has not been put */
+		slot->put_by = noted ? subid : InvalidSubTransactionId;
 	}
 	SpinLockRelease(&slot->lock);
 }
@@ -376,17 +393,11 @@ es_last_put(Relation event, const EsStore *store, int64 stream_no, int64 version
 static void
 es_last_undo(SubTransactionId from)
 {
-	int			kept = 0;
-
-	for (int i = 0; i < es_last_nputs; i++)
+	/* all that was noted since it began, and nothing from before */
+	while (es_last_nputs > 0 && es_last_puts[es_last_nputs - 1].subid >= from)
 	{
-		EsLastPut  *put = &es_last_puts[i];
+		EsLastPut  *put = &es_last_puts[--es_last_nputs];
 
-		if (put->subid < from)
-		{
-			es_last_puts[kept++] = *put;
-			continue;
-		}
 		if (es_fault_no_undo)
 			continue;
 
@@ -400,7 +411,6 @@ es_last_undo(SubTransactionId from)
 		}
 		SpinLockRelease(&put->slot->lock);
 	}
-	es_last_nputs = kept;
 }
 
 static void

@@ -156,6 +156,29 @@ es_sequence_draw(Relation seq, int n, int64 max)
 }
 
 /*
+ * The last number that anybody has drawn.
+ *
+ * seq			from es_sequence_open
+ */
+int64
+es_sequence_drawn(Relation seq)
+{
+	Buffer		buffer = ReadBuffer(seq, 0);
+	Page		page;
+	HeapTupleHeader header;
+	Form_pg_sequence_data data;
+	int64		result;
+
+	LockBuffer(buffer, BUFFER_LOCK_SHARE);
+	page = BufferGetPage(buffer);
+	header = (HeapTupleHeader) PageGetItem(page, PageGetItemId(page, FirstOffsetNumber));
+	data = (Form_pg_sequence_data) ((char *) header + header->t_hoff);
+	result = data->is_called ? data->last_value : data->last_value - 1;
+	UnlockReleaseBuffer(buffer);
+	return result;
+}
+
+/*
  * The next number of a sequence, for a row that will be written.
  */
 int64

@@ -9,6 +9,7 @@
 #include "log/store.h"
 
 extern Relation es_sequence_open(Oid seq);
+extern int64 es_sequence_drawn(Relation seq);
 extern int64 es_sequence_draw(Relation seq, int n, int64 max);
 extern int64 es_sequence_next(Oid seq, int64 max);
 extern bool es_sequence_check(Relation event, const EsStore *store);

@@ -337,11 +337,14 @@ es_position_taken(int64 position)
 /*
  * Make the entry of one tuple in the index by event id, if it needs one, and see
  * that no other event has the id; see log/id.c.
+ *
+ * Who makes an entry looks at the position that the id names, too, if that has
+ * been drawn by then; whoever draws it later finds the entry.
  */
 static void
-es_index_event_id(Relation event, const EsStore *store, Relation index, HeapTuple tuple,
-				  EsNewEvent *new_event)
+es_index_event_id(EsWriter *writer, Relation index, HeapTuple tuple, EsNewEvent *new_event)
 {
+	Relation	event = writer->event;
 	Datum		values[1] = {UUIDPGetDatum(&new_event->event_id)};
 	bool		isnull[1] = {false};
 	bool		is_partial = index->rd_indextuple != NULL &&
@@ -354,18 +357,20 @@ es_index_event_id(Relation event, const EsStore *store, Relation index, HeapTupl
 	else
 		look = !es_index_insert(index, values, isnull, &tuple->t_self, event,
 								UNIQUE_CHECK_PARTIAL, NULL) ||
-			(new_event->id_given && named > 0 && named < new_event->position);
+			(new_event->id_given && named > 0 &&
+			 (named < new_event->position || named <= es_sequence_drawn(writer->position_seq)));
 	if (look)
-		es_resolve_event_id(event, store, &new_event->event_id, &tuple->t_self);
+		es_resolve_event_id(event, writer->store, &new_event->event_id, &tuple->t_self);
 }
 
 /*
  * Make the entry of one tuple in one index.
  */
 static void
-es_index_event(Relation event, const EsStore *store, Relation index, EsIndexRole role,
-			   HeapTuple tuple, EsNewEvent *new_event)
+es_index_event(EsWriter *writer, Relation index, EsIndexRole role, HeapTuple tuple,
+			   EsNewEvent *new_event)
 {
+	Relation	event = writer->event;
 	Datum		values[2];
 	bool		isnull[2] = {false, false};
 
@@ -401,7 +406,7 @@ es_index_event(Relation event, const EsStore *store, Relation index, EsIndexRole
 							UNIQUE_CHECK_YES, NULL);
 			break;
 		case ES_INDEX_EVENT_ID:
-			es_index_event_id(event, store, index, tuple, new_event);
+			es_index_event_id(writer, index, tuple, new_event);
 			break;
 		case ES_INDEX_OTHER:
 			es_table_index_tuple(event, index, tuple);
@@ -432,8 +437,7 @@ es_index_chunk(EsWriter *writer, EsNewEvent *events, int n, bool under_lock)
 		for (int i = 0; i < n; i++)
 		{
 			writer->current = &events[i];
-			es_index_event(writer->event, writer->store, index->rel, index->role,
-						   writer->tuples[i], &events[i]);
+			es_index_event(writer, index->rel, index->role, writer->tuples[i], &events[i]);
 		}
 	}
 }

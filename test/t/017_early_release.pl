@@ -313,7 +313,8 @@ sub ordinary_way
 {
 	my $watch = connect_store($node);
 	my $number = 0;
-	run_sql($watch, 'CREATE TABLE beside (n int)', 'INSERT INTO beside VALUES (0)');
+	run_sql($watch, 'CREATE TABLE beside (n int)', 'INSERT INTO beside VALUES (0)',
+		'CREATE UNLOGGED TABLE unlogged (n int)');
 
 	my %case = (
 		'an append' => [ 1, [], [] ],
@@ -328,6 +329,7 @@ sub ordinary_way
 		'a lock of a row after' => [ 0, [], ['SELECT * FROM beside LIMIT 1 FOR UPDATE'] ],
 		'a row between' => [ 0, [], [ 'INSERT INTO beside VALUES (1)', "SELECT es_append('Second-1', es_any(), 'T', '{}')" ] ],
 		'a row that was rolled back' => [ 0, [], [ 'SAVEPOINT s', 'INSERT INTO beside VALUES (1)', 'ROLLBACK TO s' ] ],
+		'a row that is not logged' => [ 0, [], ['INSERT INTO unlogged VALUES (1)'] ],
 		'a table' => [ 0, [], ["CREATE TABLE made (n int)"] ],
 		'NOTIFY' => [ 0, [], ["NOTIFY somebody"] ],
 		'pg_notify' => [ 0, ["SELECT pg_catalog.pg_notify('somebody', '')"], [] ],

@@ -94,8 +94,20 @@ sub by_hand
 			"$end PREPARED");
 	}
 
-	# a transaction that goes over to row locks, with a stream that is known
+	# more than the notes that a transaction can take for its abort
 	my $version = version_of($dbh, 'Hand-1');
+	$dbh->do('BEGIN');
+	for (1 .. 300)
+	{
+		$dbh->do('SAVEPOINT s');
+		version_of($dbh, 'Hand-1');
+		$dbh->do('RELEASE s');
+	}
+	$dbh->do('ROLLBACK');
+	is(version_of($other, 'Hand-1'), $version + 1, 'after an abort of very many');
+
+	# a transaction that goes over to row locks, with a stream that is known
+	$version = version_of($dbh, 'Hand-1');
 	foreach my $end ('COMMIT', 'ROLLBACK')
 	{
 		$dbh->do('BEGIN');
