@@ -261,6 +261,10 @@ sub kill_server
 	my ($node) = @_;
 	my $postmaster =
 	  (split /\n/, PostgreSQL::Test::Utils::slurp_file($node->data_dir . '/postmaster.pid'))[0];
+
+	# stopped it cannot have another child behind our back
+	kill 'STOP', $postmaster;
+	poll_until(sub { `ps -o stat= -p $postmaster` =~ /^\s*T/ }) or die "the postmaster does not stop\n";
 	my @children = grep { /^\d+$/ } split /\s+/, `ps -o pid= --ppid $postmaster`;
 
 	$node->kill9;

@@ -119,7 +119,7 @@ host all all 127.0.0.1/32 scram-sha-256
 
   psql(sql) {
     return execFileSync(path.join(bin, 'psql'), ['-XqAt', '-v', 'ON_ERROR_STOP=1', '-c', sql],
-      { env: this.env, stdio: ['ignore', 'pipe', 'pipe'] }).toString().trim();
+      { env: this.env, stdio: ['ignore', 'pipe', 'pipe'], maxBuffer: 1 << 30 }).toString().trim();
   }
 
   // a session that stays open
