@@ -255,6 +255,17 @@ sub connection_lost
 	return !eval { $dbh->ping && $dbh->do('/* alive? */ SELECT 1') };
 }
 
+# State and parent of a process; nothing if there is none.
+sub process
+{
+	my ($pid) = @_;
+
+	open my $stat, '<', "/proc/$pid/stat" or return;
+	my $line = <$stat> // '';
+	# the name in parentheses may have any character
+	return $line =~ /^.*\) (\S) (\d+)/s ? ($1, $2) : ();
+}
+
 # Kill the postmaster and everything below it, as a power cut would.
 sub kill_server
 {
@@ -264,8 +275,8 @@ sub kill_server
 
 	# stopped it cannot have another child behind our back
 	kill 'STOP', $postmaster;
-	poll_until(sub { `ps -o stat= -p $postmaster` =~ /^\s*T/ }) or die "the postmaster does not stop\n";
-	my @children = grep { /^\d+$/ } split /\s+/, `ps -o pid= --ppid $postmaster`;
+	poll_until(sub { ((process($postmaster))[0] // '') eq 'T' }) or die "the postmaster does not stop\n";
+	my @children = grep { ((process($_))[1] // 0) == $postmaster } map { m{(\d+)$} } glob '/proc/[0-9]*';
 
 	$node->kill9;
 	kill 'KILL', @children;
