@@ -1,7 +1,11 @@
 // Fills a database with Emmett's own client: three streams, written to in turns,
 // several events in an append, ids of the client's and of the application's making.
 // usage: node emmett.mjs <connection string>
+import { webcrypto } from 'node:crypto';
 import { getPostgreSQLEventStore } from '@event-driven-io/emmett-postgresql';
+
+// Emmett takes it for granted; Node.js 18 does not have it as a global
+globalThis.crypto ??= webcrypto;
 
 const store = getPostgreSQLEventStore(process.argv[2]);
 
