@@ -84,6 +84,33 @@ es_sequence_open(Oid seq)
 }
 
 /*
+ * Lock the page of a sequence and find its only tuple.
+ *
+ * mode			of the lock
+ * buffer		result: the page, pinned and locked
+ * item			result, may be NULL: the tuple's line pointer
+ */
+static HeapTupleHeader
+es_sequence_lock(Relation seq, int mode, Buffer *buffer, ItemId *item)
+{
+	Page		page;
+	ItemId		found;
+
+	*buffer = ReadBuffer(seq, 0);
+	LockBuffer(*buffer, mode);
+	page = BufferGetPage(*buffer);
+	if (*(uint32 *) PageGetSpecialPointer(page) != ES_SEQUENCE_MAGIC)
+		ereport(ERROR,
+				errcode(ERRCODE_DATA_CORRUPTED),
+				errmsg("sequence \"%s\" has a page that is none of a sequence",
+					   RelationGetRelationName(seq)));
+	found = PageGetItemId(page, FirstOffsetNumber);
+	if (item != NULL)
+		*item = found;
+	return (HeapTupleHeader) PageGetItem(page, found);
+}
+
+/*
  * Draw numbers.  Waits for nobody but whoever else is just drawing.
  *
  * seq			from es_sequence_open, in a transaction that has an id
@@ -96,24 +123,13 @@ es_sequence_open(Oid seq)
 int64
 es_sequence_draw(Relation seq, int n, int64 max)
 {
-	Buffer		buffer = ReadBuffer(seq, 0);
-	Page		page;
+	Buffer		buffer;
 	ItemId		item;
-	HeapTupleHeader header;
-	Form_pg_sequence_data data;
+	HeapTupleHeader header = es_sequence_lock(seq, BUFFER_LOCK_EXCLUSIVE, &buffer, &item);
+	Form_pg_sequence_data data = (Form_pg_sequence_data) ((char *) header + header->t_hoff);
+	Page		page = BufferGetPage(buffer);
 	int64		first;
 	int64		last;
-
-	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
-	page = BufferGetPage(buffer);
-	if (*(uint32 *) PageGetSpecialPointer(page) != ES_SEQUENCE_MAGIC)
-		ereport(ERROR,
-				errcode(ERRCODE_DATA_CORRUPTED),
-				errmsg("sequence \"%s\" has a page that is none of a sequence",
-					   RelationGetRelationName(seq)));
-	item = PageGetItemId(page, FirstOffsetNumber);
-	header = (HeapTupleHeader) PageGetItem(page, item);
-	data = (Form_pg_sequence_data) ((char *) header + header->t_hoff);
 
 	first = data->is_called ? data->last_value + 1 : data->last_value;
 	if (first < 1 || first > max - ES_SEQUENCE_AHEAD - n)
@@ -163,16 +179,11 @@ es_sequence_draw(Relation seq, int n, int64 max)
 int64
 es_sequence_drawn(Relation seq)
 {
-	Buffer		buffer = ReadBuffer(seq, 0);
-	Page		page;
-	HeapTupleHeader header;
-	Form_pg_sequence_data data;
+	Buffer		buffer;
+	HeapTupleHeader header = es_sequence_lock(seq, BUFFER_LOCK_SHARE, &buffer, NULL);
+	Form_pg_sequence_data data = (Form_pg_sequence_data) ((char *) header + header->t_hoff);
 	int64		result;
 
-	LockBuffer(buffer, BUFFER_LOCK_SHARE);
-	page = BufferGetPage(buffer);
-	header = (HeapTupleHeader) PageGetItem(page, PageGetItemId(page, FirstOffsetNumber));
-	data = (Form_pg_sequence_data) ((char *) header + header->t_hoff);
 	result = data->is_called ? data->last_value : data->last_value - 1;
 	UnlockReleaseBuffer(buffer);
 	return result;
