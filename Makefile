@@ -25,7 +25,7 @@ PG_CPPFLAGS  = -I$(top)/src -DES_VERSION='"$(EXTVERSION)"'
 # The install script of the current version is put together of one part for
 # each wing of src/, in the order in which the parts need each other.
 SQL_PARTS    = base log append evolution read wakeup state projection subscription permissions
-DOCS         = $(patsubst $(top)/%,%,$(wildcard $(top)/doc/*.md))
+DOCS         = $(patsubst $(top)/%,%,$(wildcard $(top)/doc/*.md $(top)/doc/*.svg))
 script      := sql/$(EXTENSION)--$(EXTVERSION).sql
 DATA         = $(filter-out $(script),$(patsubst $(top)/%,%,$(sort $(wildcard $(top)/sql/$(EXTENSION)--*.sql))))
 DATA_built   = $(script)
