@@ -87,10 +87,13 @@ sub start_exporters
 {
 	my ($host, $port) = ($node->host, $node->port);
 
+	# its name since 0.13
+	my $bgwriter = qx(prometheus-postgres-exporter --help 2>&1) =~ /--collector\.stat_bgwriter/ ? 'stat_bgwriter' : 'bgwriter';
+
 	local $ENV{DATA_SOURCE_NAME} = "user=watcher host=$host port=$port dbname=shop sslmode=disable";
 	start_program('postgres_exporter', 'prometheus-postgres-exporter',
 		"--web.listen-address=127.0.0.1:$postgres_port",
-		'--disable-default-metrics', '--disable-settings-metrics', '--no-collector.database', '--no-collector.bgwriter',
+		'--disable-default-metrics', '--disable-settings-metrics', '--no-collector.database', "--no-collector.$bgwriter",
 		'--extend.query-path=' . adapted('postgres_exporter.yaml', qr/cache_seconds: 300/ => 'cache_seconds: 1'));
 	start_program('sql_exporter', 'prometheus-sql-exporter', "-web.listen-address=127.0.0.1:$sql_port",
 		'-config.file=' . adapted('sql_exporter.yml',
