@@ -5,8 +5,9 @@
 #	  events: a connection string for each database, filled by import_large.sh or
 #	  by its query into the table of sql/raw.sql.
 #
-# Environment: BENCH_REPEAT (5), BENCH_SECONDS (3).  Runs are interleaved; printed
-# are medians, and ratios to the first database of the same kind.
+# Environment: BENCH_REPEAT (5), BENCH_SECONDS (3), BENCH_PLOTS (a folder for
+# scale.svg; needs gnuplot).  Runs are interleaved; printed are medians, and
+# ratios to the first database of the same kind.
 
 set -euo pipefail
 
@@ -66,4 +67,37 @@ sort -k1,1 -k2,2n -k3,3n "$work/results" | awk -v databases="$work/databases" '
 	}
 	$1 " " $2 != key { show(); key = $1 " " $2; item = $1; i = $2; n = 0 }
 	{ tps[++n] = $3 }
-	END { show() }'
+	END { show() }' | tee "$work/report"
+
+# each kind's speed by its size, of the smallest plain table's, or store's where there is none
+if [ -n "${BENCH_PLOTS:-}" ]; then
+	mkdir -p "$BENCH_PLOTS"
+	plots= colour=0
+	for line in 'append1:append, 1 client' 'append16:append, 16 clients' 'stream:a stream of 50' 'page:1000 events of all'; do
+		item=${line%%:*} colour=$((colour + 1))
+		for kind in event_store plain; do
+			awk -v item="$item" -v kind=$kind '
+				$1 == item && (!base || $2 == "plain" && !plain || $2 == "plain" && $3 < size) { base = $5; size = $3; plain = $2 == "plain" }
+				$1 == item && $2 == kind { at[++n] = $3; speed[n] = $5 }
+				END { for (i = 1; i <= n; i++) print at[i] / 1e6, speed[i] / base }' "$work/report" | sort -n >"$work/$item.$kind"
+			[ ! -s "$work/$item.$kind" ] || plots+="${plots:+, }'$work/$item.$kind' with linespoints lw 2 lc $colour dt $([ $kind = plain ] && echo "'-'" ||
+				echo 1) pt $([ $kind = plain ] && echo 6 || echo 7) title '${line#*:}, ${kind//_/ }'"
+		done
+	done
+	gnuplot <<-END
+		set terminal svg size 760,420 font 'sans-serif,12' background '#ffffff'
+		set output '$BENCH_PLOTS/scale.svg'
+		set title 'Speed by size, of the smallest plain table ($(nproc) CPUs, $(date +%F))'
+		set logscale x
+		set xlabel 'million events'
+		set xtics (1, 2, 5, 10, 20, 50, 100)
+		set yrange [0:*]
+		set grid lc rgb '#dddddd'
+		set key outside bottom center horizontal
+		set linetype 1 lc rgb '#2f6db5'
+		set linetype 2 lc rgb '#3c7a4b'
+		set linetype 3 lc rgb '#b5480b'
+		set linetype 4 lc rgb '#b5577a'
+		plot $plots
+	END
+fi

@@ -214,6 +214,7 @@ latency(const char *mode, int events, int gap_us, const char *conninfo)
 {
 	PGconn	   *conn = start(conninfo);
 	int64_t    *took = malloc(events * sizeof(int64_t));
+	const char *times = getenv("BENCH_TIMES");
 	int64_t		next;
 	int64_t		total;
 	char		sql[200];
@@ -258,6 +259,19 @@ latency(const char *mode, int events, int gap_us, const char *conninfo)
 		took[i] = shared->seen[i] == 0 ? INT64_MAX :
 			shared->seen[i] > shared->answered[i] ? shared->seen[i] - shared->answered[i] : 0;
 	qsort(took, events, sizeof(int64_t), compare);
+	if (times != NULL)
+	{
+		FILE	   *file = fopen(times, "a");
+
+		if (file == NULL)
+		{
+			perror(times);
+			exit(1);
+		}
+		for (int i = 0; i < events && took[i] != INT64_MAX; i++)
+			fprintf(file, "%.3f\n", took[i] / 1e6);
+		fclose(file);
+	}
 	snprintf(sql, sizeof(sql), "SELECT count(*) FROM event_store.event WHERE global_position > %lld AND global_position <= %lld",
 			 (long long) shared->start, (long long) shared->end);
 	/* what the consumer has got behind the last event does not count */

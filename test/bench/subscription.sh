@@ -9,6 +9,8 @@
 #   BENCH_REPEAT    repetitions [3]
 #   BENCH_SECONDS   seconds per run of the writers [4]
 #   BENCH_EVENTS    events timed per run [3000]
+#   BENCH_PLOTS     draw the distribution of the latencies as SVG into this
+#                   folder (needs gnuplot)
 
 set -euo pipefail
 
@@ -61,7 +63,8 @@ latency() {
 			$busy >/dev/null 2>&1 &
 			beside=$!
 		fi
-		"$client" latency "$mode" "$events" "$gap" "$conninfo" >>"$cluster_dir/latency"
+		BENCH_TIMES="$cluster_dir/times, ${title//\//}, $mode" "$client" latency "$mode" "$events" "$gap" "$conninfo" \
+			>>"$cluster_dir/latency"
 		if [ -n "$beside" ]; then
 			kill "$beside" 2>/dev/null || true
 			wait "$beside" 2>/dev/null || true
@@ -100,6 +103,41 @@ fi
 if wants busy; then
 	for mode in wait fetch listen; do latency '8 writers, 1000 events/s' $mode 1000 paced_writers; done
 	for mode in wait fetch listen; do latency '8 writers at full speed' $mode 1000 eight_writers; done
+fi
+
+# the share of the events that a consumer had within a time
+if [ -n "${BENCH_PLOTS:-}" ] && { wants idle || wants busy; }; then
+	mkdir -p "$BENCH_PLOTS"
+	plots=
+	for title in 'idle store' '8 writers, 1000 events/s' '8 writers at full speed'; do
+		for mode in wait fetch; do
+			times="$cluster_dir/times, ${title//\//}, $mode"
+			[ ! -s "$times" ] ||
+				plots+="${plots:+, }'$times' using (\$1 > 0.03 ? \$1 : 0.03):(100) smooth cnorm with lines lw 2 title '$title, es_$mode' noenhanced"
+		done
+	done
+	gnuplot <<-END
+		set terminal svg size 760,380 font 'sans-serif,12' background '#ffffff'
+		set output '$BENCH_PLOTS/latency.svg'
+		set title 'Append answered → consumer has the event ($(nproc) CPUs, PostgreSQL $("$PG_CONFIG" --version |
+			sed 's/[^0-9]*\([0-9.]*\).*/\1/'), $(date +%F))'
+		set logscale x
+		set xrange [0.03:10]
+		set xtics (0.03, 0.1, 0.3, 1, 3, 10)
+		set xlabel 'ms'
+		set yrange [0:1]
+		set ytics ('0 %%' 0, '25 %%' 0.25, '50 %%' 0.5, '75 %%' 0.75, '99 %%' 0.99)
+		set ylabel 'of the events'
+		set grid lc rgb '#dddddd'
+		set key outside bottom center horizontal
+		set linetype 1 lc rgb '#2f6db5'
+		set linetype 2 lc rgb '#8ab4e8'
+		set linetype 3 lc rgb '#3c7a4b'
+		set linetype 4 lc rgb '#9ccca8'
+		set linetype 5 lc rgb '#b5480b'
+		set linetype 6 lc rgb '#eaa57a'
+		plot $plots
+	END
 fi
 
 # throughput: interleaved, each against "off" of the same repetition
