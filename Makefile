@@ -33,7 +33,7 @@ ifdef FAULTS
 PG_CPPFLAGS += -DES_FAULTS
 endif
 
-REGRESS      = append append_errors append_streams import decide decide_consumers idempotency read eventscan snapshot wait subscription group guard verify privileges upcast aggregate projection
+REGRESS      = append append_errors append_streams import decide decide_consumers query_streams idempotency read eventscan snapshot wait subscription group guard verify privileges upcast aggregate projection
 REGRESS_OPTS = --load-extension=$(EXTENSION)
 
 PG_CONFIG   ?= pg_config

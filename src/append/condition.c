@@ -29,7 +29,7 @@
  * Locks, until the end of the transaction but for one:
  *	  event table			RowExclusiveLock, as for every append
  *	  items of the query	a lock of the lock manager on the hash of each item,
- *							types and tags, in the order of the hashes:
+ *							with all its parts, in the order of the hashes:
  *							exclusive and until the end of the transaction if
  *							nobody has it, else shared and given back at once,
  *							so that all who wait for whoever has it go on
@@ -104,7 +104,7 @@ es_condition_init(void)
 }
 
 /*
- * A number for an item, whose types and tags are sorted.
+ * A number for an item, all of whose parts are sorted.
  */
 static uint64
 es_item_hash(const EsQueryItem *item)
@@ -126,6 +126,20 @@ es_item_hash(const EsQueryItem *item)
 
 		appendStringInfoChar(&buf, '\2');
 		appendBinaryStringInfo(&buf, VARDATA_ANY(tag), VARSIZE_ANY_EXHDR(tag));
+	}
+	for (int i = 0; i < item->nstreams; i++)
+	{
+		text	   *stream = DatumGetTextPP(item->streams[i]);
+
+		appendStringInfoChar(&buf, '\3');
+		appendBinaryStringInfo(&buf, VARDATA_ANY(stream), VARSIZE_ANY_EXHDR(stream));
+	}
+	for (int i = 0; i < item->nprefixes; i++)
+	{
+		text	   *prefix = DatumGetTextPP(item->prefixes[i]);
+
+		appendStringInfoChar(&buf, '\4');
+		appendBinaryStringInfo(&buf, VARDATA_ANY(prefix), VARSIZE_ANY_EXHDR(prefix));
 	}
 	result = es_tag_hash(buf.data, buf.len);
 	pfree(buf.data);

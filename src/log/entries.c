@@ -10,6 +10,12 @@
  * at once their entries are walked in step: each jumps to where the others
  * are, so the rarest tag sets the pace.
  *
+ * The entries of a stream are made behind the insertion lock, and not known to
+ * be there before their transaction has ended.  So up to a position that is
+ * settled for the snapshot a stream is walked by its own index, and behind it
+ * by the types of its category.  In a stream visible versions and positions
+ * rise together.
+ *
  * Entries are read from the index in lots, and used when the index page may no
  * longer be pinned.
  *-------------------------------------------------------------------------
@@ -18,7 +24,9 @@
 
 #include "access/genam.h"
 #include "access/relscan.h"
+#include "access/tableam.h"
 #include "catalog/pg_collation.h"
+#include "catalog/pg_type.h"
 #include "lib/binaryheap.h"
 #include "miscadmin.h"
 #include "utils/fmgroids.h"
@@ -73,7 +81,7 @@ es_cursor_read(EsEntries *entries, EsEntryCursor *cursor, bool again)
 		}
 		position = DatumGetInt64(index_getattr(desc->xs_itup, column,
 											   desc->xs_itupdesc, &isnull));
-		if (es_entries_forward(entries) ? position > entries->upto : position < entries->upto)
+		if (es_entries_forward(entries) ? position > cursor->upto : position < cursor->upto)
 		{
 			cursor->exhausted = true;
 			break;
@@ -98,6 +106,120 @@ es_cursor_read(EsEntries *entries, EsEntryCursor *cursor, bool again)
 }
 
 /*
+ * The first visible event of a stream from a version on, in one direction.
+ *
+ * version		result: its version
+ *
+ * Result: its position, 0 if there is none.  The scan of the index stands there.
+ */
+static int64
+es_stream_probe(EsEntries *entries, int64 stream_no, int64 from_version,
+				ScanDirection direction, int64 *version)
+{
+	IndexScanDesc desc = entries->descs[ES_INDEX_STREAM];
+	ScanKeyData keys[2];
+	bool		isnull;
+
+	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(stream_no));
+	if (ScanDirectionIsForward(direction))
+		ScanKeyEntryInitialize(&keys[1], 0, 2, BTGreaterEqualStrategyNumber, INT8OID,
+							   InvalidOid, F_INT48GE, Int64GetDatum(from_version));
+	else
+		ScanKeyEntryInitialize(&keys[1], 0, 2, BTLessEqualStrategyNumber, INT8OID,
+							   InvalidOid, F_INT48LE, Int64GetDatum(from_version));
+	index_rescan(desc, keys, 2, NULL, 0);
+	if (!index_getnext_slot(desc, direction, entries->slot))
+		return 0;
+	*version = DatumGetInt32(slot_getattr(entries->slot, Anum_es_event_version, &isnull));
+	return DatumGetInt64(slot_getattr(entries->slot, Anum_es_event_global_position, &isnull));
+}
+
+/*
+ * Find the version of a stream at which a walk begins: the first one behind
+ * cursor->last.
+ *
+ * Result: false if there is none.
+ */
+static bool
+es_stream_seek(EsEntries *entries, EsEntryCursor *cursor)
+{
+	bool		forward = es_entries_forward(entries);
+	ScanDirection back = forward ? BackwardScanDirection : ForwardScanDirection;
+	int64		near_version;	/* at or before cursor->last */
+	int64		far_version;	/* behind it */
+	int64		step = 1;
+	int64		position;
+
+	/* most consumers are not far from the end: look there first, then halve */
+	position = es_stream_probe(entries, cursor->stream_no, forward ? PG_INT64_MAX : 0, back,
+							   &far_version);
+	if (position == 0 || (forward ? position <= cursor->last : position >= cursor->last))
+		return false;
+	for (;; step *= 2)
+	{
+		int64		version;
+
+		CHECK_FOR_INTERRUPTS();
+		near_version = forward ? Max(far_version - step, 0) : far_version + step;
+		position = es_stream_probe(entries, cursor->stream_no, near_version, back, &version);
+		if (position == 0 || (forward ? position <= cursor->last : position >= cursor->last))
+			break;
+		far_version = version;
+	}
+	while (forward ? far_version - near_version > 1 : near_version - far_version > 1)
+	{
+		int64		middle = near_version + (far_version - near_version) / 2;
+		int64		version;
+
+		position = es_stream_probe(entries, cursor->stream_no, middle, back, &version);
+		if (position == 0 || (forward ? position <= cursor->last : position >= cursor->last))
+			near_version = middle;
+		else
+			far_version = version;
+	}
+	cursor->version = far_version;
+	return true;
+}
+
+/*
+ * Read the next lot of a stream.
+ */
+static void
+es_stream_fill(EsEntries *entries, EsEntryCursor *cursor)
+{
+	bool		forward = es_entries_forward(entries);
+	int64		version;
+	int64		position = 0;
+
+	if (cursor->version >= 0 || es_stream_seek(entries, cursor))
+		position = es_stream_probe(entries, cursor->stream_no, cursor->version,
+								   entries->direction, &version);
+	while (position != 0 && (forward ? position <= cursor->upto : position >= cursor->upto))
+	{
+		bool		isnull;
+
+		cursor->lot[cursor->n].tid = entries->slot->tts_tid;
+		cursor->lot[cursor->n].position = position;
+		cursor->n++;
+		cursor->version = forward ? version + 1 : version - 1;
+		if (cursor->n == cursor->size)
+		{
+			cursor->size = Min(cursor->size * 4, entries->lot_size);
+			ExecClearTuple(entries->slot);
+			return;
+		}
+		if (!index_getnext_slot(entries->descs[ES_INDEX_STREAM], entries->direction,
+								entries->slot))
+			break;
+		version = DatumGetInt32(slot_getattr(entries->slot, Anum_es_event_version, &isnull));
+		position = DatumGetInt64(slot_getattr(entries->slot, Anum_es_event_global_position,
+											  &isnull));
+	}
+	cursor->exhausted = true;
+	ExecClearTuple(entries->slot);
+}
+
+/*
  * Read the next lot of a cursor from the index.
  */
 static void
@@ -113,6 +235,11 @@ es_cursor_fill(EsEntries *entries, EsEntryCursor *cursor)
 	entries->looked = 0;
 	if (cursor->exhausted)
 		return;
+	if (cursor->role == ES_INDEX_STREAM)
+	{
+		es_stream_fill(entries, cursor);
+		return;
+	}
 
 	if (es_entries_forward(entries))
 	{
@@ -248,9 +375,67 @@ es_entries_compare(Datum a, Datum b, void *arg)
 }
 
 /*
+ * The index by which an item is walked.
+ */
+static EsIndexRole
+es_item_role(const EsScanItem *item)
+{
+	return item->ntags > 0 ? ES_INDEX_TAG :
+		item->type_nos == NULL ? ES_INDEX_POSITION : ES_INDEX_TYPE;
+}
+
+/*
+ * Add a source, with its cursors.
+ *
+ * after		exclusive
+ * upto			inclusive
+ * k			number of the type or stream among the item's
+ */
+static void
+es_entries_add(EsEntries *entries, const EsStore *store, Snapshot snapshot,
+			   const EsScanItem *item, EsIndexRole role, int k, int64 after, int64 upto)
+{
+	EsEntrySource *source = &entries->sources[entries->nsources++];
+
+	/* what is not wanted is beyond what the index says */
+	if (item->stream_nos != NULL || (role == ES_INDEX_TAG && item->type_nos != NULL))
+		source->item = item;
+	if (entries->descs[role] == NULL)
+	{
+		entries->indexes[role] = es_store_open_index(&store->read_index[role]);
+		entries->descs[role] =
+			es_index_beginscan(entries->event, entries->indexes[role],
+							   role == ES_INDEX_STREAM ? snapshot : SnapshotAny,
+							   role == ES_INDEX_POSITION ? 1 : 2);
+		entries->descs[role]->xs_want_itup = role != ES_INDEX_STREAM;
+		if (role == ES_INDEX_STREAM)
+			entries->slot = table_slot_create(entries->event, NULL);
+	}
+	source->ncursors = role == ES_INDEX_TAG ? item->ntags : 1;
+	source->cursors = palloc0(sizeof(EsEntryCursor) * source->ncursors);
+	for (int c = 0; c < source->ncursors; c++)
+	{
+		EsEntryCursor *cursor = &source->cursors[c];
+
+		cursor->role = role;
+		if (role == ES_INDEX_TYPE)
+			cursor->type_no = item->type_nos[k];
+		else if (role == ES_INDEX_TAG)
+			cursor->tag = item->tags[c];
+		else if (role == ES_INDEX_STREAM)
+			cursor->stream_no = item->stream_nos[k];
+		cursor->version = -1;
+		cursor->last = after;
+		cursor->upto = upto;
+		ItemPointerSetInvalid(&cursor->last_tid);
+	}
+}
+
+/*
  * Begin to read the entries of events of any of some kinds.
  *
  * entries		of no particular content; to be used up by es_entries_end
+ * snapshot		for the items that say up to where it is settled
  * after		exclusive: positions above it, or below it when backward
  * upto			inclusive
  * items		good until es_entries_end
@@ -258,60 +443,51 @@ es_entries_compare(Datum a, Datum b, void *arg)
  */
 void
 es_entries_begin(EsEntries *entries, Relation event, const EsStore *store,
-				 ScanDirection direction, int64 after, int64 upto,
+				 Snapshot snapshot, ScanDirection direction, int64 after, int64 upto,
 				 const EsScanItem *items, int nitems, int64 expected_rows)
 {
-	int			nsources = 0;
+	bool		forward = ScanDirectionIsForward(direction);
+	int			nsources = 1;
 
 	memset(entries, 0, sizeof(EsEntries));
 	entries->event = event;
 	entries->direction = direction;
-	entries->upto = upto;
 	for (int i = 0; i < nitems; i++)
 	{
-		nsources += items[i].ntags > 0 || items[i].type_nos == NULL ? 1 : items[i].ntypes;
-		entries->whole |= items[i].ntags == 0 && items[i].type_nos == NULL;
+		nsources += 1 + items[i].ntypes + items[i].nstreams;
+		entries->whole |= es_item_role(&items[i]) == ES_INDEX_POSITION;
 	}
-	if (entries->whole)
-		nsources = 1;			/* and nothing else matters */
-	entries->sources = palloc0(sizeof(EsEntrySource) * Max(nsources, 1));
-	for (int i = 0; i < nitems && entries->nsources < nsources; i++)
+	entries->sources = palloc0(sizeof(EsEntrySource) * nsources);
+	for (int i = 0; i < nitems; i++)
 	{
 		const EsScanItem *item = &items[i];
-		int			first = entries->nsources;
-		bool		by_tag = item->ntags > 0;
+		EsIndexRole role = es_item_role(item);
+		int64		type_after = after;
+		int64		type_upto = upto;
 
-		if (entries->whole && (by_tag || item->type_nos != NULL))
+		/* one that wants everything, and nothing else matters */
+		if (entries->whole && role != ES_INDEX_POSITION)
 			continue;
-		entries->nsources += by_tag || entries->whole ? 1 : item->ntypes;
-		for (int k = first; k < entries->nsources; k++)
+		if (role == ES_INDEX_TYPE && item->stream_nos != NULL && item->settled > 0)
 		{
-			EsEntrySource *source = &entries->sources[k];
-
-			source->ncursors = by_tag ? item->ntags : 1;
-			source->item = by_tag && item->type_nos != NULL ? item : NULL;
-			source->cursors = palloc0(sizeof(EsEntryCursor) * source->ncursors);
-			for (int c = 0; c < source->ncursors; c++)
+			for (int k = 0; k < item->nstreams && item->ntypes > 0; k++)
 			{
-				EsEntryCursor *cursor = &source->cursors[c];
-
-				cursor->role = by_tag ? ES_INDEX_TAG :
-					entries->whole ? ES_INDEX_POSITION : ES_INDEX_TYPE;
-				cursor->type_no = by_tag || entries->whole ? 0 : item->type_nos[k - first];
-				cursor->tag = by_tag ? item->tags[c] : (Datum) 0;
-				cursor->last = after;
-				ItemPointerSetInvalid(&cursor->last_tid);
-				if (entries->descs[cursor->role] == NULL)
-				{
-					entries->indexes[cursor->role] =
-						es_store_open_index(&store->read_index[cursor->role]);
-					entries->descs[cursor->role] =
-						es_index_beginscan(event, entries->indexes[cursor->role], SnapshotAny,
-										   entries->whole ? 1 : 2);
-					entries->descs[cursor->role]->xs_want_itup = true;
-				}
+				if (forward ? after < item->settled : upto <= item->settled)
+					es_entries_add(entries, store, snapshot, item, ES_INDEX_STREAM, k,
+								   forward ? after : Min(after, item->settled + 1),
+								   forward ? Min(upto, item->settled) : upto);
 			}
+			if (forward)
+				type_after = Max(after, item->settled);
+			else
+				type_upto = Max(upto, item->settled + 1);
+			if (forward ? type_after >= upto : type_upto >= after)
+				continue;
 		}
+		for (int k = 0; k < (role == ES_INDEX_TYPE ? item->ntypes : 1); k++)
+			es_entries_add(entries, store, snapshot, item, role, k, type_after, type_upto);
+		if (entries->whole)
+			break;
 	}
 
 	entries->lot_size = (int) Min(expected_rows, ES_MAX_LOT) / Max(entries->nsources, 1);
@@ -395,6 +571,8 @@ es_entries_end(EsEntries *entries)
 		pfree(entries->sources[i].cursors);
 	}
 	pfree(entries->sources);
+	if (entries->slot != NULL)
+		ExecDropSingleTupleTableSlot(entries->slot);
 	if (entries->heap != NULL)
 		binaryheap_free(entries->heap);
 }

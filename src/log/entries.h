@@ -8,13 +8,15 @@
 
 #include "access/genam.h"
 #include "access/sdir.h"
+#include "executor/tuptable.h"
 #include "storage/itemptr.h"
+#include "utils/snapshot.h"
 
 #include "log/store.h"
 
 /*
  * One kind of events to walk over: of one of these types, with all of these
- * tags.
+ * tags, of one of these streams.
  */
 typedef struct EsScanItem
 {
@@ -22,6 +24,11 @@ typedef struct EsScanItem
 	int			ntypes;
 	const Datum *tags;			/* texts */
 	int			ntags;
+	const int64 *stream_nos;	/* NULL = any, or not all are known */
+	int			nstreams;
+	int64		settled;		/* up to this position, settled for the snapshot, the
+								 * streams may be walked instead of the types; 0 =
+								 * they may not */
 } EsScanItem;
 
 typedef struct EsEntry
@@ -30,12 +37,15 @@ typedef struct EsEntry
 	ItemPointerData tid;
 } EsEntry;
 
-/* the entries of one type number, of one tag, or of the whole order */
+/* the entries of one type number, tag or stream, or of the whole order */
 typedef struct EsEntryCursor
 {
 	EsIndexRole role;			/* index */
 	int32		type_no;		/* for ES_INDEX_TYPE */
 	Datum		tag;			/* for ES_INDEX_TAG */
+	int64		stream_no;		/* for ES_INDEX_STREAM */
+	int64		version;		/* the same: where to go on; -1 = not known yet */
+	int64		upto;			/* last position of interest */
 	int64		last;			/* last position read from the index */
 	ItemPointerData last_tid;	/* and its row; invalid before the first lot */
 	bool		exhausted;		/* the index has no more */
@@ -50,18 +60,19 @@ typedef struct EsEntrySource
 {
 	int			ncursors;
 	EsEntryCursor *cursors;
-	const EsScanItem *item;		/* whose types the rows must be of; NULL = any */
+	const EsScanItem *item;		/* whose types and streams the rows must be of;
+								 * NULL = any */
 } EsEntrySource;
 
 typedef struct EsEntries
 {
 	Relation	event;
 	ScanDirection direction;
-	int64		upto;			/* last position of interest */
 	bool		whole;			/* every entry of the order is wanted */
 	bool		single;			/* there is just one cursor */
 	Relation	indexes[ES_NUM_INDEX_ROLES];	/* those in use */
 	IndexScanDesc descs[ES_NUM_INDEX_ROLES];
+	TupleTableSlot *slot;		/* for the rows of streams; or NULL */
 	int			lot_size;		/* of the largest lots */
 	int			nsources;
 	EsEntrySource *sources;
@@ -71,8 +82,8 @@ typedef struct EsEntries
 } EsEntries;
 
 extern void es_entries_begin(EsEntries *entries, Relation event, const EsStore *store,
-							 ScanDirection direction, int64 after, int64 upto,
-							 const EsScanItem *items, int nitems, int64 expected_rows);
+							 Snapshot snapshot, ScanDirection direction,
+							 int64 after, int64 upto, const EsScanItem *items, int nitems, int64 expected_rows);
 extern bool es_entries_next(EsEntries *entries, EsEntry *entry, EsEntrySource **source);
 extern void es_entries_end(EsEntries *entries);
 

@@ -82,6 +82,16 @@ es_mark_newest(const EsStore *store, Snapshot snapshot, bool own)
 }
 
 /*
+ * A position up to which everything is settled for the snapshot, found without a
+ * walk; 0 = none is known.
+ */
+int64
+es_head_marked(const EsStore *store, Snapshot snapshot)
+{
+	return es_mark_newest(store, snapshot, false);
+}
+
+/*
  * Does a subscription write a table?  *ready becomes false if its initial copy
  * is not over, so that changes do not arrive in commit order.
  */

@@ -12,6 +12,7 @@
 #define ES_MARK_INTERVAL	1024
 
 extern void es_head_init(void);
+extern int64 es_head_marked(const EsStore *store, Snapshot snapshot);
 extern bool es_table_is_subscribed(Oid relid, bool *ready);
 extern void es_head_refuse_subscriber(const EsStore *store);
 extern bool es_head_is_available(const EsStore *store, Snapshot snapshot);

@@ -83,7 +83,7 @@ typedef enum EsJudgement
 {
 	ES_LIVE,
 	ES_DEAD,
-	ES_UNWANTED,				/* of another type */
+	ES_UNWANTED,				/* of another type or stream */
 	ES_UNSETTLED
 } EsJudgement;
 
@@ -187,8 +187,8 @@ es_scan_begin_items(Relation event, const EsStore *store, Snapshot snapshot,
 	scan->fetch = table_index_fetch_begin(event);
 	InitDirtySnapshot(scan->dirty);
 
-	es_entries_begin(&scan->entries, event, store, direction, after, upto, items, nitems,
-					 expected_rows);
+	es_entries_begin(&scan->entries, event, store, snapshot, direction, after, upto, items,
+					 nitems, expected_rows);
 
 	/* SSI has to hear of every row by itself */
 	scan->by_page = scan->entries.single &&
@@ -215,7 +215,7 @@ es_scan_begin(Relation event, const EsStore *store, Snapshot snapshot,
 			  EsScanMode mode, ScanDirection direction, int64 after, int64 upto,
 			  const int32 *type_nos, int ntypes, int64 expected_rows)
 {
-	EsScanItem	item = {type_nos, ntypes, NULL, 0};
+	EsScanItem	item = {.type_nos = type_nos,.ntypes = ntypes};
 
 	return es_scan_begin_items(event, store, snapshot, mode, direction, after, upto,
 							   &item, 1, expected_rows);
@@ -317,7 +317,7 @@ es_scan_fetch(EsScan *scan, EsEntry *entry, Snapshot snapshot)
 }
 
 /*
- * Is the row in the slot of a type that its source wants?
+ * Is the row in the slot of a type and stream that its source wants?
  */
 static bool
 es_scan_wants(EsScan *scan, EsEntrySource *source)
@@ -326,6 +326,19 @@ es_scan_wants(EsScan *scan, EsEntrySource *source)
 	int32		type_no;
 
 	if (likely(source->item == NULL))
+		return true;
+	if (source->item->stream_nos != NULL)
+	{
+		int64		stream_no = DatumGetInt64(slot_getattr(scan->slot, Anum_es_event_stream_no,
+														   &isnull));
+		bool		found = false;
+
+		for (int i = 0; i < source->item->nstreams && !isnull && !found; i++)
+			found = source->item->stream_nos[i] == stream_no;
+		if (!found)
+			return false;
+	}
+	if (source->item->type_nos == NULL)
 		return true;
 	type_no = DatumGetInt32(slot_getattr(scan->slot, Anum_es_event_type_no, &isnull));
 	for (int i = 0; i < source->item->ntypes; i++)

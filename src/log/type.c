@@ -28,6 +28,8 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "catalog/pg_collation.h"
+#include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "executor/tuptable.h"
 #include "utils/builtins.h"
@@ -267,6 +269,53 @@ es_type_compare(const void *a, const void *b)
 	int32		right = *(const int32 *) b;
 
 	return (left > right) - (left < right);
+}
+
+/*
+ * List the categories whose names begin so, those of transactions in progress
+ * included.
+ *
+ * categories	result, palloc'd texts, without duplicates
+ *
+ * Result: how many.
+ */
+int
+es_type_categories(const EsStore *store, const char *prefix, int len, Datum **categories)
+{
+	Relation	rel = table_open(store->event_type, AccessShareLock);
+	Relation	index = es_store_open_index(&store->type_by_category);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	IndexScanDesc scan = es_index_beginscan(rel, index, SnapshotAny, 1);
+	ScanKeyData key;
+	int			size = 16;
+	int			n = 0;
+
+	*categories = palloc(size * sizeof(Datum));
+	ScanKeyEntryInitialize(&key, 0, 1, BTGreaterEqualStrategyNumber, TEXTOID,
+						   C_COLLATION_OID, F_TEXT_GE,
+						   PointerGetDatum(cstring_to_text_with_len(prefix, len)));
+	index_rescan(scan, &key, 1, NULL, 0);
+	while (index_getnext_slot(scan, ForwardScanDirection, slot))
+	{
+		bool		isnull;
+		text	   *category = DatumGetTextPP(slot_getattr(slot, Anum_es_type_category, &isnull));
+
+		if (VARSIZE_ANY_EXHDR(category) < len || memcmp(VARDATA_ANY(category), prefix, len) != 0)
+			break;
+		if (n > 0 && es_type_wanted(slot, Anum_es_type_category, &(*categories)[n - 1], 1))
+			continue;
+		if (n == size)
+		{
+			size *= 2;
+			*categories = repalloc(*categories, size * sizeof(Datum));
+		}
+		(*categories)[n++] = PointerGetDatum(DatumGetTextPCopy(PointerGetDatum(category)));
+	}
+	index_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	index_close(index, AccessShareLock);
+	table_close(rel, NoLock);
+	return n;
 }
 
 /*

@@ -25,6 +25,8 @@ extern void es_type_init(void);
 extern int32 es_type_get(const EsStore *store, const char *category, int category_len,
 						 const char *name, int name_len);
 extern EsType *es_type_lookup(const EsStore *store, int32 type_no);
+extern int	es_type_categories(const EsStore *store, const char *prefix, int len,
+							   Datum **categories);
 extern int	es_type_list(const EsStore *store, Datum *categories, int ncategories,
 						 Datum *names, int nnames, int32 **type_nos);
 

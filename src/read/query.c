@@ -3,8 +3,10 @@
  *	  Queries: which events a decision depends on.
  *
  * A query is a list of items.  An item matches an event that is of one of its
- * types, if it names any, and carries all of its tags; a query matches what
- * one of its items matches, and everything if it has none.
+ * types, if it names any, carries all of its tags, belongs to one of its
+ * streams, if it names any, and to one whose name begins with one of its
+ * prefixes, if it names any; a query matches what one of its items matches, and
+ * everything if it has none.
  *
  * The same queries tell what to read (es_read_query), what a subscription or
  * projection is to get, and what must not have happened (append/condition.c).
@@ -12,7 +14,9 @@
  *
  * A walk over a query is a walk along the global order like any other
  * (log/scan.c): it obeys the prefix rule and visits no more entries than the
- * rarest tag of each item, or its types, have.
+ * rarest tag of each item, or its types, have.  An item with streams or prefixes
+ * is one with the types of their categories; what is settled of a named stream
+ * is found by the index of the stream (log/entries.c).
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -22,6 +26,8 @@
 #include "base/args.h"
 #include "base/compat.h"
 #include "base/json.h"
+#include "log/head.h"
+#include "log/stream.h"
 #include "log/tags.h"
 #include "read/query.h"
 
@@ -77,9 +83,15 @@ es_query_parse_item(const char *argument, int element, JsonbContainer *object,
 		else if (es_json_key_is(&walk, "tags"))
 			item->ntags = es_query_strings(argument, element, "tags", &walk.value,
 										   &item->tags);
+		else if (es_json_key_is(&walk, "streams"))
+			item->nstreams = es_query_strings(argument, element, "streams", &walk.value,
+											  &item->streams);
+		else if (es_json_key_is(&walk, "stream_prefixes"))
+			item->nprefixes = es_query_strings(argument, element, "stream_prefixes",
+											   &walk.value, &item->prefixes);
 		else
 			es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, argument, element,
-						 "Key \"%.*s\" is not known; an item has \"event_types\" and \"tags\".",
+						 "Key \"%.*s\" is not known; an item has \"event_types\", \"tags\", \"streams\" and \"stream_prefixes\".",
 						 walk.key.val.string.len, walk.key.val.string.val);
 	}
 }
@@ -141,18 +153,93 @@ es_query_parse(const char *argument, Jsonb *json)
 }
 
 /*
- * List the type numbers that the items want.
+ * The categories of the streams that an item may want: those of the named
+ * streams, or else of the prefixes.
+ *
+ * categories	result; NULL = any
+ */
+static int
+es_item_categories(const EsQueryItem *item, const EsStore *store, Datum **categories)
+{
+	bool		named = item->nstreams > 0;
+	Datum	   *names = named ? item->streams : item->prefixes;
+	int			nnames = named ? item->nstreams : item->nprefixes;
+	int			n = 0;
+
+	*categories = NULL;
+	if (nnames == 0)
+		return 0;
+	*categories = palloc(sizeof(Datum) * nnames);
+	for (int i = 0; i < nnames; i++)
+	{
+		text	   *name = DatumGetTextPP(names[i]);
+		int			len = VARSIZE_ANY_EXHDR(name);
+		int			category_len = es_category_length(VARDATA_ANY(name), len);
+
+		if (named || category_len < len)
+			(*categories)[n++] = PointerGetDatum(cstring_to_text_with_len(VARDATA_ANY(name),
+																		  category_len));
+		else
+		{
+			/* it may end within the category */
+			Datum	   *begin_so;
+			int			nbegin_so = es_type_categories(store, VARDATA_ANY(name), len, &begin_so);
+
+			*categories = repalloc(*categories, sizeof(Datum) * (n + nbegin_so + nnames - i));
+			memcpy(*categories + n, begin_so, sizeof(Datum) * nbegin_so);
+			n += nbegin_so;
+		}
+	}
+	return n;
+}
+
+/*
+ * Look up the streams that an item names.
+ *
+ * A stream that is not there yet has nothing settled; what is not settled is
+ * found by its type, and then it has to be seen by name.
+ */
+static void
+es_item_streams(const EsQueryItem *item, const EsStore *store, Snapshot snapshot,
+				EsScanItem *scan_item)
+{
+	int64	   *stream_nos = palloc(sizeof(int64) * Max(item->nstreams, 1));
+	int			n = 0;
+
+	for (int i = 0; i < item->nstreams; i++)
+	{
+		text	   *name = DatumGetTextPP(item->streams[i]);
+		int64		stream_no = es_stream_find(store, VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name));
+
+		if (stream_no == 0)
+			return;
+		stream_nos[n++] = stream_no;
+	}
+	if (n == 0)
+		return;
+	scan_item->stream_nos = stream_nos;
+	scan_item->nstreams = n;
+	if (snapshot != NULL)
+		scan_item->settled = es_head_marked(store, snapshot);
+}
+
+/*
+ * List the type numbers that the items want, and their streams.
+ *
+ * snapshot		NULL = not for a walk along it
  *
  * Errors: 55000 in a database whose tables have no tags yet.
  */
 static void
-es_query_list(EsQuery *query, const EsStore *store)
+es_query_list(EsQuery *query, const EsStore *store, Snapshot snapshot)
 {
 	for (int i = 0; i < query->nitems; i++)
 	{
 		EsQueryItem *item = &query->items[i];
 		EsScanItem *scan_item = &query->scan_items[i];
 		int32	   *type_nos = NULL;
+		Datum	   *categories;
+		int			ncategories;
 
 		if (item->ntags > 0 && store->tags == 0)
 			ereport(ERROR,
@@ -160,9 +247,14 @@ es_query_list(EsQuery *query, const EsStore *store)
 					errmsg("the tables of this database have no tags yet"),
 					errhint("Run ALTER EXTENSION event_store UPDATE."));
 		item->filter = NULL;
-		scan_item->ntypes = item->ntypes == 0 ? 0 :
-			es_upcast_type_list(store, NULL, 0, item->types, item->ntypes, &type_nos,
-								&item->filter);
+		memset(scan_item, 0, sizeof(*scan_item));
+		ncategories = es_item_categories(item, store, &categories);
+		if (item->ntypes > 0 || categories != NULL)
+			scan_item->ntypes =
+				es_upcast_type_list(store, categories, ncategories,
+									item->ntypes > 0 ? item->types : NULL, item->ntypes,
+									&type_nos, &item->filter);
+		es_item_streams(item, store, snapshot, scan_item);
 		scan_item->type_nos = type_nos;
 		scan_item->tags = item->tags;
 		scan_item->ntags = item->ntags;
@@ -181,9 +273,46 @@ es_query_scan(EsQuery *query, Relation event, const EsStore *store, Snapshot sna
 			  EsScanMode mode, ScanDirection direction, int64 after, int64 upto,
 			  int64 expected_rows)
 {
-	es_query_list(query, store);
+	es_query_list(query, store, mode == ES_SCAN_VISIBLE ? snapshot : NULL);
 	return es_scan_begin_items(event, store, snapshot, mode, direction, after, upto,
 							   query->scan_items, query->nitems, expected_rows);
+}
+
+/*
+ * Does an event belong to a stream that the item wants?
+ */
+static bool
+es_item_wants_stream(const EsQueryItem *item, const EsStore *store, TupleTableSlot *slot)
+{
+	bool		isnull;
+	int64		stream_no = DatumGetInt64(slot_getattr(slot, Anum_es_event_stream_no, &isnull));
+	const char *name;
+	int			len;
+	bool		wanted = item->nstreams == 0;
+
+	if (item->nstreams == 0 && item->nprefixes == 0)
+		return true;
+	if (isnull)
+		return false;
+	name = es_stream_name(store, stream_no, &len);
+	for (int i = 0; i < item->nstreams && !wanted; i++)
+	{
+		text	   *stream = DatumGetTextPP(item->streams[i]);
+
+		wanted = VARSIZE_ANY_EXHDR(stream) == len &&
+			memcmp(VARDATA_ANY(stream), name, len) == 0;
+	}
+	if (!wanted || item->nprefixes == 0)
+		return wanted;
+	for (int i = 0; i < item->nprefixes; i++)
+	{
+		text	   *prefix = DatumGetTextPP(item->prefixes[i]);
+
+		if (VARSIZE_ANY_EXHDR(prefix) <= len &&
+			memcmp(VARDATA_ANY(prefix), name, VARSIZE_ANY_EXHDR(prefix)) == 0)
+			return true;
+	}
+	return false;
 }
 
 /*
@@ -205,6 +334,7 @@ es_query_matches(const EsQuery *query, const EsStore *store, TupleTableSlot *slo
 
 		for (int k = 0; k < scan_item->ntypes && !wanted; k++)
 			wanted = scan_item->type_nos[k] == type_no;
+		wanted = wanted && es_item_wants_stream(item, store, slot);
 		if (wanted && item->ntags > 0)
 		{
 			ArrayType  *tags = es_event_tags(store, slot);
@@ -227,17 +357,21 @@ es_query_wants(const EsQuery *query, const EsStore *store, TupleTableSlot *slot)
 {
 	for (int i = 0; i < query->nitems; i++)
 	{
-		if (unlikely(query->items[i].filter != NULL))
+		const EsQueryItem *item = &query->items[i];
+
+		if (unlikely(item->filter != NULL || item->nstreams > 0 || item->nprefixes > 0))
 			return es_query_matches(query, store, slot);
 	}
 	return true;
 }
 
 /*
- * List the type numbers that a selection wants.
+ * List what a selection wants.
+ *
+ * snapshot		as for es_query_list
  */
-void
-es_selection_list(EsSelection *selection, const EsStore *store)
+static void
+es_selection_list_for(EsSelection *selection, const EsStore *store, Snapshot snapshot)
 {
 	selection->type_nos = NULL;
 	selection->types = NULL;
@@ -249,7 +383,16 @@ es_selection_list(EsSelection *selection, const EsStore *store)
 												selection->nevent_types,
 												&selection->type_nos, &selection->types);
 	if (selection->query != NULL)
-		es_query_list(selection->query, store);
+		es_query_list(selection->query, store, snapshot);
+}
+
+/*
+ * The same for events met on other walks: see es_selection_matches.
+ */
+void
+es_selection_list(EsSelection *selection, const EsStore *store)
+{
+	es_selection_list_for(selection, store, NULL);
 }
 
 /*
@@ -263,7 +406,7 @@ es_selection_scan(EsSelection *selection, Relation event, const EsStore *store,
 				  Snapshot snapshot, int64 after, int64 upto, int64 expected_rows)
 {
 	/* the lists must be younger than the bound: see log/type.c */
-	es_selection_list(selection, store);
+	es_selection_list_for(selection, store, snapshot);
 	if (selection->query != NULL)
 		return es_scan_begin_items(event, store, snapshot, ES_SCAN_VISIBLE,
 								   ForwardScanDirection, after, upto,

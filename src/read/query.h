@@ -12,13 +12,20 @@
 #include "log/event.h"
 #include "log/scan.h"
 
-/* events of one of these types, as they are read, with all of these tags */
+/*
+ * events of one of these types, as they are read, with all of these tags, of one
+ * of these streams, of a stream whose name begins with one of these prefixes
+ */
 typedef struct EsQueryItem
 {
 	Datum	   *types;			/* texts; NULL = any */
 	int			ntypes;
 	Datum	   *tags;			/* texts, sorted */
 	int			ntags;
+	Datum	   *streams;		/* the same */
+	int			nstreams;
+	Datum	   *prefixes;
+	int			nprefixes;
 	EsTypeFilter *filter;		/* more than their numbers can say; or NULL */
 } EsQueryItem;
 
