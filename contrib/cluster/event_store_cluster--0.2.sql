@@ -9,6 +9,8 @@
  * counts: what it refuses because the slot has gone, or is just going, is tried
  * again after a look at the table.
  *
+ * Table slot is kept in memory by each session; a trigger tells of changes.
+ *
  * PL/Proxy's cluster is the foreign server "event_store_cluster"; its partition
  * n - 1 ("part") is shard n.  Each call is a transaction of its own on the
  * shard.  After an error PL/Proxy opens a new connection, and says so with a
@@ -48,6 +50,15 @@ COMMENT ON TABLE event_store_cluster.slot IS 'where the streams are: the shard o
 COMMENT ON COLUMN event_store_cluster.slot.slot IS 'slot of a stream: event_store_cluster.slot_of(stream_id)';
 COMMENT ON COLUMN event_store_cluster.slot.shard IS 'number of the shard: 1, 2, 3 ...';
 
+-- ALWAYS: also for what logical replication brings
+CREATE FUNCTION event_store_cluster.slots_changed() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'event_store_cluster_slots_changed';
+COMMENT ON FUNCTION event_store_cluster.slots_changed() IS 'tells all sessions, which keep the table in memory';
+REVOKE ALL ON FUNCTION event_store_cluster.slots_changed() FROM PUBLIC;
+CREATE TRIGGER slots_changed AFTER INSERT OR UPDATE OR DELETE ON event_store_cluster.slot
+    FOR EACH ROW EXECUTE FUNCTION event_store_cluster.slots_changed();
+ALTER TABLE event_store_cluster.slot ENABLE ALWAYS TRIGGER slots_changed;
+
 CREATE TABLE event_store_cluster.move (
     move_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     slot int NOT NULL,
@@ -83,23 +94,10 @@ CREATE FUNCTION event_store_cluster.slot_of(stream_id text) RETURNS int
 COMMENT ON FUNCTION event_store_cluster.slot_of(text) IS 'slot of a stream, 0 to 1023';
 REVOKE ALL ON FUNCTION event_store_cluster.slot_of(text) FROM PUBLIC;
 
--- VOLATILE: a second look in one statement must see what has changed.  NULL
--- goes somewhere, where the event store says what is wrong with it.
+-- VOLATILE: a second look in one statement must see what has changed
 CREATE FUNCTION event_store_cluster.part_of(stream_id text) RETURNS int
-    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-    AS $$
-DECLARE
-    found int := (SELECT s.shard FROM event_store_cluster.slot s
-                   WHERE s.slot OPERATOR(pg_catalog.=) coalesce(event_store_cluster.slot_of(stream_id), 0));
-BEGIN
-    IF found IS NULL THEN
-        RAISE object_not_in_prerequisite_state USING
-            MESSAGE = 'the cluster has no shard',
-            HINT = 'Add one with es_add_shard.';
-    END IF;
-    RETURN found OPERATOR(pg_catalog.-) 1;
-END
-$$;
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'event_store_cluster_part_of';
 COMMENT ON FUNCTION event_store_cluster.part_of(text) IS 'partition of PL/Proxy''s cluster that has a stream';
 REVOKE ALL ON FUNCTION event_store_cluster.part_of(text) FROM PUBLIC;
 
@@ -181,8 +179,10 @@ COMMENT ON FUNCTION event_store_cluster.failed(text, text, text, text) IS
 REVOKE ALL ON FUNCTION event_store_cluster.failed(text, text, text, text) FROM PUBLIC;
 
 --
--- Functions of one stream.  For each the call on a shard, and around it the
--- choice of the shard and the second try.
+-- Functions of one stream.  For each the call on a shard, without rights for
+-- anybody, and the function that chooses the shard, calls that one and tries again
+-- (event_store_cluster_routed in event_store_cluster.c, which finds it by its name
+-- and arguments).  Where that does more than to choose, it is PL/pgSQL.
 --
 
 CREATE FUNCTION @extschema@.es_any() RETURNS bigint
@@ -200,7 +200,6 @@ REVOKE ALL ON FUNCTION @extschema@.es_exists() FROM PUBLIC;
 CREATE FUNCTION event_store_cluster.es_append(part int, text, bigint, text, jsonb, jsonb, uuid, int, text[])
     RETURNS text
     LANGUAGE plproxy VOLATILE PARALLEL UNSAFE
-    SET client_min_messages = warning
     AS $$
     CLUSTER 'event_store_cluster';
     RUN ON part;
@@ -213,24 +212,8 @@ CREATE FUNCTION @extschema@.es_append(stream_id text, expected_version bigint, e
         metadata jsonb DEFAULT '{}', event_id uuid DEFAULT NULL, schema_version int DEFAULT 1,
         tags text[] DEFAULT NULL)
     RETURNS @extschema@.es_appended
-    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-    AS $$
-DECLARE
-    message text;
-    detail text;
-    hint text;
-BEGIN
-    LOOP
-        BEGIN
-            RETURN event_store_cluster.es_append(event_store_cluster.part_of($1), $1, $2, $3, $4, $5, $6, $7, $8)
-                       ::@extschema@.es_appended;
-        EXCEPTION WHEN OTHERS THEN
-            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-            PERFORM event_store_cluster.failed(SQLSTATE, message, detail, hint);
-        END;
-    END LOOP;
-END
-$$;
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'event_store_cluster_routed';
 COMMENT ON FUNCTION @extschema@.es_append(text, bigint, text, jsonb, jsonb, uuid, int, text[]) IS
     'appends one event to a stream under an expected version; SQLSTATE VE001 on a version conflict, VE002 on an id conflict';
 REVOKE ALL ON FUNCTION @extschema@.es_append(text, bigint, text, jsonb, jsonb, uuid, int, text[]) FROM PUBLIC;
@@ -239,7 +222,6 @@ CREATE FUNCTION event_store_cluster.es_append_batch(part int, text, bigint, text
         jsonb[])
     RETURNS SETOF @extschema@.es_appended
     LANGUAGE plproxy VOLATILE PARALLEL UNSAFE
-    SET client_min_messages = warning
     AS $$
     CLUSTER 'event_store_cluster';
     RUN ON part;
@@ -252,24 +234,8 @@ CREATE FUNCTION @extschema@.es_append_batch(stream_id text, expected_version big
         metadata jsonb[] DEFAULT NULL, event_ids uuid[] DEFAULT NULL, schema_versions int[] DEFAULT NULL,
         tags jsonb[] DEFAULT NULL)
     RETURNS SETOF @extschema@.es_appended
-    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-    AS $$
-DECLARE
-    message text;
-    detail text;
-    hint text;
-BEGIN
-    LOOP
-        BEGIN
-            RETURN QUERY SELECT * FROM event_store_cluster.es_append_batch(event_store_cluster.part_of($1), $1, $2, $3, $4, $5, $6, $7, $8);
-            RETURN;
-        EXCEPTION WHEN OTHERS THEN
-            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-            PERFORM event_store_cluster.failed(SQLSTATE, message, detail, hint);
-        END;
-    END LOOP;
-END
-$$;
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'event_store_cluster_routed';
 COMMENT ON FUNCTION @extschema@.es_append_batch(text, bigint, text[], jsonb[], jsonb[], uuid[], int[], jsonb[]) IS
     'appends many events to a stream atomically; the fastest way';
 REVOKE ALL ON FUNCTION @extschema@.es_append_batch(text, bigint, text[], jsonb[], jsonb[], uuid[], int[], jsonb[]) FROM PUBLIC;
@@ -277,7 +243,6 @@ REVOKE ALL ON FUNCTION @extschema@.es_append_batch(text, bigint, text[], jsonb[]
 CREATE FUNCTION event_store_cluster.es_append(part int, text, bigint, jsonb)
     RETURNS SETOF @extschema@.es_appended
     LANGUAGE plproxy VOLATILE PARALLEL UNSAFE
-    SET client_min_messages = warning
     AS $$
     CLUSTER 'event_store_cluster';
     RUN ON part;
@@ -288,24 +253,8 @@ REVOKE ALL ON FUNCTION event_store_cluster.es_append(int, text, bigint, jsonb) F
 
 CREATE FUNCTION @extschema@.es_append(stream_id text, expected_version bigint, events jsonb)
     RETURNS SETOF @extschema@.es_appended
-    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-    AS $$
-DECLARE
-    message text;
-    detail text;
-    hint text;
-BEGIN
-    LOOP
-        BEGIN
-            RETURN QUERY SELECT * FROM event_store_cluster.es_append(event_store_cluster.part_of($1), $1, $2, $3);
-            RETURN;
-        EXCEPTION WHEN OTHERS THEN
-            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-            PERFORM event_store_cluster.failed(SQLSTATE, message, detail, hint);
-        END;
-    END LOOP;
-END
-$$;
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'event_store_cluster_routed';
 COMMENT ON FUNCTION @extschema@.es_append(text, bigint, jsonb) IS
     'appends events given as one JSON object or an array of objects, atomically';
 REVOKE ALL ON FUNCTION @extschema@.es_append(text, bigint, jsonb) FROM PUBLIC;
@@ -437,7 +386,6 @@ REVOKE ALL ON FUNCTION @extschema@.es_read_stream(text, bigint, bigint, boolean)
 CREATE FUNCTION event_store_cluster.es_stream_version(part int, text)
     RETURNS bigint
     LANGUAGE plproxy VOLATILE PARALLEL UNSAFE
-    SET client_min_messages = warning
     AS $$
     CLUSTER 'event_store_cluster';
     RUN ON part;
@@ -448,23 +396,8 @@ REVOKE ALL ON FUNCTION event_store_cluster.es_stream_version(int, text) FROM PUB
 
 CREATE FUNCTION @extschema@.es_stream_version(stream_id text)
     RETURNS bigint
-    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-    AS $$
-DECLARE
-    message text;
-    detail text;
-    hint text;
-BEGIN
-    LOOP
-        BEGIN
-            RETURN event_store_cluster.es_stream_version(event_store_cluster.part_of($1), $1);
-        EXCEPTION WHEN OTHERS THEN
-            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-            PERFORM event_store_cluster.failed(SQLSTATE, message, detail, hint);
-        END;
-    END LOOP;
-END
-$$;
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'event_store_cluster_routed';
 COMMENT ON FUNCTION @extschema@.es_stream_version(text) IS
     'last version of a stream, 0 if there is no such stream';
 REVOKE ALL ON FUNCTION @extschema@.es_stream_version(text) FROM PUBLIC;
@@ -472,7 +405,6 @@ REVOKE ALL ON FUNCTION @extschema@.es_stream_version(text) FROM PUBLIC;
 CREATE FUNCTION event_store_cluster.es_snapshot(part int, text, bigint, jsonb, int)
     RETURNS boolean
     LANGUAGE plproxy VOLATILE PARALLEL UNSAFE
-    SET client_min_messages = warning
     AS $$
     CLUSTER 'event_store_cluster';
     RUN ON part;
@@ -483,23 +415,8 @@ REVOKE ALL ON FUNCTION event_store_cluster.es_snapshot(int, text, bigint, jsonb,
 
 CREATE FUNCTION @extschema@.es_snapshot(stream_id text, version bigint, data jsonb, schema_version int DEFAULT 1)
     RETURNS boolean
-    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-    AS $$
-DECLARE
-    message text;
-    detail text;
-    hint text;
-BEGIN
-    LOOP
-        BEGIN
-            RETURN event_store_cluster.es_snapshot(event_store_cluster.part_of($1), $1, $2, $3, $4);
-        EXCEPTION WHEN OTHERS THEN
-            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-            PERFORM event_store_cluster.failed(SQLSTATE, message, detail, hint);
-        END;
-    END LOOP;
-END
-$$;
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'event_store_cluster_routed';
 COMMENT ON FUNCTION @extschema@.es_snapshot(text, bigint, jsonb, int) IS
     'keeps the state of a stream at a version; false when a newer snapshot is there already';
 REVOKE ALL ON FUNCTION @extschema@.es_snapshot(text, bigint, jsonb, int) FROM PUBLIC;
@@ -516,7 +433,6 @@ COMMENT ON TYPE event_store_cluster.snapshot IS 'what es_read_snapshot answers';
 CREATE FUNCTION event_store_cluster.es_read_snapshot(part int, text, int)
     RETURNS event_store_cluster.snapshot
     LANGUAGE plproxy VOLATILE PARALLEL UNSAFE
-    SET client_min_messages = warning
     AS $$
     CLUSTER 'event_store_cluster';
     RUN ON part;
@@ -527,23 +443,8 @@ REVOKE ALL ON FUNCTION event_store_cluster.es_read_snapshot(int, text, int) FROM
 
 CREATE FUNCTION @extschema@.es_read_snapshot(stream_id text, schema_version int DEFAULT NULL)
     RETURNS event_store_cluster.snapshot
-    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-    AS $$
-DECLARE
-    message text;
-    detail text;
-    hint text;
-BEGIN
-    LOOP
-        BEGIN
-            RETURN event_store_cluster.es_read_snapshot(event_store_cluster.part_of($1), $1, $2);
-        EXCEPTION WHEN OTHERS THEN
-            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-            PERFORM event_store_cluster.failed(SQLSTATE, message, detail, hint);
-        END;
-    END LOOP;
-END
-$$;
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'event_store_cluster_routed';
 COMMENT ON FUNCTION @extschema@.es_read_snapshot(text, int) IS
     'newest snapshot of a stream, of one schema version or of any; NULL when there is none';
 REVOKE ALL ON FUNCTION @extschema@.es_read_snapshot(text, int) FROM PUBLIC;
@@ -551,7 +452,6 @@ REVOKE ALL ON FUNCTION @extschema@.es_read_snapshot(text, int) FROM PUBLIC;
 CREATE FUNCTION event_store_cluster.es_load(part int, text, int, OUT version bigint, OUT snapshot_version bigint,
         OUT snapshot jsonb, OUT events @extschema@.es_event[])
     LANGUAGE plproxy VOLATILE PARALLEL UNSAFE
-    SET client_min_messages = warning
     AS $$
     CLUSTER 'event_store_cluster';
     RUN ON part;
@@ -562,32 +462,14 @@ REVOKE ALL ON FUNCTION event_store_cluster.es_load(int, text, int) FROM PUBLIC;
 
 CREATE FUNCTION @extschema@.es_load(stream_id text, schema_version int DEFAULT NULL, OUT version bigint,
         OUT snapshot_version bigint, OUT snapshot jsonb, OUT events @extschema@.es_event[])
-    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-    AS $$
-DECLARE
-    message text;
-    detail text;
-    hint text;
-BEGIN
-    LOOP
-        BEGIN
-            SELECT r.version, r.snapshot_version, r.snapshot, r.events INTO version, snapshot_version, snapshot, events
-              FROM event_store_cluster.es_load(event_store_cluster.part_of($1), $1, $2) AS r;
-            RETURN;
-        EXCEPTION WHEN OTHERS THEN
-            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-            PERFORM event_store_cluster.failed(SQLSTATE, message, detail, hint);
-        END;
-    END LOOP;
-END
-$$;
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'event_store_cluster_routed';
 COMMENT ON FUNCTION @extschema@.es_load(text, int) IS
     'newest snapshot of a stream and the events after it, in one call';
 REVOKE ALL ON FUNCTION @extschema@.es_load(text, int) FROM PUBLIC;
 
 CREATE FUNCTION event_store_cluster.es_state(part int, text, bigint, timestamptz, OUT version bigint, OUT state jsonb)
     LANGUAGE plproxy VOLATILE PARALLEL UNSAFE
-    SET client_min_messages = warning
     AS $$
     CLUSTER 'event_store_cluster';
     RUN ON part;
@@ -598,25 +480,8 @@ REVOKE ALL ON FUNCTION event_store_cluster.es_state(int, text, bigint, timestamp
 
 CREATE FUNCTION @extschema@.es_state(stream_id text, at_version bigint DEFAULT NULL, at_time timestamptz DEFAULT NULL,
         OUT version bigint, OUT state jsonb)
-    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-    AS $$
-DECLARE
-    message text;
-    detail text;
-    hint text;
-BEGIN
-    LOOP
-        BEGIN
-            SELECT r.version, r.state INTO version, state
-              FROM event_store_cluster.es_state(event_store_cluster.part_of($1), $1, $2, $3) AS r;
-            RETURN;
-        EXCEPTION WHEN OTHERS THEN
-            GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-            PERFORM event_store_cluster.failed(SQLSTATE, message, detail, hint);
-        END;
-    END LOOP;
-END
-$$;
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'event_store_cluster_routed';
 COMMENT ON FUNCTION @extschema@.es_state(text, bigint, timestamptz) IS
     'state of a stream by its category''s reducer: now, at a version or at a time';
 REVOKE ALL ON FUNCTION @extschema@.es_state(text, bigint, timestamptz) FROM PUBLIC;

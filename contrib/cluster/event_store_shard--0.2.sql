@@ -34,6 +34,15 @@ CREATE TABLE event_store_shard.slot (
 COMMENT ON TABLE event_store_shard.slot IS 'the slots that belong to this shard';
 COMMENT ON COLUMN event_store_shard.slot.slot IS 'slot of a stream: event_store_shard.slot_of(stream_id)';
 
+-- ALWAYS: also for what logical replication brings
+CREATE FUNCTION event_store_shard.slots_changed() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'event_store_cluster_slots_changed';
+COMMENT ON FUNCTION event_store_shard.slots_changed() IS 'tells all sessions, which keep the table in memory';
+REVOKE ALL ON FUNCTION event_store_shard.slots_changed() FROM PUBLIC;
+CREATE TRIGGER slots_changed AFTER INSERT OR UPDATE OR DELETE ON event_store_shard.slot
+    FOR EACH ROW EXECUTE FUNCTION event_store_shard.slots_changed();
+ALTER TABLE event_store_shard.slot ENABLE ALWAYS TRIGGER slots_changed;
+
 CREATE TABLE event_store_shard.copy (
     copy_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     slot int NOT NULL CHECK (slot BETWEEN 0 AND 1023),
@@ -62,8 +71,9 @@ GRANT SELECT ON event_store_shard.identity, event_store_shard.slot, event_store_
 
 --
 -- Streams.  These functions run with the caller's rights, and tell only what
--- everybody may read: they are left to PUBLIC.  They are plpgsql, which keeps
--- its plans; a function in SQL that has a subquery is planned at every call.
+-- everybody may read: they are left to PUBLIC.  Those that look into tables are
+-- plpgsql, which keeps its plans; a function in SQL that has a subquery is planned
+-- at every call.
 --
 
 -- the same function as event_store_cluster.slot_of
@@ -112,25 +122,8 @@ COMMENT ON FUNCTION event_store_shard.reading(text) IS
     'the stream, if it belongs to this shard in the snapshot of the calling statement; 55ES1 otherwise';
 
 CREATE FUNCTION event_store_shard.writing(stream_id text) RETURNS text
-    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-    AS $$
-BEGIN
-    IF pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.<>) 'read committed' THEN
-        RAISE feature_not_supported USING
-            MESSAGE = 'a shard takes appends in transactions of isolation level READ COMMITTED only',
-            HINT = 'Set default_transaction_isolation of the shard''s database to "read committed".';
-    END IF;
-    PERFORM pg_catalog.pg_advisory_xact_lock_shared(event_store_shard.lock_key(), 0);
-    -- a statement of its own: its snapshot is taken when the lock is there
-    IF NOT EXISTS (SELECT FROM event_store_shard.slot s
-                    WHERE s.slot OPERATOR(pg_catalog.=) coalesce(event_store_shard.slot_of(stream_id), 0)) THEN
-        RAISE SQLSTATE '55ES1' USING
-            MESSAGE = pg_catalog.format('stream "%s" does not belong to this shard', stream_id),
-            HINT = 'Use the functions of the router, which knows where it is.';
-    END IF;
-    RETURN stream_id;
-END
-$$;
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'event_store_shard_writing';
 COMMENT ON FUNCTION event_store_shard.writing(text) IS
     'the stream, if it belongs to this shard; it stays here to the end of the transaction; 55ES1 otherwise';
 
