@@ -32,8 +32,7 @@ END
 {
 	my $code = $?;
 	stop_process($_, 'KILL') foreach keys %process;
-	system('pkill', '-KILL', '-P', $_) foreach grep { $_ } map { postmaster($_) } keys %node;
-	kill 'KILL', grep { $_ } map { postmaster($_) } keys %node;
+	kill 'KILL', $_, child_processes($_) foreach grep { $_ } map { postmaster($_) } keys %node;
 	$? = $code;
 }
 
@@ -209,9 +208,9 @@ sub kill_node
 	stop_process("patroni_$name", 'KILL');
 	if ($pid)
 	{
-		chomp(my @children = `pgrep -P $pid`);
-		kill 'KILL', $pid, @children;
-		ok(poll_until(sub { !-d "/proc/$pid" || `cat /proc/$pid/stat` =~ /\) Z/ }, $patience), "node $name is gone");
+		my @gone = ($pid, child_processes($pid));
+		kill 'KILL', @gone;
+		ok(poll_until(sub { !grep { ((EventStoreTest::process($_))[0] // 'Z') ne 'Z' } @gone }, $patience), "node $name is gone");
 	}
 	return;
 }

@@ -49,7 +49,8 @@ our @EXPORT = qw(
   sqlstate run_sql start_client wait_clients flag_set flag_is_set new_flags
   random_uuid random_int random_pause seed_random poll_until setting
   client_count store_rows fingerprint lock_leftovers use_fault_build
-  connection_lost kill_clients kill_server pg_major run_program ANY MUST_EXIST
+  connection_lost child_processes kill_clients kill_server pg_major run_program
+  ANY MUST_EXIST
 );
 
 # What es_any() and es_exists() return, for parameters.
@@ -266,6 +267,13 @@ sub process
 	return $line =~ /^.*\) (\S) (\d+)/s ? ($1, $2) : ();
 }
 
+# Processes whose parent is this one.
+sub child_processes
+{
+	my ($parent) = @_;
+	return grep { ((process($_))[1] // 0) == $parent } map { m{(\d+)$} } glob '/proc/[0-9]*';
+}
+
 # Kill the postmaster and everything below it, as a power cut would.
 sub kill_server
 {
@@ -276,7 +284,7 @@ sub kill_server
 	# stopped it cannot have another child behind our back
 	kill 'STOP', $postmaster;
 	poll_until(sub { ((process($postmaster))[0] // '') eq 'T' }) or die "the postmaster does not stop\n";
-	my @children = grep { ((process($_))[1] // 0) == $postmaster } map { m{(\d+)$} } glob '/proc/[0-9]*';
+	my @children = child_processes($postmaster);
 
 	$node->kill9;
 	kill 'KILL', @children;
