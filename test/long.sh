@@ -6,6 +6,7 @@
 #	check-malformed		a million calls that nobody should make
 #	check-sanitizers	the whole check, with AddressSanitizer and UBSan in it
 #	check-sqlsmith		random queries by roles of each kind
+#	soak				a mixed load for an hour, with kills (SOAK_MINUTES)
 #	coverage			the whole check, and which lines and errors it reached
 #
 # Everything that is installed goes into a copy of PostgreSQL, not into the
@@ -57,21 +58,45 @@ build() {
 
 # --- goals ------------------------------------------------------------------
 
-check_malformed() {
+# run_tap VARIABLE=VALUE... file: one of test/t, as the server's user.
+run_tap() {
 	local tests
 
 	tests=$(cd "$(dirname "$("$pg_config" --pgxs)")/../test" && pwd)
-	build
-	build_make "$work/normal/contrib/message_db" "$pg_config" with_llvm=no
-	build_install "$work/normal/contrib/message_db" "$pg_config" >/dev/null
 	cd "$work/normal"
 	"${cluster_drop[@]}" env HOME="$work/tap" TMPDIR="$work/tap/tmp" TESTDIR="$work/tap" \
 		TESTDATADIR="$work/tap/tmp_check" TESTLOGDIR="$work/tap/tmp_check/log" \
-		PG_CONFIG="$pg_config" PG_REGRESS="$tests/regress/pg_regress" \
-		ES_MALFORMED_CALLS="${ES_MALFORMED_CALLS:-1000000}" \
+		PG_CONFIG="$pg_config" PG_REGRESS="$tests/regress/pg_regress" "${@:1:$#-1}" \
 		perl test/prove.pl --tally "$work/tap/TAP" --include "$tests/perl" \
-		--include "$work/normal/test/perl" --logs "$work/tap/tmp_check/log" test/t/022_malformed.pl
-	[ "$(cut -d' ' -f2 "$work/tap/TAP")" = 0 ]
+		--include "$work/normal/test/perl" --logs "$work/tap/tmp_check/log" "${@: -1}"
+	[ "$(head -n 1 "$work/tap/TAP" | cut -d' ' -f2)" = 0 ]
+}
+
+check_malformed() {
+	build
+	build_make "$work/normal/contrib/message_db" "$pg_config" with_llvm=no
+	build_install "$work/normal/contrib/message_db" "$pg_config" >/dev/null
+	run_tap ES_MALFORMED_CALLS="${ES_MALFORMED_CALLS:-1000000}" test/t/022_malformed.pl
+}
+
+# The mixed load of 045_soak.pl for an hour, and the histories of a million
+# operations.  Report and picture are left in the folder soak, also when
+# something has failed.
+soak() {
+	local out=${SOAK_FOLDER:-$PWD/soak} status=0
+
+	build
+	cluster_run mkdir "$work/soak"
+	run_tap SOAK_MINUTES="${SOAK_MINUTES:-60}" SOAK_FOLDER="$work/soak" test/t/045_soak.pl || status=1
+	mkdir -p "$out"
+	if [ -s "$work/soak/report.txt" ]; then
+		SOAK_SERVER=$("$pg_config" --version | sed 's/[^0-9]*\([0-9.]*\).*/\1/') bash "$here/soak_plot.sh" "$work/soak"
+		cp "$work"/soak/{report.txt,soak.svg,*.tsv} "$out"
+		cat "$out/report.txt"
+		echo "report and picture are in $out"
+	fi
+	run_tap ES_LIST_OPERATIONS="${ES_LIST_OPERATIONS:-1000000}" test/t/026_list_append.pl || status=1
+	return $status
 }
 
 # What sanitizers have written, each fault once.
@@ -185,9 +210,10 @@ case $goal in
 	check-malformed) check_malformed ;;
 	check-sanitizers) check_sanitizers ;;
 	check-sqlsmith) check_sqlsmith ;;
+	soak) soak ;;
 	coverage) coverage ;;
 	*)
-		echo "usage: $0 check-malformed|check-sanitizers|check-sqlsmith|coverage" >&2
+		echo "usage: $0 check-malformed|check-sanitizers|check-sqlsmith|soak|coverage" >&2
 		exit 2
 		;;
 esac

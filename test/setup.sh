@@ -214,6 +214,7 @@ missing() {
 	pkg-config --exists 'libpq >= 14' 2>/dev/null || echo "libpq-dev: libpq"
 	if [ "$mode" = long ]; then
 		command -v sqlsmith >/dev/null || echo "sqlsmith: sqlsmith"
+		command -v gnuplot >/dev/null || echo "gnuplot-nox: gnuplot"
 		command -v clang >/dev/null || echo "clang: clang"
 		# where libFuzzer is
 		[ -f "$(clang -print-file-name=libclang_rt.fuzzer_no_main-x86_64.a 2>/dev/null)" ] ||
