@@ -26,6 +26,7 @@
 #include "log/durable.h"
 #include "log/gaps.h"
 #include "log/head.h"
+#include "log/known.h"
 #include "log/last.h"
 #include "log/order.h"
 #include "log/sequence.h"
@@ -56,6 +57,7 @@ _PG_init(void)
 	es_gaps_init();
 	es_sequence_init();
 	es_last_init();
+	es_known_init();
 	es_head_init();
 	es_stream_init();
 	es_type_init();

@@ -188,17 +188,23 @@ es_last_forget_at_commit(void)
 }
 
 /*
- * May the last versions of this table's streams be remembered for all?
+ * The number of the present era: what was remembered in an earlier one is void.
  */
-static bool
-es_last_is_shared(Relation event, const EsStore *store)
+uint32
+es_last_era(void)
 {
-	TriggerDesc *triggers = event->trigdesc;
+	return pg_atomic_read_u32(&es_last_shared->era);
+}
 
-	if (es_last_shared == NULL || store->hash == 0 || triggers == NULL ||
-		es_relation_is_new(event) || pg_atomic_read_u32(&es_last_shared->off) != 0)
-		return false;
-	for (int i = 0; i < triggers->numtriggers; i++)
+/*
+ * Does a table of the store have the guard that keeps rows in it and others out?
+ */
+bool
+es_last_is_guarded(Relation table, const EsStore *store)
+{
+	TriggerDesc *triggers = table->trigdesc;
+
+	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
 	{
 		Trigger    *trigger = &triggers->triggers[i];
 
@@ -207,6 +213,16 @@ es_last_is_shared(Relation event, const EsStore *store)
 			return trigger->tgenabled == TRIGGER_FIRES_ALWAYS;
 	}
 	return false;
+}
+
+/*
+ * May the last versions of this table's streams be remembered for all?
+ */
+static bool
+es_last_is_shared(Relation event, const EsStore *store)
+{
+	return es_last_shared != NULL && store->hash != 0 && !es_relation_is_new(event) &&
+		pg_atomic_read_u32(&es_last_shared->off) == 0 && es_last_is_guarded(event, store);
 }
 
 /*

@@ -23,5 +23,7 @@ extern void es_last_put(Relation event, const EsStore *store, int64 stream_no,
 						int64 version, bool is_chained);
 extern void es_last_forget_all(void);
 extern void es_last_forget_at_commit(void);
+extern uint32 es_last_era(void);
+extern bool es_last_is_guarded(Relation table, const EsStore *store);
 
 #endif							/* ES_LOG_LAST_H */

@@ -42,6 +42,7 @@
 #include "base/compat.h"
 #include "base/fault.h"
 #include "log/durable.h"
+#include "log/known.h"
 #include "log/names.h"
 #include "log/sequence.h"
 #include "log/stream.h"
@@ -270,6 +271,27 @@ es_stream_lookup(Relation rel, const EsStore *store, const char *name, int len,
 	state = es_stream_scan(rel, &store->stream_by_name, &key, stream, pending);
 	pfree(DatumGetPointer(key.sk_argument));
 	return state;
+}
+
+/*
+ * Test build: is the number that is remembered for all the one of the row?
+ */
+static void
+es_check_known(Relation rel, const EsStore *store, const char *name, int len,
+			   const EsStreamEntry *known)
+{
+#ifdef ES_FAULTS
+	EsStreamEntry stream;
+	TransactionId pending;
+
+	if (es_stream_lookup(rel, store, name, len, &stream, &pending) != ES_STREAM_COMMITTED ||
+		stream.stream_no != known->stream_no ||
+		ItemPointerCompare(&stream.tid, unconstify(ItemPointerData *, &known->tid)) != 0)
+		ereport(ERROR,
+				errcode(ERRCODE_DATA_CORRUPTED),
+				errmsg("stream \"%.*s\" does not have the number " INT64_FORMAT, len, name,
+					   known->stream_no));
+#endif
 }
 
 /*
@@ -508,8 +530,17 @@ es_stream_lock(const EsStore *store, Relation event, const char *name, int len,
 			stream = *cached;
 			state = ES_STREAM_COMMITTED;
 		}
+		else if (es_known_get(rel, store, hash, name, len, &stream.stream_no, &stream.tid))
+		{
+			es_check_known(rel, store, name, len, &stream);
+			state = ES_STREAM_COMMITTED;
+		}
 		else
+		{
 			state = es_stream_lookup(rel, store, name, len, &stream, &pending);
+			if (state == ES_STREAM_COMMITTED)
+				es_known_put(rel, store, hash, name, len, stream.stream_no, &stream.tid);
+		}
 
 		if (state == ES_STREAM_OWN)
 			break;

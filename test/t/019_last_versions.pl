@@ -1,8 +1,8 @@
-# Last versions of streams in shared memory are those of the index.
+# Numbers and last versions of streams in shared memory are those of the index.
 #
-# The library with fault points, preloaded, compares every version that it takes
-# from shared memory with the index (XX001), and has few slots, so that streams
-# have to share them.  Clients do at random everything that appends can do, and
+# The library with fault points, preloaded, compares every number and version that
+# it takes from shared memory with the index (XX001), and has few slots, so that
+# streams have to share them.  Clients do at random everything that appends can do, and
 # undo it.  Control: if an abort leaves the versions as they are, the comparison
 # finds it.  Then what comes from elsewhere: rows put back, rows removed behind
 # the guard, TRUNCATE, a crash, a promoted standby.
@@ -332,7 +332,43 @@ sub elsewhere
 	run_sql($dbh, 'BEGIN', 'SET LOCAL check_function_bodies = off', 'SET LOCAL row_security = off', $row,
 		q{PREPARE TRANSACTION 'restore'}, q{COMMIT PREPARED 'restore'});
 	is(version_of($other, 'Else-1'), 4, 'after a row was put back by a prepared transaction');
+	renumbered();
 	$other->disconnect;
+	return;
+}
+
+# Streams that come again under another number.  Each session looks once: what it
+# remembers itself is nobody else's.  Without the eras of log/last.c the second
+# one writes to the stream that is gone.
+sub renumbered
+{
+	my $long = 'Long-' . 'x' x 200;
+	my @remove = ('ALTER TABLE event_store.event DISABLE TRIGGER USER',
+		'ALTER TABLE event_store.stream DISABLE TRIGGER USER',
+		q{DELETE FROM event_store.event WHERE stream_no IN (SELECT stream_no FROM event_store.stream WHERE stream_id LIKE 'Number-%')},
+		q{DELETE FROM event_store.stream WHERE stream_id LIKE 'Number-%'},
+		map { "ALTER TABLE event_store.$_ ENABLE ALWAYS TRIGGER es_guard_row, ENABLE ALWAYS TRIGGER es_guard_statement" }
+		  qw(event stream));
+
+	version_of($dbh, 'Number-1');
+	version_of($dbh, $long);
+	for my $case (
+		[ 'met by another session', 2, 2 ],
+		[ 'removed and made again', 1, 3, @remove ],
+		[ 'removed in one transaction', 1, 4, 'BEGIN', @remove, 'COMMIT' ],
+		[ 'removed and rolled back', 2, 5, 'BEGIN', @remove, 'ROLLBACK' ],
+		[ 'moved by VACUUM FULL', 3, 6, 'VACUUM FULL event_store.stream' ])
+	{
+		my ($what, $version, $long_version, @statements) = @$case;
+		run_sql($dbh, @statements);
+		my $session = connect_store($node);
+		is(version_of($session, 'Number-1'), $version, "stream number: $what");
+		is(version_of($session, $long), $long_version, "$what: a name that is too long to be remembered");
+		$session->disconnect;
+	}
+	is($dbh->selectrow_array(
+			q{SELECT count(*) FROM event_store.event e WHERE NOT EXISTS (SELECT FROM event_store.stream s WHERE s.stream_no = e.stream_no)}),
+		0, 'no event of a stream that is not there');
 	return;
 }
 
