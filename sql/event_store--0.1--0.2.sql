@@ -260,12 +260,35 @@ CREATE UNIQUE INDEX event_event_id_idx ON event_store.event (event_id)
 ALTER TABLE event_store.event DROP CONSTRAINT event_event_id_key;
 CREATE INDEX event_tags_global_position_idx ON event_store.event USING event_store_tags (tags, global_position);
 
+-- Functions that get more arguments stay who they are, with their grants,
+-- and whatever was made of them: views, functions in standard SQL, generated
+-- columns go on to work.
+CREATE FUNCTION event_store.es_new_arguments(old regprocedure, new regprocedure) RETURNS void
+    LANGUAGE sql AS $$
+    UPDATE pg_catalog.pg_proc o
+       SET pronargs = n.pronargs, pronargdefaults = n.pronargdefaults, proargtypes = n.proargtypes,
+           proallargtypes = n.proallargtypes, proargmodes = n.proargmodes,
+           proargnames = n.proargnames, proargdefaults = n.proargdefaults
+      FROM pg_catalog.pg_proc n
+     WHERE o.oid = $1 AND n.oid = $2
+    $$;
+
+CREATE FUNCTION event_store.es_new_upcast_data(event_type text, schema_version int, data jsonb,
+        event_id uuid, stream_id text, version bigint, metadata jsonb) RETURNS jsonb
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'es_upcast_data';
+SELECT event_store.es_new_arguments('event_store.es_upcast_data(text, int, jsonb, uuid, text, bigint)'::regprocedure,
+    'event_store.es_new_upcast_data(text, int, jsonb, uuid, text, bigint, jsonb)'::regprocedure);
+DROP FUNCTION event_store.es_new_upcast_data(text, int, jsonb, uuid, text, bigint, jsonb);
+COMMENT ON FUNCTION event_store.es_upcast_data(text, int, jsonb, uuid, text, bigint, jsonb) IS
+    'data of a stored event as it is read; id, stream and version are for errors';
+
 CREATE OR REPLACE VIEW event_store.events AS
     SELECT e.global_position, s.stream_id::pg_catalog.text, e.version::pg_catalog.int8, e.event_id,
            event_store.es_upcast_type(t.event_type, e.schema_version) AS event_type,
            event_store.es_upcast_schema_version(t.event_type, e.schema_version) AS schema_version,
            event_store.es_upcast_data(t.event_type, e.schema_version, e.data,
-                                      e.event_id, coalesce(s.stream_id, ''), coalesce(e.version, 0)) AS data,
+                                      e.event_id, coalesce(s.stream_id, ''), coalesce(e.version, 0),
+                                      e.metadata) AS data,
            e.metadata, e.created_at,
            t.category::pg_catalog.text,
            coalesce(e.tags, '{}') AS tags
@@ -285,19 +308,6 @@ BEGIN
     END IF;
 END
 $$;
-
--- Functions that get one more argument stay who they are, with their grants,
--- and whatever was made of them: views, functions in standard SQL, generated
--- columns go on to work.
-CREATE FUNCTION event_store.es_new_arguments(old regprocedure, new regprocedure) RETURNS void
-    LANGUAGE sql AS $$
-    UPDATE pg_catalog.pg_proc o
-       SET pronargs = n.pronargs, pronargdefaults = n.pronargdefaults, proargtypes = n.proargtypes,
-           proallargtypes = n.proallargtypes, proargmodes = n.proargmodes,
-           proargnames = n.proargnames, proargdefaults = n.proargdefaults
-      FROM pg_catalog.pg_proc n
-     WHERE o.oid = $1 AND n.oid = $2
-    $$;
 
 CREATE FUNCTION event_store.es_new_append(stream_id text, expected_version bigint, event_type text, data jsonb,
         metadata jsonb DEFAULT '{}', event_id uuid DEFAULT NULL, schema_version int DEFAULT 1,
@@ -320,12 +330,42 @@ DROP FUNCTION event_store.es_new_append(text, bigint, text[], jsonb[], jsonb[], 
 CREATE FUNCTION event_store.es_new_subscription(name text, categories text[] DEFAULT NULL,
         event_types text[] DEFAULT NULL, after_position bigint DEFAULT 0, slots int DEFAULT NULL,
         lease interval DEFAULT '30 s', max_retries int DEFAULT 10, retry_delay interval DEFAULT '1 s',
-        query jsonb DEFAULT NULL)
+        query jsonb DEFAULT NULL, if_not_exists boolean DEFAULT false)
     RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_create_subscription';
 SELECT event_store.es_new_arguments('@extschema@.es_create_subscription(text, text[], text[], bigint, int, interval, int, interval)'::regprocedure,
-    'event_store.es_new_subscription(text, text[], text[], bigint, int, interval, int, interval, jsonb)'::regprocedure);
-DROP FUNCTION event_store.es_new_subscription(text, text[], text[], bigint, int, interval, int, interval, jsonb);
+    'event_store.es_new_subscription(text, text[], text[], bigint, int, interval, int, interval, jsonb, boolean)'::regprocedure);
+DROP FUNCTION event_store.es_new_subscription(text, text[], text[], bigint, int, interval, int, interval, jsonb, boolean);
+
+CREATE FUNCTION event_store.es_new_projection(name text, handler regprocedure,
+        categories text[] DEFAULT NULL, event_types text[] DEFAULT NULL,
+        batch_size int DEFAULT 1000, after_position bigint DEFAULT 0,
+        policy text DEFAULT 'stop', reset_handler regprocedure DEFAULT NULL,
+        max_attempts int DEFAULT 5, paused boolean DEFAULT false, if_not_exists boolean DEFAULT false)
+    RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_create_projection';
+SELECT event_store.es_new_arguments('@extschema@.es_create_projection(text, regprocedure, text[], text[], int, bigint, text, regprocedure, int, boolean)'::regprocedure,
+    'event_store.es_new_projection(text, regprocedure, text[], text[], int, bigint, text, regprocedure, int, boolean, boolean)'::regprocedure);
+DROP FUNCTION event_store.es_new_projection(text, regprocedure, text[], text[], int, bigint, text, regprocedure, int, boolean, boolean);
+
+CREATE FUNCTION event_store.es_new_aggregate(category text, reducer regprocedure, initial_state jsonb DEFAULT '{}',
+        snapshot_every int DEFAULT 50, schema_version int DEFAULT 1, if_not_exists boolean DEFAULT false)
+    RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_define_aggregate';
+SELECT event_store.es_new_arguments('@extschema@.es_define_aggregate(text, regprocedure, jsonb, int, int)'::regprocedure,
+    'event_store.es_new_aggregate(text, regprocedure, jsonb, int, int, boolean)'::regprocedure);
+DROP FUNCTION event_store.es_new_aggregate(text, regprocedure, jsonb, int, int, boolean);
+
+CREATE FUNCTION event_store.es_new_upcaster(event_type text, schema_version int, upcaster regprocedure,
+        to_event_type text DEFAULT NULL, to_schema_version int DEFAULT NULL, if_not_exists boolean DEFAULT false)
+    RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_define_upcaster';
+SELECT event_store.es_new_arguments('@extschema@.es_define_upcaster(text, int, regprocedure, text, int)'::regprocedure,
+    'event_store.es_new_upcaster(text, int, regprocedure, text, int, boolean)'::regprocedure);
+DROP FUNCTION event_store.es_new_upcaster(text, int, regprocedure, text, int, boolean);
+COMMENT ON FUNCTION @extschema@.es_define_upcaster(text, int, regprocedure, text, int, boolean) IS
+    'events of this type and schema version are read through upcaster, f(data jsonb) or f(data jsonb, metadata jsonb) RETURNS jsonb';
+COMMENT ON COLUMN event_store.upcaster.upcaster IS 'the function, f(data jsonb) or f(data jsonb, metadata jsonb) RETURNS jsonb';
 
 DROP FUNCTION event_store.es_new_arguments(regprocedure, regprocedure);
 
@@ -790,7 +830,8 @@ BEGIN
     SELECT u.event_type, u.schema_version, e.data,
            event_store.es_upcast_type(u.event_type, u.schema_version),
            event_store.es_upcast_schema_version(u.event_type, u.schema_version),
-           event_store.es_upcast_data(u.event_type, u.schema_version, e.data, e.event_id, coalesce(s.stream_id, ''), coalesce(e.version, 0)),
+           event_store.es_upcast_data(u.event_type, u.schema_version, e.data, e.event_id, coalesce(s.stream_id, ''), coalesce(e.version, 0),
+                                      e.metadata),
            e.event_id, s.stream_id, e.version::bigint
       FROM event_store.upcaster AS u
      CROSS JOIN LATERAL (
@@ -893,18 +934,18 @@ CREATE OR REPLACE FUNCTION event_store.es_role_functions(kind text) RETURNS SETO
         ('both', '%1$s.es_state(text, bigint, timestamptz)'),
         ('reader', 'event_store.es_upcast_type(text, int)'),
         ('reader', 'event_store.es_upcast_schema_version(text, int)'),
-        ('reader', 'event_store.es_upcast_data(text, int, jsonb, uuid, text, bigint)'),
-        ('admin', '%1$s.es_define_upcaster(text, int, regprocedure, text, int)'),
+        ('reader', 'event_store.es_upcast_data(text, int, jsonb, uuid, text, bigint, jsonb)'),
+        ('admin', '%1$s.es_define_upcaster(text, int, regprocedure, text, int, boolean)'),
         ('admin', '%1$s.es_drop_upcaster(text, int)'),
         ('admin', '%1$s.es_check_upcasters(text, bigint)'),
         ('admin', '%1$s.es_preview_upcasters(text, bigint)'),
-        ('admin', '%1$s.es_define_aggregate(text, regprocedure, jsonb, int, int)'),
+        ('admin', '%1$s.es_define_aggregate(text, regprocedure, jsonb, int, int, boolean)'),
         ('admin', '%1$s.es_drop_aggregate(text)'),
         ('admin', '%1$s.es_drop_snapshots(text)'),
         ('admin', '%1$s.es_verify(text)'),
         ('reader', '%1$s.es_read_all(bigint, bigint, text[], text[], boolean)'),
         ('reader', '%1$s.es_read_category(text, bigint, bigint, boolean)'),
-        ('admin', '%1$s.es_create_projection(text, regprocedure, text[], text[], int, bigint, text, regprocedure, int, boolean)'),
+        ('admin', '%1$s.es_create_projection(text, regprocedure, text[], text[], int, bigint, text, regprocedure, int, boolean, boolean)'),
         ('admin', '%1$s.es_drop_projection(text)'),
         ('admin', '%1$s.es_pause_projection(text)'),
         ('admin', '%1$s.es_resume_projection(text)'),
@@ -924,7 +965,7 @@ CREATE OR REPLACE FUNCTION event_store.es_role_functions(kind text) RETURNS SETO
         ('reader', '%1$s.es_join(text, text, interval)'),
         ('reader', '%1$s.es_leave(text, text)'),
         ('watch', 'event_store.es_subscription_lag(text, bigint)'),
-        ('admin', '%1$s.es_create_subscription(text, text[], text[], bigint, int, interval, int, interval, jsonb)'),
+        ('admin', '%1$s.es_create_subscription(text, text[], text[], bigint, int, interval, int, interval, jsonb, boolean)'),
         ('admin', '%1$s.es_drop_subscription(text)'),
         ('admin', '%1$s.es_reset_subscription(text, bigint)'),
         ('admin', '%1$s.es_retry_parked(text, text)'),

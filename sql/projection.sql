@@ -411,3 +411,12 @@ DROP FUNCTION on_recursive(es_event), on_leave(es_event), on_picky(es_event), on
 DROP PROCEDURE committing();
 DROP TABLE picky, seen, seen_old, totals, order_summary;
 DROP ROLE regress_projection_owner, regress_projection_other;
+
+-- made once; what is there stays, whatever is asked for
+CREATE FUNCTION proj_once(event es_event) RETURNS void LANGUAGE plpgsql AS $$ BEGIN END $$;
+SELECT es_create_projection('proj_once', 'proj_once(es_event)', ARRAY['Once'], paused => true, if_not_exists => true);
+SELECT es_create_projection('proj_once', 'proj_once(es_event)', ARRAY['Twice'], if_not_exists => true);
+SELECT es_create_projection('proj_once', 'proj_once(es_event)');
+SELECT categories, state FROM event_store.projections WHERE name = 'proj_once';
+SELECT es_drop_projection('proj_once');
+DROP FUNCTION proj_once;

@@ -24,6 +24,9 @@ SELECT es_read_query('{"items": [{"stream": ["Qs-1"]}]}');
 
 -- subscriptions, a group, what failed, how far behind
 SELECT es_create_subscription('qs_one', query => '{"items": [{"streams": ["Qs-1"]}]}');
+-- made once; what is there stays, whatever is asked for
+SELECT es_create_subscription('qs_one', ARRAY['Other'], if_not_exists => true);
+SELECT es_create_subscription('qs_one');
 SELECT es_create_subscription('qs_later', query => '{"items": [{"streams": ["Qs-later"]}]}');
 SELECT es_create_subscription('qs_prefix', query => '{"items": [{"stream_prefixes": ["Qs-"]}]}', slots => 4, retry_delay => '0');
 SELECT es_create_subscription('qs_both', categories => ARRAY['Qs'], event_types => ARRAY['QsB'], query => '{"items": [{"streams": ["Qs-1", "Qst-1"]}]}');

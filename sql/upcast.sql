@@ -97,6 +97,7 @@ CREATE FUNCTION upcast_text(data text) RETURNS jsonb LANGUAGE sql IMMUTABLE AS '
 CREATE FUNCTION upcast_json(data jsonb) RETURNS json LANGUAGE sql IMMUTABLE AS 'SELECT data::json';
 CREATE FUNCTION upcast_set(data jsonb) RETURNS SETOF jsonb LANGUAGE sql IMMUTABLE AS 'SELECT data';
 CREATE FUNCTION upcast_two(data jsonb, more jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS 'SELECT data';
+CREATE FUNCTION upcast_pair(data jsonb, more text) RETURNS jsonb LANGUAGE sql IMMUTABLE AS 'SELECT data';
 CREATE AGGREGATE upcast_agg(jsonb) (SFUNC = upcast_two, STYPE = jsonb);
 CREATE FUNCTION pg_temp.upcast_temp(data jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS 'SELECT data';
 \set VERBOSITY sqlstate
@@ -105,7 +106,7 @@ SELECT es_define_upcaster('Kept', 1, 4294967295::oid::regprocedure);
 SELECT es_define_upcaster('Kept', 1, 'upcast_text(text)');
 SELECT es_define_upcaster('Kept', 1, 'upcast_json(jsonb)');
 SELECT es_define_upcaster('Kept', 1, 'upcast_set(jsonb)');
-SELECT es_define_upcaster('Kept', 1, 'upcast_two(jsonb,jsonb)');
+SELECT es_define_upcaster('Kept', 1, 'upcast_pair(jsonb,text)');
 SELECT es_define_upcaster('Kept', 1, 'upcast_agg(jsonb)');
 SELECT es_define_upcaster('Kept', 1, 'upcast_stable(jsonb)');
 SELECT es_define_upcaster('Kept', 1, 'pg_temp.upcast_temp(jsonb)');
@@ -351,3 +352,51 @@ EXECUTE upcast_view;
 SELECT es_revoke('regress_es_upcast_reader', 'reader'), es_revoke('regress_es_upcast_admin', 'admin');
 DROP ROLE regress_es_upcast_reader, regress_es_upcast_admin;
 DROP SCHEMA upcast_other CASCADE;
+
+--
+-- An upcaster may look at the metadata, and is defined once
+--
+
+CREATE FUNCTION upcast_who(data jsonb, metadata jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE
+    AS $$ SELECT data || jsonb_build_object('by', metadata->'user_id') $$;
+CREATE FUNCTION upcast_after(data jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT data || '{"after": true}' $$;
+CREATE FUNCTION upcast_meta(data jsonb, metadata jsonb) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE
+    AS $$ BEGIN RETURN metadata; END $$;
+CREATE FUNCTION upcast_bad(data jsonb, metadata jsonb) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE
+    AS $$ BEGIN RETURN data || jsonb_build_object('n', (metadata->>'user_id')::int); END $$;
+CREATE FUNCTION upcast_three(jsonb, jsonb, jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT $1 $$;
+CREATE FUNCTION upcast_label(jsonb, text) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT $1 $$;
+CREATE FUNCTION upcast_fold(state jsonb, event es_event) RETURNS jsonb LANGUAGE sql IMMUTABLE
+    AS $$ SELECT state || jsonb_build_array((event).data->'by') $$;
+SELECT version FROM es_append_batch('UpMeta-1', 0, ARRAY['Seen', 'Seen'], ARRAY['{"x": 1}', '{"x": 2}']::jsonb[],
+    ARRAY['{"user_id": "ann"}', '{"user_id": "7"}']::jsonb[]);
+\set VERBOSITY terse
+SELECT es_define_upcaster('Seen', 1, 'upcast_three(jsonb, jsonb, jsonb)');
+SELECT es_define_upcaster('Seen', 1, 'upcast_label(jsonb, text)');
+\set VERBOSITY default
+SELECT es_define_upcaster('Seen', 1, 'upcast_who(jsonb, jsonb)', if_not_exists => true);
+SELECT es_define_upcaster('Seen', 2, 'upcast_after(jsonb)', 'Noted');
+SELECT event_type, upcaster FROM event_store.upcaster WHERE event_type IN ('Seen', 'Noted') ORDER BY schema_version;
+SELECT version, event_type, data FROM es_read_stream('UpMeta-1');
+SELECT data FROM es_read_stream('UpMeta-1') WHERE version = 2;
+SELECT version, data FROM event_store.events WHERE stream_id = 'UpMeta-1' ORDER BY version;
+SELECT data FROM event_store.events WHERE stream_id = 'UpMeta-1' AND version = 1;
+SELECT data FROM es_read_query('{"items": [{"event_types": ["Noted"]}]}');
+SELECT stored_data, data FROM es_preview_upcasters('Seen');
+SELECT es_define_aggregate('UpMeta', 'upcast_fold(jsonb, es_event)', '[]', if_not_exists => true);
+SELECT es_define_aggregate('UpMeta', 'upcast_fold(jsonb, es_event)', '[1]', if_not_exists => true);
+SELECT es_define_aggregate('UpMeta', 'upcast_fold(jsonb, es_event)', '[]');
+SELECT state FROM es_state('UpMeta-1');
+-- what is there stays, whatever is asked for
+SELECT es_define_upcaster('Seen', 1, 'upcast_meta(jsonb, jsonb)', if_not_exists => true);
+SELECT es_define_upcaster('Seen', 1, 'upcast_meta(jsonb, jsonb)');
+SELECT es_define_upcaster('Seen', 1, 'upcast_meta(jsonb, jsonb)', if_not_exists => NULL);
+SELECT es_drop_upcaster('Seen', 1), es_drop_upcaster('Seen', 2);
+SELECT es_define_upcaster('Seen', 1, 'upcast_meta(jsonb, jsonb)');
+SELECT data FROM es_read_stream('UpMeta-1');
+SELECT es_drop_upcaster('Seen', 1);
+SELECT es_define_upcaster('Seen', 1, 'upcast_bad(jsonb, jsonb)');
+SELECT stream_id, version, sqlstate, message FROM es_check_upcasters('Seen');
+SELECT data FROM es_read_stream('UpMeta-1', 2);
+SELECT es_drop_upcaster('Seen', 1), es_drop_aggregate('UpMeta');
+DROP FUNCTION upcast_who, upcast_after, upcast_meta, upcast_bad, upcast_three, upcast_label, upcast_fold;

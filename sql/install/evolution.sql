@@ -14,7 +14,7 @@ CREATE TABLE event_store.upcaster (
 COMMENT ON TABLE event_store.upcaster IS 'upcasters: how events of an event type and schema version are read; see es_define_upcaster';
 COMMENT ON COLUMN event_store.upcaster.event_type IS 'type of the stored events, or of what another upcaster gives';
 COMMENT ON COLUMN event_store.upcaster.schema_version IS 'version of the shape of data';
-COMMENT ON COLUMN event_store.upcaster.upcaster IS 'the function f(data jsonb) RETURNS jsonb';
+COMMENT ON COLUMN event_store.upcaster.upcaster IS 'the function, f(data jsonb) or f(data jsonb, metadata jsonb) RETURNS jsonb';
 COMMENT ON COLUMN event_store.upcaster.to_event_type IS 'type of the result';
 COMMENT ON COLUMN event_store.upcaster.to_schema_version IS 'schema version of the result';
 
@@ -30,11 +30,12 @@ CREATE TRIGGER es_definition_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCAT
 ALTER TABLE event_store.upcaster ENABLE ALWAYS TRIGGER es_definition_changed;
 
 CREATE FUNCTION @extschema@.es_define_upcaster(event_type text, schema_version int, upcaster regprocedure,
-        to_event_type text DEFAULT NULL, to_schema_version int DEFAULT NULL) RETURNS void
+        to_event_type text DEFAULT NULL, to_schema_version int DEFAULT NULL, if_not_exists boolean DEFAULT false)
+    RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_define_upcaster';
-COMMENT ON FUNCTION @extschema@.es_define_upcaster(text, int, regprocedure, text, int) IS
-    'events of this type and schema version are read through upcaster, f(data jsonb) RETURNS jsonb';
-REVOKE ALL ON FUNCTION @extschema@.es_define_upcaster(text, int, regprocedure, text, int) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.es_define_upcaster(text, int, regprocedure, text, int, boolean) IS
+    'events of this type and schema version are read through upcaster, f(data jsonb) or f(data jsonb, metadata jsonb) RETURNS jsonb';
+REVOKE ALL ON FUNCTION @extschema@.es_define_upcaster(text, int, regprocedure, text, int, boolean) FROM PUBLIC;
 
 CREATE FUNCTION @extschema@.es_drop_upcaster(event_type text, schema_version int) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_drop_upcaster';
@@ -68,11 +69,12 @@ COMMENT ON FUNCTION event_store.es_upcast_schema_version(text, int) IS 'the sche
 REVOKE ALL ON FUNCTION event_store.es_upcast_schema_version(text, int) FROM PUBLIC;
 
 CREATE FUNCTION event_store.es_upcast_data(event_type text, schema_version int, data jsonb,
-        event_id uuid, stream_id text, version bigint) RETURNS jsonb
+        event_id uuid, stream_id text, version bigint, metadata jsonb) RETURNS jsonb
     LANGUAGE c STABLE STRICT PARALLEL RESTRICTED COST 10 SUPPORT event_store.es_upcast_support
     AS 'MODULE_PATHNAME', 'es_upcast_data';
-COMMENT ON FUNCTION event_store.es_upcast_data(text, int, jsonb, uuid, text, bigint) IS 'data of a stored event as it is read; the last three arguments are for errors';
-REVOKE ALL ON FUNCTION event_store.es_upcast_data(text, int, jsonb, uuid, text, bigint) FROM PUBLIC;
+COMMENT ON FUNCTION event_store.es_upcast_data(text, int, jsonb, uuid, text, bigint, jsonb) IS
+    'data of a stored event as it is read; id, stream and version are for errors';
+REVOKE ALL ON FUNCTION event_store.es_upcast_data(text, int, jsonb, uuid, text, bigint, jsonb) FROM PUBLIC;
 
 -- es_check_upcasters knows only that nothing fails; whether an event still says
 -- what it said is seen by comparing
@@ -94,7 +96,8 @@ BEGIN
     SELECT u.event_type, u.schema_version, e.data,
            event_store.es_upcast_type(u.event_type, u.schema_version),
            event_store.es_upcast_schema_version(u.event_type, u.schema_version),
-           event_store.es_upcast_data(u.event_type, u.schema_version, e.data, e.event_id, coalesce(s.stream_id, ''), coalesce(e.version, 0)),
+           event_store.es_upcast_data(u.event_type, u.schema_version, e.data, e.event_id, coalesce(s.stream_id, ''), coalesce(e.version, 0),
+                                      e.metadata),
            e.event_id, s.stream_id, e.version::bigint
       FROM event_store.upcaster AS u
      CROSS JOIN LATERAL (

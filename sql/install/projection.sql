@@ -106,12 +106,12 @@ CREATE FUNCTION @extschema@.es_create_projection(name text, handler regprocedure
         categories text[] DEFAULT NULL, event_types text[] DEFAULT NULL,
         batch_size int DEFAULT 1000, after_position bigint DEFAULT 0,
         policy text DEFAULT 'stop', reset_handler regprocedure DEFAULT NULL,
-        max_attempts int DEFAULT 5, paused boolean DEFAULT false)
+        max_attempts int DEFAULT 5, paused boolean DEFAULT false, if_not_exists boolean DEFAULT false)
     RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_create_projection';
-COMMENT ON FUNCTION @extschema@.es_create_projection(text, regprocedure, text[], text[], int, bigint, text, regprocedure, int, boolean) IS
+COMMENT ON FUNCTION @extschema@.es_create_projection(text, regprocedure, text[], text[], int, bigint, text, regprocedure, int, boolean, boolean) IS
     'creates a projection: the handler, f(es_event) or f(es_event[]), is given every event once, as the calling role';
-REVOKE ALL ON FUNCTION @extschema@.es_create_projection(text, regprocedure, text[], text[], int, bigint, text, regprocedure, int, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.es_create_projection(text, regprocedure, text[], text[], int, bigint, text, regprocedure, int, boolean, boolean) FROM PUBLIC;
 
 CREATE FUNCTION @extschema@.es_drop_projection(name text) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_drop_projection';

@@ -135,7 +135,8 @@ CREATE VIEW event_store.events AS
            event_store.es_upcast_type(t.event_type, e.schema_version) AS event_type,
            event_store.es_upcast_schema_version(t.event_type, e.schema_version) AS schema_version,
            event_store.es_upcast_data(t.event_type, e.schema_version, e.data,
-                                      e.event_id, coalesce(s.stream_id, ''), coalesce(e.version, 0)) AS data,
+                                      e.event_id, coalesce(s.stream_id, ''), coalesce(e.version, 0),
+                                      e.metadata) AS data,
            e.metadata, e.created_at,
            t.category::pg_catalog.text,
            coalesce(e.tags, '{}') AS tags

@@ -47,11 +47,12 @@ CREATE TRIGGER es_definition_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCAT
 ALTER TABLE event_store.aggregate ENABLE ALWAYS TRIGGER es_definition_changed;
 
 CREATE FUNCTION @extschema@.es_define_aggregate(category text, reducer regprocedure, initial_state jsonb DEFAULT '{}',
-        snapshot_every int DEFAULT 50, schema_version int DEFAULT 1) RETURNS void
+        snapshot_every int DEFAULT 50, schema_version int DEFAULT 1, if_not_exists boolean DEFAULT false)
+    RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_define_aggregate';
-COMMENT ON FUNCTION @extschema@.es_define_aggregate(text, regprocedure, jsonb, int, int) IS
+COMMENT ON FUNCTION @extschema@.es_define_aggregate(text, regprocedure, jsonb, int, int, boolean) IS
     'the state of a category''s streams is their events folded by reducer, f(state jsonb, event es_event) RETURNS jsonb';
-REVOKE ALL ON FUNCTION @extschema@.es_define_aggregate(text, regprocedure, jsonb, int, int) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.es_define_aggregate(text, regprocedure, jsonb, int, int, boolean) FROM PUBLIC;
 
 CREATE FUNCTION @extschema@.es_drop_aggregate(category text) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_drop_aggregate';

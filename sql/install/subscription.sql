@@ -125,12 +125,12 @@ SELECT pg_catalog.pg_extension_config_dump('event_store.parked_stream', '');
 CREATE FUNCTION @extschema@.es_create_subscription(name text, categories text[] DEFAULT NULL,
         event_types text[] DEFAULT NULL, after_position bigint DEFAULT 0, slots int DEFAULT NULL,
         lease interval DEFAULT '30 s', max_retries int DEFAULT 10, retry_delay interval DEFAULT '1 s',
-        query jsonb DEFAULT NULL)
+        query jsonb DEFAULT NULL, if_not_exists boolean DEFAULT false)
     RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_create_subscription';
-COMMENT ON FUNCTION @extschema@.es_create_subscription(text, text[], text[], bigint, int, interval, int, interval, jsonb) IS
+COMMENT ON FUNCTION @extschema@.es_create_subscription(text, text[], text[], bigint, int, interval, int, interval, jsonb, boolean) IS
     'makes a durable subscription; with slots it is a consumer group';
-REVOKE ALL ON FUNCTION @extschema@.es_create_subscription(text, text[], text[], bigint, int, interval, int, interval, jsonb) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.es_create_subscription(text, text[], text[], bigint, int, interval, int, interval, jsonb, boolean) FROM PUBLIC;
 
 CREATE FUNCTION @extschema@.es_drop_subscription(name text) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_drop_subscription';

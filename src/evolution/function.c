@@ -108,6 +108,23 @@ es_function_fits(Form_pg_proc proc, int nargs, const Oid *argtypes)
 }
 
 /*
+ * How many arguments a function has; -1 if there is none.
+ */
+int
+es_function_nargs(Oid funcid)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(funcid));
+	int			result = -1;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		result = ((Form_pg_proc) GETSTRUCT(tuple))->pronargs;
+		ReleaseSysCache(tuple);
+	}
+	return result;
+}
+
+/*
  * Check a function that is about to become an upcaster or reducer.
  *
  * argument		name of the SQL argument

@@ -18,6 +18,7 @@ typedef struct EsFunction EsFunction;
 extern int	es_function_cause;
 
 extern void es_function_init(void);
+extern int	es_function_nargs(Oid funcid);
 extern void es_function_check(Oid funcid, const char *argument, int nargs,
 							  const Oid *argtypes, bool immutable);
 extern char *es_function_signature(Oid funcid);

@@ -3,8 +3,8 @@
  *	  Old events in today's shape: apply upcasters when events are read.
  *
  * An upcaster takes the data of the events of one type and schema version to
- * the next schema version, or to another type; upcasters form chains.  The
- * stored event never changes.
+ * the next schema version, or to another type, and may look at their metadata;
+ * upcasters form chains.  The stored event never changes.
  *
  * Each backend keeps all definitions.  They are read like a catalog, with a
  * snapshot of the moment, and again when the relation cache says that table
@@ -179,12 +179,25 @@ es_upcaster_lookup(const char *name, int name_len, int32 schema_version)
 }
 
 /*
+ * How many arguments an upcaster has that is remembered so: one, or two if it
+ * sees the metadata.
+ */
+static int
+es_upcaster_nargs(const char *signature)
+{
+	const char *two = "(jsonb, jsonb)";
+	size_t		len = strlen(signature);
+
+	return len > strlen(two) && strcmp(signature + len - strlen(two), two) == 0 ? 2 : 1;
+}
+
+/*
  * Read all definitions into the current memory context, unsorted.
  */
 static void
 es_upcast_read(Relation rel)
 {
-	static const Oid argtypes[1] = {JSONBOID};
+	static const Oid argtypes[2] = {JSONBOID, JSONBOID};
 	TupleDesc	desc = RelationGetDescr(rel);
 	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
 	int			size = 16;
@@ -195,6 +208,7 @@ es_upcast_read(Relation rel)
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		EsUpcaster *upcaster;
+		char	   *signature;
 		bool		isnull;
 
 		if (es_num_upcasters == size)
@@ -208,11 +222,10 @@ es_upcast_read(Relation rel)
 			DatumGetTextPCopy(heap_getattr(tuple, Anum_es_upcaster_event_type, desc, &isnull));
 		upcaster->schema_version =
 			DatumGetInt32(heap_getattr(tuple, Anum_es_upcaster_schema_version, desc, &isnull));
-		upcaster->function =
-			es_function_get("upcaster",
-							TextDatumGetCString(heap_getattr(tuple, Anum_es_upcaster_upcaster,
-															 desc, &isnull)),
-							1, argtypes);
+		signature = TextDatumGetCString(heap_getattr(tuple, Anum_es_upcaster_upcaster,
+													 desc, &isnull));
+		upcaster->function = es_function_get("upcaster", signature,
+											 es_upcaster_nargs(signature), argtypes);
 		upcaster->to_event_type =
 			DatumGetTextPCopy(heap_getattr(tuple, Anum_es_upcaster_to_event_type, desc, &isnull));
 		upcaster->to_schema_version =
@@ -390,16 +403,17 @@ void
 es_upcaster_apply(const EsUpcaster *upcaster, Datum *values)
 {
 	const EsUpcaster *last = upcaster->last;
-	Datum		data;
+	Datum		args[2];
 
 	if (unlikely(last == NULL))
 		es_upcaster_loop(upcaster);
 
 	/* once, and not each time that the function looks at it */
-	data = PointerGetDatum(PG_DETOAST_DATUM(values[Anum_es_out_data - 1]));
+	args[0] = PointerGetDatum(PG_DETOAST_DATUM(values[Anum_es_out_data - 1]));
+	args[1] = values[Anum_es_out_metadata - 1];
 	for (; upcaster != NULL; upcaster = upcaster->next)
-		data = es_function_call(upcaster->function, &data, values);
-	values[Anum_es_out_data - 1] = data;
+		args[0] = es_function_call(upcaster->function, args, values);
+	values[Anum_es_out_data - 1] = args[0];
 	values[Anum_es_out_event_type - 1] = PointerGetDatum(last->to_event_type);
 	values[Anum_es_out_schema_version - 1] = Int32GetDatum(last->to_schema_version);
 }

@@ -103,7 +103,9 @@ es_upcaster_drop_snapshots(text *event_type)
 /*
  * es_define_upcaster(event_type text, schema_version int,
  *					  upcaster regprocedure, to_event_type text,
- *					  to_schema_version int) RETURNS void
+ *					  to_schema_version int, if_not_exists boolean) RETURNS void
+ *
+ * upcaster		f(data jsonb) or f(data jsonb, metadata jsonb)
  *
  * Errors: 42883, 42P13, 22023, 42501 for a function that will not do; 22023 for
  * a loop; 42710 when there is one already.
@@ -111,7 +113,7 @@ es_upcaster_drop_snapshots(text *event_type)
 Datum
 es_define_upcaster(PG_FUNCTION_ARGS)
 {
-	static const Oid argtypes[1] = {JSONBOID};
+	static const Oid argtypes[2] = {JSONBOID, JSONBOID};
 	Datum		args[5];
 	int			len;
 	const char *name = es_arg_name(fcinfo, 0, "event_type", &len);
@@ -122,6 +124,8 @@ es_define_upcaster(PG_FUNCTION_ARGS)
 	bool		same_type;
 	bool		loop;
 	EsUpcaster *upcaster;
+	bool		if_not_exists = false;
+	int			nargs = 1;
 
 	es_arg_required(fcinfo, 2, "upcaster");
 	if (!PG_ARGISNULL(3))
@@ -136,16 +140,26 @@ es_define_upcaster(PG_FUNCTION_ARGS)
 	else
 		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, "schema_version", 0,
 					 "There is none after %d.", schema_version);
-	es_function_check(PG_GETARG_OID(2), "upcaster", 1, argtypes, true);
+
+	/* one argument less, and no metadata, in a database whose script is still that of 0.1 */
+	if (PG_NARGS() > 5)
+	{
+		if_not_exists = es_arg_bool(fcinfo, 5, "if_not_exists");
+		nargs = es_function_nargs(PG_GETARG_OID(2)) == 2 ? 2 : 1;
+	}
+	es_function_check(PG_GETARG_OID(2), "upcaster", nargs, argtypes, true);
 	PreventCommandIfReadOnly("es_define_upcaster()");
 
 	es_upcaster_lock();
 	if (es_upcaster_find(name, len, schema_version) != NULL)
-		ereport(ERROR,
+	{
+		ereport(if_not_exists ? NOTICE : ERROR,
 				errcode(ERRCODE_DUPLICATE_OBJECT),
-				errmsg("there already is an upcaster for event type \"%.*s\", schema version %d",
-					   len, name, schema_version),
-				errhint("Remove it with es_drop_upcaster first."));
+				errmsg("there already is an upcaster for event type \"%.*s\", schema version %d%s",
+					   len, name, schema_version, if_not_exists ? ", skipping" : ""),
+				if_not_exists ? 0 : errhint("Remove it with es_drop_upcaster first."));
+		PG_RETURN_VOID();
+	}
 
 	loop = same_type && to_schema_version == schema_version;
 	upcaster = es_upcaster_find(to_name, to_len, to_schema_version);
@@ -408,7 +422,8 @@ es_upcast_schema_version(PG_FUNCTION_ARGS)
 
 /*
  * es_upcast_data(event_type text, schema_version int, data jsonb,
- *				  event_id uuid, stream_id text, version bigint) RETURNS jsonb
+ *				  event_id uuid, stream_id text, version bigint,
+ *				  metadata jsonb) RETURNS jsonb
  *
  * Data of a stored event in today's shape.
  */
@@ -422,6 +437,9 @@ es_upcast_data(PG_FUNCTION_ARGS)
 		return PG_GETARG_DATUM(2);
 	values[Anum_es_out_data - 1] = PG_GETARG_DATUM(2);
 	values[Anum_es_out_event_id - 1] = PG_GETARG_DATUM(3);
+
+	/* where no upcaster looks at it, it may be left out */
+	values[Anum_es_out_metadata - 1] = PG_NARGS() > 6 ? PG_GETARG_DATUM(6) : PG_GETARG_DATUM(2);
 	if (PG_GETARG_INT64(5) > 0)
 	{
 		values[Anum_es_out_stream_id - 1] = PG_GETARG_DATUM(4);

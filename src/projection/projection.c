@@ -197,7 +197,7 @@ es_projection_warn_login(Oid owner)
  *						event_types text[], batch_size int,
  *						after_position bigint, policy text,
  *						reset_handler regprocedure, max_attempts int,
- *						paused boolean) RETURNS void
+ *						paused boolean, if_not_exists boolean) RETURNS void
  *
  * Errors: 42710; 22023 for a function that cannot be a handler; VE004.
  */
@@ -210,6 +210,9 @@ es_create_projection(PG_FUNCTION_ARGS)
 	int64		after = es_arg_int64(fcinfo, 5, "after_position", 0, PG_INT64_MAX);
 	int32		max_attempts = es_arg_int32(fcinfo, 8, "max_attempts", 1, 1000);
 	bool		paused = es_arg_bool(fcinfo, 9, "paused");
+
+	/* one argument less in a database whose script is still that of 0.1 */
+	bool		if_not_exists = PG_NARGS() > 10 && es_arg_bool(fcinfo, 10, "if_not_exists");
 	Datum	   *names;
 	char	   *policy;
 	Datum		values[12];
@@ -250,9 +253,13 @@ es_create_projection(PG_FUNCTION_ARGS)
 	values[10] = Int64GetDatum(after);
 	values[11] = Int64GetDatum((int64) GetCurrentTimestamp());
 	if (es_sql_once(&es_insert_query, values, nulls) == 0)
-		ereport(ERROR,
+	{
+		ereport(if_not_exists ? NOTICE : ERROR,
 				errcode(ERRCODE_DUPLICATE_OBJECT),
-				errmsg("projection \"%s\" already exists", name));
+				errmsg("projection \"%s\" already exists%s", name,
+					   if_not_exists ? ", skipping" : ""));
+		PG_RETURN_VOID();
+	}
 	es_projection_warn_login(owner);
 	es_projection_wake();
 	PG_RETURN_VOID();

@@ -297,6 +297,9 @@ es_define_aggregate(PG_FUNCTION_ARGS)
 	Oid			relid = es_aggregate_relation();
 	uint64		dropped;
 
+	/* one argument less in a database whose script is still that of 0.1 */
+	bool		if_not_exists = PG_NARGS() > 5 && es_arg_bool(fcinfo, 5, "if_not_exists");
+
 	es_arg_required(fcinfo, 1, "reducer");
 	args[2] = JsonbPGetDatum(es_arg_jsonb(fcinfo, 2, "initial_state"));
 	args[3] = Int32GetDatum(es_arg_int32(fcinfo, 3, "snapshot_every", 0, PG_INT32_MAX));
@@ -308,10 +311,14 @@ es_define_aggregate(PG_FUNCTION_ARGS)
 	LockRelationOid(relid, ShareRowExclusiveLock);
 	LockRelationOid(es_store_get()->snapshot, ExclusiveLock);
 	if (es_aggregate_find(category, len) != NULL)
-		ereport(ERROR,
+	{
+		ereport(if_not_exists ? NOTICE : ERROR,
 				errcode(ERRCODE_DUPLICATE_OBJECT),
-				errmsg("there already is an aggregate for category \"%.*s\"", len, category),
-				errhint("Remove it with es_drop_aggregate first."));
+				errmsg("there already is an aggregate for category \"%.*s\"%s", len, category,
+					   if_not_exists ? ", skipping" : ""),
+				if_not_exists ? 0 : errhint("Remove it with es_drop_aggregate first."));
+		PG_RETURN_VOID();
+	}
 
 	args[0] = PG_GETARG_DATUM(0);
 	args[1] = CStringGetTextDatum(es_function_signature(PG_GETARG_OID(1)));

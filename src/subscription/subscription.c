@@ -183,7 +183,7 @@ es_arg_after_position(FunctionCallInfo fcinfo, int n)
 /*
  * es_create_subscription(name text, categories text[], event_types text[],
  *		after_position bigint, slots int, lease interval, max_retries int,
- *		retry_delay interval, query jsonb) RETURNS void
+ *		retry_delay interval, query jsonb, if_not_exists boolean) RETURNS void
  *
  * slots NULL = no group.  All filters must hold.
  * Errors: 42710 if there is one of that name, VE004.
@@ -196,6 +196,7 @@ es_create_subscription(PG_FUNCTION_ARGS)
 	int64		after;
 	int32		slots = 0;
 	bool		has_query;
+	bool		if_not_exists;
 	Datum		args[8];
 	char		nulls[] = "        ";
 	EsOwnerScope scope;
@@ -208,7 +209,8 @@ es_create_subscription(PG_FUNCTION_ARGS)
 	(void) es_arg_interval(fcinfo, 5, "lease", 1);
 	args[5] = Int32GetDatum(es_arg_int32(fcinfo, 6, "max_retries", 0, PG_INT32_MAX));
 	(void) es_arg_interval(fcinfo, 7, "retry_delay", 0);
-	/* one argument less in a database whose script is still that of 0.1 */
+	/* two arguments less in a database whose script is still that of 0.1 */
+	if_not_exists = PG_NARGS() > 9 && es_arg_bool(fcinfo, 9, "if_not_exists");
 	has_query = PG_NARGS() > 8 && !PG_ARGISNULL(8);
 	if (has_query)
 		(void) es_query_parse("query", PG_GETARG_JSONB_P(8));
@@ -227,9 +229,14 @@ es_create_subscription(PG_FUNCTION_ARGS)
 
 	es_owner_begin(&scope);
 	if (es_sql_run(&es_sql_create, args, nulls) == 0)
-		ereport(ERROR,
+	{
+		ereport(if_not_exists ? NOTICE : ERROR,
 				errcode(ERRCODE_DUPLICATE_OBJECT),
-				errmsg("subscription \"%s\" already exists", TextDatumGetCString(name)));
+				errmsg("subscription \"%s\" already exists%s", TextDatumGetCString(name),
+					   if_not_exists ? ", skipping" : ""));
+		es_owner_end(&scope);
+		PG_RETURN_VOID();
+	}
 	if (has_query)
 	{
 		args[1] = PG_GETARG_DATUM(8);
