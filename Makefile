@@ -7,6 +7,7 @@
 #   make gateway && sudo make install-gateway         contrib/gateway, for KurrentDB's clients
 #   make feed && sudo make install-feed               contrib/feed, to NATS, Kafka, Redis, webhooks
 #   make top && sudo make install-top                 contrib/top, what a store is doing, on a terminal
+#   make check-upgrade                                pg_upgrade, dump and restore from major to major, as root
 #   make check-packages                               the Debian packages and the Dockerfile, as root
 #   make FAULTS=1                                     test build with fault points
 #   make check-malformed | check-sanitizers | check-sqlsmith | soak | coverage    what takes longer, see test/README.md
@@ -40,7 +41,7 @@ PG_CONFIG   ?= pg_config
 
 # Goals that set up the machine first and so must not need pg_config.
 LONG_GOALS   = check-malformed check-sanitizers check-sqlsmith soak coverage
-SCRIPT_GOALS = demo check play stop bench check-matrix check-ha check-packages gateway install-gateway feed \
+SCRIPT_GOALS = demo check play stop bench check-matrix check-upgrade check-ha check-packages gateway install-gateway feed \
 			   install-feed top install-top $(LONG_GOALS)
 
 ifneq ($(filter $(SCRIPT_GOALS),$(MAKECMDGOALS)),)
@@ -56,6 +57,8 @@ bench:
 	@exec bash test/bench/run.sh
 check-matrix:
 	@exec bash test/matrix.sh
+check-upgrade:
+	@exec bash test/upgrade.sh
 check-ha:
 	@exec bash test/ha/run.sh
 $(LONG_GOALS):
