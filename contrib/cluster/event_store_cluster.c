@@ -360,7 +360,6 @@ event_store_cluster_routed(PG_FUNCTION_ARGS)
 		PG_CATCH();
 		{
 			ErrorData  *error;
-			char		state[6];
 
 			client_min_messages = messages;
 			MemoryContextSwitchTo(context);
@@ -372,8 +371,7 @@ event_store_cluster_routed(PG_FUNCTION_ARGS)
 			/* a cancel, and what the server itself ends for, are not the shard's */
 			if (error->sqlerrcode == ERRCODE_QUERY_CANCELED || error->sqlerrcode == ERRCODE_ASSERT_FAILURE)
 				ReThrowError(error);
-			strlcpy(state, unpack_sql_state(error->sqlerrcode), sizeof(state));
-			OidFunctionCall4(routed->failed, CStringGetTextDatum(state),
+			OidFunctionCall4(routed->failed, CStringGetTextDatum(unpack_sql_state(error->sqlerrcode)),
 							 CStringGetTextDatum(error->message ? error->message : ""),
 							 CStringGetTextDatum(error->detail ? error->detail : ""),
 							 CStringGetTextDatum(error->hint ? error->hint : ""));
