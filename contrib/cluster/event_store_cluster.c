@@ -270,6 +270,7 @@ fetch_set(Routed *routed, FunctionCallInfo call, Tuplestorestate *rows)
 	ReturnSetInfo *info = (ReturnSetInfo *) call->resultinfo;
 
 	routed->remote.fn_extra = NULL;
+	tuplestore_clear(rows);
 	for (;;)
 	{
 		Datum		row;
@@ -305,7 +306,7 @@ event_store_cluster_routed(PG_FUNCTION_ARGS)
 	ReturnSetInfo *info = (ReturnSetInfo *) fcinfo->resultinfo;
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
-	Tuplestorestate *volatile rows = NULL;
+	Tuplestorestate *rows = NULL;
 	int			messages = client_min_messages;
 	ReturnSetInfo remote_info;
 	volatile Datum result = (Datum) 0;
@@ -325,6 +326,11 @@ event_store_cluster_routed(PG_FUNCTION_ARGS)
 		remote_info.expectedDesc = routed->row;
 		remote_info.setResult = NULL;
 		remote_info.setDesc = NULL;
+		/* its files must not be the subtransaction's, which takes them along when it ends */
+		MemoryContextSwitchTo(info->econtext->ecxt_per_query_memory);
+		rows = tuplestore_begin_heap((info->allowedModes & SFRM_Materialize_Random) != 0, false, work_mem);
+		info->setDesc = CreateTupleDescCopy(routed->row);
+		MemoryContextSwitchTo(context);
 	}
 	InitFunctionCallInfoData(*call, &routed->remote, fcinfo->nargs + 1, PG_GET_COLLATION(), NULL,
 							 routed->is_set ? (Node *) &remote_info : NULL);
@@ -341,12 +347,7 @@ event_store_cluster_routed(PG_FUNCTION_ARGS)
 			call->args[0].value = Int32GetDatum(part_of(PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0)));
 			client_min_messages = Max(messages, WARNING);
 			if (routed->is_set)
-			{
-				MemoryContextSwitchTo(info->econtext->ecxt_per_query_memory);
-				rows = tuplestore_begin_heap((info->allowedModes & SFRM_Materialize_Random) != 0, false, work_mem);
-				MemoryContextSwitchTo(context);
 				fetch_set(routed, call, rows);
-			}
 			else
 			{
 				call->isnull = false;
@@ -385,7 +386,6 @@ event_store_cluster_routed(PG_FUNCTION_ARGS)
 	{
 		info->returnMode = SFRM_Materialize;
 		info->setResult = rows;
-		info->setDesc = CreateTupleDescCopy(routed->row);
 		return (Datum) 0;
 	}
 	fcinfo->isnull = call->isnull;

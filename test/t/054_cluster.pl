@@ -176,6 +176,13 @@ sub routed
 	is(sql_value($dbh, q{SELECT count(DISTINCT event_store_cluster.shard_of('Route-' || n)) FROM generate_series(1, 400) n}),
 		2, 'on both');
 
+	# rows that go to disk on the router must not end with the subtransaction that has fetched them
+	$dbh->do(q{SET work_mem = '64kB'});
+	is(sql_value($dbh, q{SELECT count(*) || ' ' || max(version) FROM
+			es_append_batch('Large-1', 0, array_fill('Many'::text, '{5000}'), array_fill('1'::jsonb, '{5000}'))}),
+		'5000 5000', 'more rows than work_mem has room for');
+	$dbh->do('RESET work_mem');
+
 	# one event of each kind of reader and of each page size
 	foreach my $case (
 		[ 'es_read_category(%s, %s, %s)', q{'Route'} ],
