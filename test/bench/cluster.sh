@@ -2,7 +2,9 @@
 #
 # cluster.sh
 #	  What the way over contrib/cluster's router costs: appends to one database,
-#	  and to the same store over 1, 2 and 4 shards, all on one server.
+#	  and to the same store over 1, 2 and 4 shards, all on one server.  Statements
+#	  are prepared, but for "unprepared": direct, parsed and planned at each call,
+#	  as a shard does what comes by PL/Proxy.
 #
 # Runs on the server that PGHOST and so on name, on the same machine, with
 # event_store and contrib/cluster installed and nobody else at work:
@@ -57,9 +59,12 @@ END
 cpu() { awk '{ print $16 + $17 }' "/proc/$server/stat"; }
 for round in $(seq "$repeat"); do
 	for call in one batch read; do
-		for db in direct router1 router2 router4; do
+		for db in direct unprepared router1 router2 router4; do
+			name=$db
+			mode=prepared
+			[ $db != unprepared ] || { name=direct; mode=extended; }
 			before=$(cpu)
-			result=$(pgbench -n -M prepared -f "$work/$call.sql" -c "$clients" -j 2 -T "$seconds" "$db" 2>/dev/null)
+			result=$(pgbench -n -M $mode -f "$work/$call.sql" -c "$clients" -j 2 -T "$seconds" "$name" 2>/dev/null)
 			sleep 0.3
 			awk -v c=$call -v d=$db -v cpu=$(($(cpu) - before)) -v hz="$(getconf CLK_TCK)" '
 				/actually processed/ { split($NF, n, "/"); calls = n[1] }
@@ -76,7 +81,7 @@ sort -k1,2 -k3n "$work/results" | awk '
 		asort_cpu()
 		split(key, d, " ")
 		if (d[2] == "direct") base[d[1]] = tps[m]
-		printf "%-6s %-8s %8.0f calls/s  %5.2f x direct  %6.0f us CPU a call\n", d[1], d[2], tps[m], tps[m] / base[d[1]], cpu[m]
+		printf "%-6s %-10s %8.0f calls/s  %5.2f x direct  %6.0f us CPU a call\n", d[1], d[2], tps[m], tps[m] / base[d[1]], cpu[m]
 	}
 	function asort_cpu(  i, j, x) {
 		for (i = 2; i <= n; i++) { x = cpu[i]; for (j = i - 1; j > 0 && cpu[j] > x; j--) cpu[j + 1] = cpu[j]; cpu[j + 1] = x }
