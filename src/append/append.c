@@ -8,7 +8,8 @@
  *
  * The streams are locked first and stay locked to the end of the transaction,
  * so appends to one stream queue up while appends to different streams do
- * not meet.  Under the lock a stream's last version is looked up in shared
+ * not meet.  What can be done before is done before, the indexes opened for
+ * instance: others may be waiting.  Under the lock a stream's last version is looked up in shared
  * memory (log/last.c), or in the index with the state of now, not of the
  * statement's snapshot; a REPEATABLE READ or SERIALIZABLE transaction whose
  * snapshot does not show that version gets 40001.
@@ -545,51 +546,19 @@ es_check_columns(EsAppend *append)
 }
 
 /*
- * Append events, or find that they have been appended before.
- *
- * append		function, targets and events are set; so are the events'
- *				"target" and "next"
- *
- * Result: true if they were a retry.  Versions and positions are filled in.
+ * Write the events of an append that may be carried out.
  */
-bool
-es_append_run(EsAppend *append)
+static void
+es_append_write(EsAppend *append, EsWriter *writer)
 {
 	int64		last_position;
 
-	PreventCommandIfReadOnly(append->function);
-	PreventCommandIfParallelMode(append->function);
-
-	append->event = es_store_open_event(&append->store, RowExclusiveLock);
-	es_head_refuse_subscriber(append->store);
-	es_write_prepare(append->event, append->store);
-	es_check_columns(append);
-	es_durable_begin_append();
-
-	if (append->condition != NULL)
-		es_condition_lock(append->condition);
-	es_lock_targets(append);
-	if (append->nevents > 1)
-		es_check_batch_ids(append);
-	if (es_is_retry(append))
-	{
-		es_count(ES_COUNT_DUPLICATES, 1);
-		es_durable_wait();
-		table_close(append->event, NoLock);
-		return true;
-	}
-	es_check_versions(append);
-	if (append->nevents == 0)
-	{
-		es_durable_wait();
-		table_close(append->event, NoLock);
-		return false;
-	}
 	if (append->condition != NULL)
 		es_condition_check(append, PG_INT64_MAX);
 	es_number_events(append);
 
-	es_write_events(append->event, append->store, append->events, append->nevents);
+	es_writer_write(writer, append->store, append->events, append->nevents);
+	ES_FAULT_POINT("append_done");
 	if (append->condition != NULL)
 		es_condition_confirm(append);
 
@@ -602,8 +571,53 @@ es_append_run(EsAppend *append)
 	es_count(ES_COUNT_APPENDS, 1);
 	es_count(ES_COUNT_EVENTS, append->nevents);
 	es_wakeup_after_commit(last_position);
+}
+
+/*
+ * Append events, or find that they have been appended before.
+ *
+ * append		function, targets and events are set; so are the events'
+ *				"target" and "next"
+ *
+ * Result: true if they were a retry.  Versions and positions are filled in.
+ */
+bool
+es_append_run(EsAppend *append)
+{
+	EsWriter   *writer = NULL;
+	bool		is_retry;
+
+	PreventCommandIfReadOnly(append->function);
+	PreventCommandIfParallelMode(append->function);
+
+	append->event = es_store_open_event(&append->store, RowExclusiveLock);
+	es_head_refuse_subscriber(append->store);
+	es_write_prepare(append->event, append->store);
+	es_check_columns(append);
+	es_durable_begin_append();
+	if (append->nevents > 0)
+		writer = es_writer_begin_append(append->event, append->store, append->events,
+										append->nevents);
+
+	if (append->condition != NULL)
+		es_condition_lock(append->condition);
+	es_lock_targets(append);
+	if (append->nevents > 1)
+		es_check_batch_ids(append);
+	is_retry = es_is_retry(append);
+	if (is_retry)
+		es_count(ES_COUNT_DUPLICATES, 1);
+	else
+		es_check_versions(append);
+
+	if (is_retry || writer == NULL)
+		es_durable_wait();
+	else
+		es_append_write(append, writer);
+	if (writer != NULL)
+		es_writer_end(writer);
 	table_close(append->event, NoLock);
-	return false;
+	return is_retry;
 }
 
 /*

@@ -533,9 +533,6 @@ es_writer_make(Relation event, const EsStore *store, int chunk_max, bool tags, b
 	writer->isnull = palloc(natts * sizeof(bool));
 	writer->tuples = palloc(sizeof(HeapTuple) * chunk_max);
 
-	/* a transaction id, assigned outside the lock */
-	(void) GetCurrentTransactionId();
-
 	/* columns that an administrator has added stay null */
 	memset(writer->isnull, true, natts);
 	memset(writer->isnull, false, Natts_es_event);
@@ -575,6 +572,21 @@ es_writer_begin(Relation event, const EsStore *store)
 }
 
 /*
+ * A writer for the events of one append.  The caller gets it before the locks of
+ * the streams: while he opens the indexes nobody should have to wait for him.
+ */
+EsWriter *
+es_writer_begin_append(Relation event, const EsStore *store, const EsNewEvent *events,
+					   int nevents)
+{
+	bool		any_tags = false;
+
+	for (int i = 0; i < nevents && !any_tags; i++)
+		any_tags = events[i].tags != NULL;
+	return es_writer_make(event, store, Min(nevents, ES_CHUNK_EVENTS), any_tags, false);
+}
+
+/*
  * Insert events in this order and set their positions.
  *
  * store		as it is now
@@ -590,6 +602,9 @@ es_writer_write(EsWriter *writer, const EsStore *store, EsNewEvent *events, int 
 	int			chunk_bytes = writer->bulk != NULL ? ES_BULK_CHUNK_BYTES : ES_CHUNK_BYTES;
 	MemoryContext old_context = MemoryContextSwitchTo(writer->chunk_context);
 	int			done = 0;
+
+	/* assigned outside the insertion lock */
+	(void) GetCurrentTransactionId();
 
 	writer->store = store;
 	while (done < nevents)
@@ -643,21 +658,4 @@ es_writer_end(EsWriter *writer)
 	for (int k = 0; k < writer->nindexes; k++)
 		index_close(writer->indexes[k].rel, NoLock);
 	relation_close(writer->position_seq, NoLock);
-	ES_FAULT_POINT("append_done");
-}
-
-/*
- * The same for the events of one append.
- */
-void
-es_write_events(Relation event, const EsStore *store, EsNewEvent *events, int nevents)
-{
-	bool		any_tags = false;
-	EsWriter   *writer;
-
-	for (int i = 0; i < nevents && !any_tags; i++)
-		any_tags = events[i].tags != NULL;
-	writer = es_writer_make(event, store, Min(nevents, ES_CHUNK_EVENTS), any_tags, false);
-	es_writer_write(writer, store, events, nevents);
-	es_writer_end(writer);
 }

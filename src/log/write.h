@@ -41,8 +41,8 @@ typedef struct EsWriter EsWriter;
 
 extern void es_write_init(void);
 extern void es_write_prepare(Relation event, const EsStore *store);
-extern void es_write_events(Relation event, const EsStore *store,
-							EsNewEvent *events, int nevents);
+extern EsWriter *es_writer_begin_append(Relation event, const EsStore *store,
+										const EsNewEvent *events, int nevents);
 extern EsWriter *es_writer_begin(Relation event, const EsStore *store);
 extern void es_writer_write(EsWriter *writer, const EsStore *store,
 							EsNewEvent *events, int nevents);
