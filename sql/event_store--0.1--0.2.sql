@@ -54,6 +54,8 @@ ALTER TABLE event_store.subscription ADD COLUMN replicated boolean NOT NULL DEFA
 COMMENT ON COLUMN event_store.subscription.replicated IS 'it came by logical replication and is not run here before es_take_over()';
 ALTER TABLE event_store.subscription ADD COLUMN query jsonb;
 COMMENT ON COLUMN event_store.subscription.query IS 'query of event types and tags, NULL = none; see es_read_query';
+ALTER TABLE event_store.subscription ADD COLUMN cardinal_ids boolean NOT NULL DEFAULT false;
+COMMENT ON COLUMN event_store.subscription.cardinal_ids IS 'streams whose names are the same up to the first "+" of the id share a slot';
 CREATE TRIGGER es_mark_replicated BEFORE INSERT OR UPDATE ON event_store.subscription
     FOR EACH ROW EXECUTE FUNCTION event_store.es_mark_replicated();
 ALTER TABLE event_store.subscription ENABLE ALWAYS TRIGGER es_mark_replicated;
@@ -90,7 +92,7 @@ CREATE OR REPLACE VIEW event_store.subscriptions AS
            CASE WHEN s.replicated THEN 'it came by logical replication and is not run here before es_take_over()'
                 WHEN h.settled_head IS NULL THEN 'the global order is not available'
                 WHEN l.lag_events IS NULL THEN 'the checkpoint is ahead of the head' END AS reason,
-           s.query
+           s.query, s.cardinal_ids
       FROM event_store.subscription s
       LEFT JOIN LATERAL (
             SELECT min(greatest(k.position, o.position)) AS checkpoint,
@@ -330,12 +332,12 @@ DROP FUNCTION event_store.es_new_append(text, bigint, text[], jsonb[], jsonb[], 
 CREATE FUNCTION event_store.es_new_subscription(name text, categories text[] DEFAULT NULL,
         event_types text[] DEFAULT NULL, after_position bigint DEFAULT 0, slots int DEFAULT NULL,
         lease interval DEFAULT '30 s', max_retries int DEFAULT 10, retry_delay interval DEFAULT '1 s',
-        query jsonb DEFAULT NULL, if_not_exists boolean DEFAULT false)
+        query jsonb DEFAULT NULL, if_not_exists boolean DEFAULT false, cardinal_ids boolean DEFAULT false)
     RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_create_subscription';
 SELECT event_store.es_new_arguments('@extschema@.es_create_subscription(text, text[], text[], bigint, int, interval, int, interval)'::regprocedure,
-    'event_store.es_new_subscription(text, text[], text[], bigint, int, interval, int, interval, jsonb, boolean)'::regprocedure);
-DROP FUNCTION event_store.es_new_subscription(text, text[], text[], bigint, int, interval, int, interval, jsonb, boolean);
+    'event_store.es_new_subscription(text, text[], text[], bigint, int, interval, int, interval, jsonb, boolean, boolean)'::regprocedure);
+DROP FUNCTION event_store.es_new_subscription(text, text[], text[], bigint, int, interval, int, interval, jsonb, boolean, boolean);
 
 CREATE FUNCTION event_store.es_new_projection(name text, handler regprocedure,
         categories text[] DEFAULT NULL, event_types text[] DEFAULT NULL,
@@ -742,6 +744,7 @@ COMMENT ON COLUMN event_store.subscriptions.created_at IS 'when it was made';
 COMMENT ON COLUMN event_store.subscriptions.updated_at IS 'when its checkpoint moved last';
 COMMENT ON COLUMN event_store.subscriptions.reason IS 'why it can go no further; NULL = it can';
 COMMENT ON COLUMN event_store.subscriptions.query IS 'query of types and tags, beside its other filters; NULL = none';
+COMMENT ON COLUMN event_store.subscriptions.cardinal_ids IS 'do streams that share a cardinal id stay with one member?';
 COMMENT ON COLUMN event_store.subscription_members.subscription IS 'name of the subscription';
 COMMENT ON COLUMN event_store.subscription_members.member IS 'name of the member';
 COMMENT ON COLUMN event_store.subscription_members.slots IS 'slots that it has';
@@ -965,7 +968,7 @@ CREATE OR REPLACE FUNCTION event_store.es_role_functions(kind text) RETURNS SETO
         ('reader', '%1$s.es_join(text, text, interval)'),
         ('reader', '%1$s.es_leave(text, text)'),
         ('watch', 'event_store.es_subscription_lag(text, bigint)'),
-        ('admin', '%1$s.es_create_subscription(text, text[], text[], bigint, int, interval, int, interval, jsonb, boolean)'),
+        ('admin', '%1$s.es_create_subscription(text, text[], text[], bigint, int, interval, int, interval, jsonb, boolean, boolean)'),
         ('admin', '%1$s.es_drop_subscription(text)'),
         ('admin', '%1$s.es_reset_subscription(text, bigint)'),
         ('admin', '%1$s.es_retry_parked(text, text)'),

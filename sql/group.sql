@@ -181,3 +181,38 @@ SELECT es_fetch('grp', member => 'm2');
 SELECT es_drop_subscription('grp');
 SELECT count(*) FROM event_store.subscription_checkpoint;
 SELECT count(*) FROM event_store.subscription_members;
+
+-- streams that share a cardinal id stay together, whoever came first
+SELECT es_head() AS start \gset
+SELECT count(*) FROM generate_series(1, 20) g, LATERAL es_append('Card-' || g || '+late', 0, 'Carded', to_jsonb(g));
+SELECT count(*) FROM generate_series(1, 20) g, LATERAL es_append('Card-' || g, 0, 'Carded', to_jsonb(g));
+SELECT count(*) FROM generate_series(1, 20) g, LATERAL es_append('Card-' || g || '+late+more', 0, 'Carded', to_jsonb(g));
+SELECT count(*) FROM generate_series(1, 20) g, LATERAL es_append('Card+-' || g, 0, 'Carded', to_jsonb(g));
+\set VERBOSITY sqlstate
+SELECT es_create_subscription('grp_card', cardinal_ids => true);
+\set VERBOSITY default
+SELECT es_create_subscription('grp_card', ARRAY['Card', 'Card+'], after_position => :start, slots => 16, cardinal_ids => true, retry_delay => '0');
+SELECT es_create_subscription('grp_plain', ARRAY['Card', 'Card+'], after_position => :start, slots => 16);
+SELECT name, cardinal_ids, lag_events FROM event_store.subscriptions WHERE name IN ('grp_card', 'grp_plain') ORDER BY name;
+SELECT es_join(s, m) > 0 FROM unnest('{grp_card,grp_plain}'::text[]) s, unnest('{a,b,c}'::text[]) m;
+CREATE TEMP TABLE card_got (s text, member text, stream_id text, global_position bigint);
+INSERT INTO card_got SELECT s, m, stream_id, global_position
+  FROM unnest('{grp_card,grp_plain}'::text[]) s, unnest('{a,b,c}'::text[]) m, LATERAL es_fetch(s, 1000, member => m);
+INSERT INTO card_got SELECT s, m, stream_id, global_position
+  FROM unnest('{grp_card,grp_plain}'::text[]) s, unnest('{a,b,c}'::text[]) m, LATERAL es_fetch(s, 1000, member => m)
+ WHERE global_position NOT IN (SELECT global_position FROM card_got g WHERE g.s = s);
+SELECT s, count(DISTINCT global_position) AS events, count(DISTINCT member) > 1 AS shared,
+       bool_and(members = 1) AS together
+  FROM (SELECT *, (SELECT count(DISTINCT member) FROM card_got o WHERE o.s = g.s AND split_part(o.stream_id, '-', 1) = split_part(g.stream_id, '-', 1)
+                      AND split_part(split_part(o.stream_id, '-', 2), '+', 1) = split_part(split_part(g.stream_id, '-', 2), '+', 1)) AS members
+          FROM card_got g) x GROUP BY s ORDER BY s;
+-- what has failed stays with the member that has the slot
+SELECT es_nack('grp_card', global_position, 'bad', false, member) AS nack FROM card_got WHERE s = 'grp_card' AND stream_id = 'Card-7+late';
+SELECT k.slot = (SELECT c.slot FROM event_store.subscription_checkpoint c WHERE c.subscription = 'grp_card' AND c.slot = k.slot AND c.member = (SELECT DISTINCT member FROM card_got WHERE s = 'grp_card' AND stream_id = 'Card-7')) AS same
+  FROM event_store.parked_stream k WHERE k.subscription = 'grp_card';
+SELECT es_ack('grp_card', es_head(), m) FROM unnest('{a,b,c}'::text[]) m;
+SELECT lag_events, parked_streams FROM event_store.subscriptions WHERE name = 'grp_card';
+SELECT es_retry_parked('grp_card');
+SELECT stream_id FROM unnest('{a,b,c}'::text[]) m, LATERAL es_fetch('grp_card', 10, member => m);
+SELECT es_drop_subscription('grp_card'), es_drop_subscription('grp_plain');
+DROP TABLE card_got;

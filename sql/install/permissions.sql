@@ -76,7 +76,7 @@ CREATE FUNCTION event_store.es_role_functions(kind text) RETURNS SETOF regproced
         ('reader', '%1$s.es_join(text, text, interval)'),
         ('reader', '%1$s.es_leave(text, text)'),
         ('watch', 'event_store.es_subscription_lag(text, bigint)'),
-        ('admin', '%1$s.es_create_subscription(text, text[], text[], bigint, int, interval, int, interval, jsonb, boolean)'),
+        ('admin', '%1$s.es_create_subscription(text, text[], text[], bigint, int, interval, int, interval, jsonb, boolean, boolean)'),
         ('admin', '%1$s.es_drop_subscription(text)'),
         ('admin', '%1$s.es_reset_subscription(text, bigint)'),
         ('admin', '%1$s.es_retry_parked(text, text)'),

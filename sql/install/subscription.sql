@@ -14,6 +14,7 @@ CREATE TABLE event_store.subscription (
     created_by pg_catalog.text,
     replicated boolean NOT NULL DEFAULT false,
     query jsonb,
+    cardinal_ids boolean NOT NULL DEFAULT false,
     PRIMARY KEY (name)
 ) USING heap;
 COMMENT ON TABLE event_store.subscription IS 'durable subscriptions; changed by functions only';
@@ -28,6 +29,7 @@ COMMENT ON COLUMN event_store.subscription.event_types IS 'event types that it w
 COMMENT ON COLUMN event_store.subscription.created_by IS 'role that made it';
 COMMENT ON COLUMN event_store.subscription.replicated IS 'it came by logical replication and is not run here before es_take_over()';
 COMMENT ON COLUMN event_store.subscription.query IS 'query of event types and tags, NULL = none; see es_read_query';
+COMMENT ON COLUMN event_store.subscription.cardinal_ids IS 'streams whose names are the same up to the first "+" of the id share a slot';
 CREATE TRIGGER es_mark_replicated BEFORE INSERT OR UPDATE ON event_store.subscription
     FOR EACH ROW EXECUTE FUNCTION event_store.es_mark_replicated();
 ALTER TABLE event_store.subscription ENABLE ALWAYS TRIGGER es_mark_replicated;
@@ -125,12 +127,12 @@ SELECT pg_catalog.pg_extension_config_dump('event_store.parked_stream', '');
 CREATE FUNCTION @extschema@.es_create_subscription(name text, categories text[] DEFAULT NULL,
         event_types text[] DEFAULT NULL, after_position bigint DEFAULT 0, slots int DEFAULT NULL,
         lease interval DEFAULT '30 s', max_retries int DEFAULT 10, retry_delay interval DEFAULT '1 s',
-        query jsonb DEFAULT NULL, if_not_exists boolean DEFAULT false)
+        query jsonb DEFAULT NULL, if_not_exists boolean DEFAULT false, cardinal_ids boolean DEFAULT false)
     RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_create_subscription';
-COMMENT ON FUNCTION @extschema@.es_create_subscription(text, text[], text[], bigint, int, interval, int, interval, jsonb, boolean) IS
+COMMENT ON FUNCTION @extschema@.es_create_subscription(text, text[], text[], bigint, int, interval, int, interval, jsonb, boolean, boolean) IS
     'makes a durable subscription; with slots it is a consumer group';
-REVOKE ALL ON FUNCTION @extschema@.es_create_subscription(text, text[], text[], bigint, int, interval, int, interval, jsonb, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.es_create_subscription(text, text[], text[], bigint, int, interval, int, interval, jsonb, boolean, boolean) FROM PUBLIC;
 
 CREATE FUNCTION @extschema@.es_drop_subscription(name text) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_drop_subscription';
@@ -219,7 +221,7 @@ CREATE VIEW event_store.subscriptions AS
            CASE WHEN s.replicated THEN 'it came by logical replication and is not run here before es_take_over()'
                 WHEN h.settled_head IS NULL THEN 'the global order is not available'
                 WHEN l.lag_events IS NULL THEN 'the checkpoint is ahead of the head' END AS reason,
-           s.query
+           s.query, s.cardinal_ids
       FROM event_store.subscription s
       LEFT JOIN LATERAL (
             SELECT min(greatest(k.position, o.position)) AS checkpoint,
@@ -272,6 +274,7 @@ COMMENT ON COLUMN event_store.subscriptions.created_at IS 'when it was made';
 COMMENT ON COLUMN event_store.subscriptions.updated_at IS 'when its checkpoint moved last';
 COMMENT ON COLUMN event_store.subscriptions.reason IS 'why it can go no further; NULL = it can';
 COMMENT ON COLUMN event_store.subscriptions.query IS 'query of types and tags, beside its other filters; NULL = none';
+COMMENT ON COLUMN event_store.subscriptions.cardinal_ids IS 'do streams that share a cardinal id stay with one member?';
 
 CREATE VIEW event_store.subscription_members AS
     SELECT m.subscription::pg_catalog.text, m.member::pg_catalog.text, k.slots, k.checkpoint,

@@ -389,7 +389,8 @@ es_fetch_walk(EsFetch *fetch, Relation event, const EsStore *store, int64 bound)
 
 			if (fetch->slots != NULL)
 			{
-				int64		done = fetch->slots[es_stream_slot(order, sub->slots)];
+				int64		done = fetch->slots[es_event_slot(store, es_scan_slot(scan),
+															  sub->slots, sub->cardinal_ids)];
 
 				if (done < 0 || position <= done)
 					continue;

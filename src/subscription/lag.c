@@ -38,6 +38,7 @@ typedef struct EsLag
 	int64		furthest;		/* and one of them up to here */
 	const int64 *done;			/* by slot, or NULL */
 	int			slots;
+	bool		cardinal_ids;
 	int64		upto;
 	int64		max_count;
 } EsLag;
@@ -76,7 +77,7 @@ es_lag_count(FunctionCallInfo fcinfo, EsLag *lag)
 			TupleTableSlot *slot = es_scan_slot(scan);
 			if (lag->done != NULL &&
 				es_scan_position(scan) <=
-				lag->done[es_stream_slot(es_event_order_number(store, slot), lag->slots)])
+				lag->done[es_event_slot(store, slot, lag->slots, lag->cardinal_ids)])
 				continue;
 			if (!es_selection_wants(&lag->wanted, store, slot))
 				continue;
@@ -105,8 +106,9 @@ es_subscription_lag(PG_FUNCTION_ARGS)
 {
 	static EsSql sql =
 	ES_SQL("SELECT s.categories, s.event_types, s.slots, c.slot,"
-		" GREATEST(c.position, m.position), (SELECT query FROM (SELECT (s).*) r)"
-		" FROM (SELECT NULL::pg_catalog.jsonb AS query) d, event_store.subscription s"
+		" GREATEST(c.position, m.position), (SELECT query FROM (SELECT (s).*) r),"
+		" (SELECT cardinal_ids FROM (SELECT (s).*) r)"
+		" FROM (SELECT NULL::pg_catalog.jsonb AS query, false AS cardinal_ids) d, event_store.subscription s"
 		" LEFT JOIN event_store.subscription_checkpoint c"
 		" ON c.subscription OPERATOR(pg_catalog.=) s.name"
 		" LEFT JOIN event_store.subscription_member m"
@@ -133,6 +135,7 @@ es_subscription_lag(PG_FUNCTION_ARGS)
 	if (!is_null)
 		lag.wanted.query = es_query_parse("query", DatumGetJsonbPCopy(query));
 	lag.slots = DatumGetInt32(es_sql_datum(0, 3, &is_null));
+	lag.cardinal_ids = DatumGetBool(es_sql_datum(0, 7, &is_null));
 	done = palloc0(Max(lag.slots, 1) * sizeof(int64));
 	for (uint64 i = 0; i < n; i++)
 	{

@@ -108,7 +108,9 @@ ES_SQL("SELECT 1 FROM event_store.parked_stream"
  */
 static EsSql es_sql_event =
 ES_SQL("SELECT COALESCE(e.stream_no, OPERATOR(pg_catalog.-) e.global_position),"
-	" COALESCE(e.version, 1)::pg_catalog.int8, (SELECT tags[1] FROM (SELECT (e).*) r)"
+	" COALESCE(e.version, 1)::pg_catalog.int8, (SELECT tags[1] FROM (SELECT (e).*) r),"
+	" (SELECT n.stream_id FROM event_store.stream n"
+	" WHERE n.stream_no OPERATOR(pg_catalog.=) e.stream_no)"
 	" FROM (SELECT NULL::pg_catalog.text[] AS tags) d, event_store.event e"
 	" JOIN event_store.event_type t ON t.type_no OPERATOR(pg_catalog.=) e.type_no"
 	" JOIN event_store.subscription s ON s.name OPERATOR(pg_catalog.=) $2"
@@ -395,6 +397,7 @@ es_nack(PG_FUNCTION_ARGS)
 	int64		version;
 	int64		next_version;
 	int64		done;
+	int64		order;
 	int32		attempts = 0;
 	int			slot;
 	int64		delay;
@@ -413,8 +416,14 @@ es_nack(PG_FUNCTION_ARGS)
 	stream_no = es_sql_int64(0, 1, 0);
 	version = es_sql_int64(0, 2, 0);
 	tag = es_sql_datum(0, 3, &isnull);
-	slot = es_stream_slot(stream_no > 0 ? stream_no :
-						  es_event_tag_order(isnull ? NULL : DatumGetTextPP(tag)), sub.slots);
+	order = stream_no > 0 ? stream_no : es_event_tag_order(isnull ? NULL : DatumGetTextPP(tag));
+	if (sub.cardinal_ids && stream_no > 0)
+	{
+		text	   *stream = DatumGetTextPP(es_sql_datum(0, 4, &isnull));
+
+		order = es_cardinal_order(VARDATA_ANY(stream), VARSIZE_ANY_EXHDR(stream));
+	}
+	slot = es_order_slot(order, sub.slots);
 	if (sub.wanted.query != NULL && !es_nack_wanted(&sub, position))
 		es_nack_not_handed_out(&sub, position);
 

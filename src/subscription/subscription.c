@@ -31,8 +31,11 @@
 
 #include "base/args.h"
 #include "base/compat.h"
+#include "log/event.h"
 #include "log/head.h"
 #include "log/replicated.h"
+#include "log/stream.h"
+#include "log/tags.h"
 #include "subscription/subscription.h"
 
 PG_FUNCTION_INFO_V1(es_create_subscription);
@@ -42,8 +45,10 @@ PG_FUNCTION_INFO_V1(es_reset_subscription);
 /* d: tables older than this library, not brought up yet, lack these columns */
 static EsSql es_sql_load =
 ES_SQL("SELECT categories, event_types, slots, lease, max_retries, retry_delay, s.xmin,"
-	" (SELECT replicated FROM (SELECT (s).*) r), (SELECT query FROM (SELECT (s).*) r)"
-	" FROM event_store.subscription s, (SELECT false AS replicated, NULL::pg_catalog.jsonb AS query) d"
+	" (SELECT replicated FROM (SELECT (s).*) r), (SELECT query FROM (SELECT (s).*) r),"
+	" (SELECT cardinal_ids FROM (SELECT (s).*) r)"
+	" FROM event_store.subscription s, (SELECT false AS replicated, NULL::pg_catalog.jsonb AS query,"
+	" false AS cardinal_ids) d"
 	" WHERE name OPERATOR(pg_catalog.=) $1",
 1, TEXTOID);
 static EsSql es_sql_lock =
@@ -60,6 +65,10 @@ ES_SQL("INSERT INTO event_store.subscription"
 static EsSql es_sql_create_query =
 ES_SQL("UPDATE event_store.subscription SET query = $2 WHERE name OPERATOR(pg_catalog.=) $1",
 	2, TEXTOID, JSONBOID);
+static EsSql es_sql_create_cardinal =
+ES_SQL("UPDATE event_store.subscription SET cardinal_ids = true"
+	" WHERE name OPERATOR(pg_catalog.=) $1",
+	1, TEXTOID);
 static EsSql es_sql_create_slots =
 ES_SQL("INSERT INTO event_store.subscription_checkpoint"
 	" (subscription, slot, position, scanned, delivered, updated_at)"
@@ -136,16 +145,19 @@ es_subscription_load(Datum name, EsSubscription *sub)
 	sub->lease = es_interval_us(DatumGetIntervalP(es_sql_datum(0, 4, &isnull)));
 	sub->max_retries = DatumGetInt32(es_sql_datum(0, 5, &isnull));
 	sub->retry_delay = es_interval_us(DatumGetIntervalP(es_sql_datum(0, 6, &isnull)));
+	sub->cardinal_ids = DatumGetBool(es_sql_datum(0, 10, &isnull));
 	sub->xmin = DatumGetTransactionId(es_sql_datum(0, 7, &isnull));
 }
 
 /*
  * The virtual slot of a stream: the same for ever, on every machine.
+ *
+ * order		from es_event_order_number, or from es_cardinal_order
  */
 int
-es_stream_slot(int64 stream_no, int slots)
+es_order_slot(int64 order, int slots)
 {
-	uint64		h = (uint64) stream_no;
+	uint64		h = (uint64) order;
 
 	if (slots <= 1)
 		return 0;
@@ -156,6 +168,39 @@ es_stream_slot(int64 stream_no, int slots)
 	h *= UINT64CONST(0xc4ceb9fe1a85ec53);
 	h ^= h >> 33;
 	return (int) (h % (uint64) slots);
+}
+
+/*
+ * A number that streams share whose names are the same up to the first '+' of
+ * the id, which is what comes after the category.
+ */
+int64
+es_cardinal_order(const char *name, int len)
+{
+	int			category_len = es_category_length(name, len);
+	const char *plus = memchr(name + category_len, '+', len - category_len);
+
+	return (int64) es_tag_hash(name, plus == NULL ? len : (int) (plus - name));
+}
+
+/*
+ * The virtual slot of an event's stream.
+ *
+ * row			a visible event
+ */
+int
+es_event_slot(const EsStore *store, TupleTableSlot *row, int slots, bool cardinal_ids)
+{
+	int64		order = es_event_order_number(store, row);
+
+	if (cardinal_ids && order > 0)
+	{
+		int			len;
+		const char *name = es_stream_name(store, order, &len);
+
+		order = es_cardinal_order(name, len);
+	}
+	return es_order_slot(order, slots);
 }
 
 /*
@@ -183,7 +228,8 @@ es_arg_after_position(FunctionCallInfo fcinfo, int n)
 /*
  * es_create_subscription(name text, categories text[], event_types text[],
  *		after_position bigint, slots int, lease interval, max_retries int,
- *		retry_delay interval, query jsonb, if_not_exists boolean) RETURNS void
+ *		retry_delay interval, query jsonb, if_not_exists boolean,
+ *		cardinal_ids boolean) RETURNS void
  *
  * slots NULL = no group.  All filters must hold.
  * Errors: 42710 if there is one of that name, VE004.
@@ -197,6 +243,7 @@ es_create_subscription(PG_FUNCTION_ARGS)
 	int32		slots = 0;
 	bool		has_query;
 	bool		if_not_exists;
+	bool		cardinal_ids;
 	Datum		args[8];
 	char		nulls[] = "        ";
 	EsOwnerScope scope;
@@ -209,8 +256,12 @@ es_create_subscription(PG_FUNCTION_ARGS)
 	(void) es_arg_interval(fcinfo, 5, "lease", 1);
 	args[5] = Int32GetDatum(es_arg_int32(fcinfo, 6, "max_retries", 0, PG_INT32_MAX));
 	(void) es_arg_interval(fcinfo, 7, "retry_delay", 0);
-	/* two arguments less in a database whose script is still that of 0.1 */
+	/* three arguments less in a database whose script is still that of 0.1 */
 	if_not_exists = PG_NARGS() > 9 && es_arg_bool(fcinfo, 9, "if_not_exists");
+	cardinal_ids = PG_NARGS() > 10 && es_arg_bool(fcinfo, 10, "cardinal_ids");
+	if (cardinal_ids && slots == 0)
+		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, "cardinal_ids", 0,
+					 "Only a consumer group, with \"slots\", has members to choose from.");
 	has_query = PG_NARGS() > 8 && !PG_ARGISNULL(8);
 	if (has_query)
 		(void) es_query_parse("query", PG_GETARG_JSONB_P(8));
@@ -242,6 +293,8 @@ es_create_subscription(PG_FUNCTION_ARGS)
 		args[1] = PG_GETARG_DATUM(8);
 		es_sql_run(&es_sql_create_query, args, NULL);
 	}
+	if (cardinal_ids)
+		es_sql_run(&es_sql_create_cardinal, args, NULL);
 	args[1] = Int32GetDatum(Max(slots, 1) - 1);
 	args[2] = Int64GetDatum(after);
 	es_sql_run(&es_sql_create_slots, args, NULL);

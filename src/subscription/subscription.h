@@ -21,6 +21,7 @@ typedef struct EsSubscription
 	Datum		name;			/* text */
 	EsSelection wanted;			/* its filters */
 	int			slots;			/* 0 = one cursor, no group */
+	bool		cardinal_ids;	/* streams are put into slots by these */
 	int64		lease;			/* microseconds */
 	int			max_retries;
 	int64		retry_delay;	/* microseconds */
@@ -69,7 +70,10 @@ typedef struct EsParked
 extern void es_subscription_unknown(Datum name);
 extern void es_subscription_load(Datum name, EsSubscription *sub);
 extern Datum es_arg_member(FunctionCallInfo fcinfo, int n, const EsSubscription *sub);
-extern int	es_stream_slot(int64 stream_no, int slots);
+extern int	es_order_slot(int64 order, int slots);
+extern int64 es_cardinal_order(const char *name, int len);
+extern int	es_event_slot(const EsStore *store, TupleTableSlot *row, int slots,
+						  bool cardinal_ids);
 
 /* subscription/cursor.c */
 extern bool es_cursor_load(const EsSubscription *sub, Datum member,

@@ -47,7 +47,7 @@ INSERT INTO documented VALUES
     -- subscriptions
     ('es_fetch(text,integer,interval,text)', 'r'), ('es_ack(text,bigint,text)', 'r'), ('es_nack(text,bigint,text,boolean,text)', 'r'),
     ('es_join(text,text,interval)', 'r'), ('es_leave(text,text)', 'r'),
-    ('es_create_subscription(text,text[],text[],bigint,integer,interval,integer,interval,jsonb,boolean)', ''), ('es_drop_subscription(text)', ''),
+    ('es_create_subscription(text,text[],text[],bigint,integer,interval,integer,interval,jsonb,boolean,boolean)', ''), ('es_drop_subscription(text)', ''),
     ('es_reset_subscription(text,bigint)', ''), ('es_retry_parked(text,text)', ''), ('es_discard_parked(text,bigint)', ''),
     ('es_discard_parked_stream(text,text)', ''),
     ('event_store.es_subscription_lag(text,bigint)', 'rm'),
