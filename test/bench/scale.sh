@@ -5,9 +5,10 @@
 #	  events: a connection string for each database, filled by import_large.sh or
 #	  by its query into the table of sql/raw.sql.
 #
-# Environment: BENCH_REPEAT (5), BENCH_SECONDS (3), BENCH_PLOTS (a folder for
-# scale.svg; needs gnuplot).  Runs are interleaved; printed are medians, and
-# ratios to the first database of the same kind.
+# Environment: BENCH_REPEAT (5), BENCH_SECONDS (3), BENCH_ITEMS (append1 append16
+# stream page: which), BENCH_PLOTS (a folder for scale.svg; needs gnuplot).  Runs
+# are interleaved; printed are medians, and ratios to the first database of the
+# same kind.
 
 set -euo pipefail
 
@@ -45,7 +46,7 @@ for db; do
 done
 
 for round in $(seq "$repeat"); do
-	for item in append1 append16 stream page; do
+	for item in ${BENCH_ITEMS:-append1 append16 stream page}; do
 		i=0
 		for db; do
 			i=$((i + 1))
