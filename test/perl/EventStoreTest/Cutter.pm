@@ -1,5 +1,5 @@
-# A proxy before a server that cuts connections: most of them after a random
-# number of bytes in one direction, in the middle of a message or between two.
+# A proxy before a server that cuts connections: each after a random number
+# of bytes in one direction, in the middle of a message or between two.
 # What was let through before is delivered; then both sides are closed.
 #
 # It listens on a Unix socket in a folder of its own, and is a process of its
@@ -16,7 +16,7 @@ use IO::Socket::UNIX;
 use POSIX ();
 use Socket qw(SOCK_STREAM SOMAXCONN);
 
-# most: the largest number of bytes before a cut.
+# most: the largest number of bytes before a cut, of nine connections in ten.
 sub new
 {
 	my ($class, $node, $seed, $most) = @_;
@@ -87,8 +87,8 @@ sub serve
 				my $upstream = IO::Socket::UNIX->new(Type => SOCK_STREAM, Peer => $server);
 				# the server is not there: as if it had refused
 				next unless $upstream;
-				my %connection = (direction => -1);
-				@connection{qw(direction left)} = (int(rand(2)), 1 + int(rand($most))) if rand() < 0.9;
+				# one in ten lasts longer, or a long answer would never come through
+				my %connection = (direction => int(rand(2)), left => 1 + int(rand($most * (rand() < 0.9 ? 1 : 20))));
 				$side{$client} = [ $upstream, 0, \%connection ];
 				$side{$upstream} = [ $client, 1, \%connection ];
 				$select->add($client, $upstream);
