@@ -16,6 +16,10 @@
 # workers have come up by themselves and caught up; consumers go on, and at the
 # end every event was handled once, in the order of its stream.
 #
+# A minor release that keeps pg_attver in pg_attribute.attoptions (15.20, 17.12)
+# cannot be upgraded to one that does not know it (18.6), whatever the tables;
+# with such packages the chains are "13 15 17" and "13 18".
+#
 # Old and new programs run side by side in the newest major's root (chroot.sh):
 # the others are copied there with the libraries that they were linked to.
 
