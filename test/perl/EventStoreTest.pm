@@ -286,8 +286,10 @@ sub kill_server
 	poll_until(sub { ((process($postmaster))[0] // '') eq 'T' }) or die "the postmaster does not stop\n";
 	my @children = child_processes($postmaster);
 
-	$node->kill9;
+	# them first: who waits for a synchronous standby and sees that the
+	# postmaster is gone makes his commit visible
 	kill 'KILL', @children;
+	$node->kill9;
 	poll_until(sub { !grep { kill 0, $_ } $postmaster, @children })
 	  or die "killed processes are still there\n";
 	return;

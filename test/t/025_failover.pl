@@ -56,7 +56,7 @@ sub fail_over
 {
 	my ($old, $new) = ($primary, $standby);
 
-	$old->kill9;
+	kill_server($old);
 	$new->append_conf('postgresql.conf', "synchronous_standby_names = ''\n");
 	run_program('rm', '-f', $new->data_dir . '/postgresql.auto.conf');
 	run_program('touch', $new->data_dir . '/postgresql.auto.conf');
@@ -67,8 +67,6 @@ sub fail_over
 	$dbh->do('CHECKPOINT');
 	$dbh->disconnect;
 
-	# its processes see within a moment that the postmaster is gone
-	my $pid = $old->data_dir . '/postmaster.pid';
 	my $done = poll_until(sub {
 			return 1 if run_program('pg_rewind', '--source-server', $new->connstr('postgres'), '--target-pgdata', $old->data_dir) == 0;
 			random_pause(500);
