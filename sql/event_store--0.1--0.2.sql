@@ -53,7 +53,7 @@ UPDATE event_store.projection SET replicated = true
 ALTER TABLE event_store.subscription ADD COLUMN replicated boolean NOT NULL DEFAULT false;
 COMMENT ON COLUMN event_store.subscription.replicated IS 'it came by logical replication and is not run here before es_take_over()';
 ALTER TABLE event_store.subscription ADD COLUMN query jsonb;
-COMMENT ON COLUMN event_store.subscription.query IS 'query of event types and tags, NULL = none; see es_read_query';
+COMMENT ON COLUMN event_store.subscription.query IS 'query of streams, event types and tags, NULL = none; see es_read_query';
 ALTER TABLE event_store.subscription ADD COLUMN cardinal_ids boolean NOT NULL DEFAULT false;
 COMMENT ON COLUMN event_store.subscription.cardinal_ids IS 'streams whose names are the same up to the first "+" of the id share a slot';
 CREATE TRIGGER es_mark_replicated BEFORE INSERT OR UPDATE ON event_store.subscription
@@ -384,7 +384,7 @@ CREATE FUNCTION @extschema@.es_read_query(query jsonb, after_position bigint DEF
     LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 50 SUPPORT event_store.es_read_support
     AS 'MODULE_PATHNAME', 'es_read_query';
 COMMENT ON FUNCTION @extschema@.es_read_query(jsonb, bigint, bigint, boolean) IS
-    'events that match a query of event types and tags in the global order, a settled prefix';
+    'events that match a query of streams, event types and tags in the global order, a settled prefix';
 REVOKE ALL ON FUNCTION @extschema@.es_read_query(jsonb, bigint, bigint, boolean) FROM PUBLIC;
 
 CREATE FUNCTION @extschema@.es_position_at(at timestamptz) RETURNS bigint
@@ -743,7 +743,7 @@ COMMENT ON COLUMN event_store.subscriptions.created_by IS 'role that made it';
 COMMENT ON COLUMN event_store.subscriptions.created_at IS 'when it was made';
 COMMENT ON COLUMN event_store.subscriptions.updated_at IS 'when its checkpoint moved last';
 COMMENT ON COLUMN event_store.subscriptions.reason IS 'why it can go no further; NULL = it can';
-COMMENT ON COLUMN event_store.subscriptions.query IS 'query of types and tags, beside its other filters; NULL = none';
+COMMENT ON COLUMN event_store.subscriptions.query IS 'query of streams, types and tags, beside its other filters; NULL = none';
 COMMENT ON COLUMN event_store.subscriptions.cardinal_ids IS 'do streams that share a cardinal id stay with one member?';
 COMMENT ON COLUMN event_store.subscription_members.subscription IS 'name of the subscription';
 COMMENT ON COLUMN event_store.subscription_members.member IS 'name of the member';

@@ -76,7 +76,7 @@ CREATE FUNCTION @extschema@.es_read_query(query jsonb, after_position bigint DEF
     LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 50 SUPPORT event_store.es_read_support
     AS 'MODULE_PATHNAME', 'es_read_query';
 COMMENT ON FUNCTION @extschema@.es_read_query(jsonb, bigint, bigint, boolean) IS
-    'events that match a query of event types and tags in the global order, a settled prefix';
+    'events that match a query of streams, event types and tags in the global order, a settled prefix';
 REVOKE ALL ON FUNCTION @extschema@.es_read_query(jsonb, bigint, bigint, boolean) FROM PUBLIC;
 
 CREATE FUNCTION @extschema@.es_tags(event @extschema@.es_event) RETURNS text[]

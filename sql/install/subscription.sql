@@ -28,7 +28,7 @@ COMMENT ON COLUMN event_store.subscription.categories IS 'categories that it wan
 COMMENT ON COLUMN event_store.subscription.event_types IS 'event types that it wants, NULL = all';
 COMMENT ON COLUMN event_store.subscription.created_by IS 'role that made it';
 COMMENT ON COLUMN event_store.subscription.replicated IS 'it came by logical replication and is not run here before es_take_over()';
-COMMENT ON COLUMN event_store.subscription.query IS 'query of event types and tags, NULL = none; see es_read_query';
+COMMENT ON COLUMN event_store.subscription.query IS 'query of streams, event types and tags, NULL = none; see es_read_query';
 COMMENT ON COLUMN event_store.subscription.cardinal_ids IS 'streams whose names are the same up to the first "+" of the id share a slot';
 CREATE TRIGGER es_mark_replicated BEFORE INSERT OR UPDATE ON event_store.subscription
     FOR EACH ROW EXECUTE FUNCTION event_store.es_mark_replicated();
@@ -273,7 +273,7 @@ COMMENT ON COLUMN event_store.subscriptions.created_by IS 'role that made it';
 COMMENT ON COLUMN event_store.subscriptions.created_at IS 'when it was made';
 COMMENT ON COLUMN event_store.subscriptions.updated_at IS 'when its checkpoint moved last';
 COMMENT ON COLUMN event_store.subscriptions.reason IS 'why it can go no further; NULL = it can';
-COMMENT ON COLUMN event_store.subscriptions.query IS 'query of types and tags, beside its other filters; NULL = none';
+COMMENT ON COLUMN event_store.subscriptions.query IS 'query of streams, types and tags, beside its other filters; NULL = none';
 COMMENT ON COLUMN event_store.subscriptions.cardinal_ids IS 'do streams that share a cardinal id stay with one member?';
 
 CREATE VIEW event_store.subscription_members AS

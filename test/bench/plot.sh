@@ -14,6 +14,7 @@ results=$1 folder=$2
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 machine="$(nproc) CPUs, PostgreSQL ${BENCH_SERVER:-$(pg_config --version 2>/dev/null | sed 's/[^0-9]*\([0-9.]*\).*/\1/')}, $(date +%F)"
+declare -A colour=([raw]='#8a8f98' [tutorial]='#d98324' [message_db]='#5b8c5a' [emmett]='#b5577a' [event_store]='#2f6db5')
 contestants=$(awk '!seen[$2]++ { printf "%s ", $2 }' "$results")
 
 # column item contestant: the sorted values
@@ -28,7 +29,8 @@ table() {
 	shift
 	for contestant in $contestants; do
 		for pair in "$@"; do
-			raw=$(values "$column" "${pair%%:*}" raw | awk '{ v[NR] = $1 } END { print NR ? v[int((NR + 1) / 2)] : 0 }')
+			raw=$(values "$column" "${pair%%:*}" raw | awk '{ v[NR] = $1 } END { if (NR) print v[int((NR + 1) / 2)] }')
+			[ -n "$raw" ] || continue					# was not measured
 			values "$column" "${pair%%:*}" "$contestant" | awk -v label="${pair#*:}" -v raw="$raw" '{ v[NR] = $1 / raw }
 				END { if (NR) printf "\"%s\" %s %s %s\n", label, v[int((NR + 1) / 2)], v[1], v[NR];
 					  else printf "\"%s\" 0 0 0\n", label }'
@@ -41,7 +43,7 @@ plot() {
 	local contestant plots=
 
 	for contestant in $contestants; do
-		plots+="${plots:+, }'$work/$contestant' using 2:3:4:xtic(1) title '${contestant//_/-}'"
+		plots+="${plots:+, }'$work/$contestant' using 2:3:4:xtic(1) lc rgb '${colour[$contestant]}' title '${contestant//_/-}'"
 	done
 	gnuplot <<-END
 		set terminal svg size 760,380 font 'sans-serif,12' background '#ffffff'
@@ -57,11 +59,6 @@ plot() {
 		set key outside right top
 		set bmargin 4
 		set grid ytics lc rgb '#dddddd'
-		set linetype 1 lc rgb '#8a8f98'
-		set linetype 2 lc rgb '#d98324'
-		set linetype 3 lc rgb '#5b8c5a'
-		set linetype 4 lc rgb '#b5577a'
-		set linetype 5 lc rgb '#2f6db5'
 		plot $plots
 	END
 }
