@@ -537,6 +537,12 @@ sub allocations
 			else
 			{
 				$failed{$state}++;
+				# PostgreSQL ends a session that has no memory to begin a subtransaction
+				if (($dbh->errstr || '') =~ /^FATAL:  out of memory/)
+				{
+					$dbh->disconnect;
+					next;
+				}
 				push @bad, "allocation $nth, $call: $state " . ($dbh->errstr || '')
 				  if $state !~ /^(?:00000|53200|VE006)$/;
 			}
