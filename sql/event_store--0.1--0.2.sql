@@ -369,7 +369,62 @@ COMMENT ON FUNCTION @extschema@.es_define_upcaster(text, int, regprocedure, text
     'events of this type and schema version are read through upcaster, f(data jsonb) or f(data jsonb, metadata jsonb) RETURNS jsonb';
 COMMENT ON COLUMN event_store.upcaster.upcaster IS 'the function, f(data jsonb) or f(data jsonb, metadata jsonb) RETURNS jsonb';
 
+CREATE FUNCTION event_store.es_new_prepare(name text, handler regprocedure, reset_handler regprocedure DEFAULT NULL,
+        categories text[] DEFAULT NULL, event_types text[] DEFAULT NULL, keep_filters boolean DEFAULT true,
+        if_not_exists boolean DEFAULT false)
+    RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_prepare_projection';
+SELECT event_store.es_new_arguments('@extschema@.es_prepare_projection(text, regprocedure, regprocedure, text[], text[], boolean)'::regprocedure,
+    'event_store.es_new_prepare(text, regprocedure, regprocedure, text[], text[], boolean, boolean)'::regprocedure);
+DROP FUNCTION event_store.es_new_prepare(text, regprocedure, regprocedure, text[], text[], boolean, boolean);
+
 DROP FUNCTION event_store.es_new_arguments(regprocedure, regprocedure);
+
+-- The name of a function, without its argument types, will do.
+
+CREATE FUNCTION @extschema@.es_define_upcaster(event_type text, schema_version int, upcaster text,
+        to_event_type text DEFAULT NULL, to_schema_version int DEFAULT NULL, if_not_exists boolean DEFAULT false)
+    RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_define_upcaster';
+COMMENT ON FUNCTION @extschema@.es_define_upcaster(text, int, text, text, int, boolean) IS
+    'takes the function''s name, which needs argument types only where several have it';
+REVOKE ALL ON FUNCTION @extschema@.es_define_upcaster(text, int, text, text, int, boolean) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.es_define_aggregate(category text, reducer text, initial_state jsonb DEFAULT '{}',
+        snapshot_every int DEFAULT 50, schema_version int DEFAULT 1, if_not_exists boolean DEFAULT false)
+    RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_define_aggregate';
+COMMENT ON FUNCTION @extschema@.es_define_aggregate(text, text, jsonb, int, int, boolean) IS
+    'takes the function''s name, which needs argument types only where several have it';
+REVOKE ALL ON FUNCTION @extschema@.es_define_aggregate(text, text, jsonb, int, int, boolean) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.es_create_projection(name text, handler text,
+        categories text[] DEFAULT NULL, event_types text[] DEFAULT NULL,
+        batch_size int DEFAULT 1000, after_position bigint DEFAULT 0,
+        policy text DEFAULT 'stop', reset_handler text DEFAULT NULL,
+        max_attempts int DEFAULT 5, paused boolean DEFAULT false, if_not_exists boolean DEFAULT false)
+    RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_create_projection';
+COMMENT ON FUNCTION @extschema@.es_create_projection(text, text, text[], text[], int, bigint, text, text, int, boolean, boolean) IS
+    'takes the functions'' names, which need argument types only where several have them';
+REVOKE ALL ON FUNCTION @extschema@.es_create_projection(text, text, text[], text[], int, bigint, text, text, int, boolean, boolean) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.es_prepare_projection(name text, handler text, reset_handler text DEFAULT NULL,
+        categories text[] DEFAULT NULL, event_types text[] DEFAULT NULL, keep_filters boolean DEFAULT true,
+        if_not_exists boolean DEFAULT false)
+    RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_prepare_projection';
+COMMENT ON FUNCTION @extschema@.es_prepare_projection(text, text, text, text[], text[], boolean, boolean) IS
+    'takes the functions'' names, which need argument types only where several have them';
+REVOKE ALL ON FUNCTION @extschema@.es_prepare_projection(text, text, text, text[], text[], boolean, boolean) FROM PUBLIC;
+
+-- no default: a call without the handler would fit both
+CREATE FUNCTION @extschema@.es_switch_projection(name text, switch_handler text, max_lag bigint DEFAULT 10000)
+    RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_switch_projection';
+COMMENT ON FUNCTION @extschema@.es_switch_projection(text, text, bigint) IS
+    'takes the function''s name, which needs argument types only where several have it';
+REVOKE ALL ON FUNCTION @extschema@.es_switch_projection(text, text, bigint) FROM PUBLIC;
 
 CREATE FUNCTION @extschema@.es_append_if(events jsonb, fail_if jsonb, after_position bigint DEFAULT NULL)
     RETURNS SETOF @extschema@.es_appended
@@ -446,6 +501,14 @@ CREATE FUNCTION @extschema@.es_decide(query jsonb, reducer regprocedure, initial
 COMMENT ON FUNCTION @extschema@.es_decide(jsonb, regprocedure, jsonb) IS
     'folds the events that a query matches, in one snapshot; the state, and the position to decide with: see es_append_if';
 REVOKE ALL ON FUNCTION @extschema@.es_decide(jsonb, regprocedure, jsonb) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.es_decide(query jsonb, reducer text, initial jsonb,
+        OUT state jsonb, OUT after_position bigint)
+    RETURNS record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_decide';
+COMMENT ON FUNCTION @extschema@.es_decide(jsonb, text, jsonb) IS
+    'takes the function''s name, which needs argument types only where several have it';
+REVOKE ALL ON FUNCTION @extschema@.es_decide(jsonb, text, jsonb) FROM PUBLIC;
 
 
 CREATE OR REPLACE VIEW event_store.parked_events AS
@@ -931,6 +994,7 @@ CREATE OR REPLACE FUNCTION event_store.es_role_functions(kind text) RETURNS SETO
         ('reader', '%1$s.es_list_streams(text, text, text, bigint)'),
         ('both', '%1$s.es_tags(%1$s.es_event)'),
         ('both', '%1$s.es_decide(jsonb, regprocedure, jsonb)'),
+        ('both', '%1$s.es_decide(jsonb, text, jsonb)'),
         ('both', '%1$s.es_envelope(%1$s.es_event)'),
         ('both', '%1$s.es_read_snapshot(text, int)'),
         ('both', '%1$s.es_load(text, int)'),
@@ -939,16 +1003,19 @@ CREATE OR REPLACE FUNCTION event_store.es_role_functions(kind text) RETURNS SETO
         ('reader', 'event_store.es_upcast_schema_version(text, int)'),
         ('reader', 'event_store.es_upcast_data(text, int, jsonb, uuid, text, bigint, jsonb)'),
         ('admin', '%1$s.es_define_upcaster(text, int, regprocedure, text, int, boolean)'),
+        ('admin', '%1$s.es_define_upcaster(text, int, text, text, int, boolean)'),
         ('admin', '%1$s.es_drop_upcaster(text, int)'),
         ('admin', '%1$s.es_check_upcasters(text, bigint)'),
         ('admin', '%1$s.es_preview_upcasters(text, bigint)'),
         ('admin', '%1$s.es_define_aggregate(text, regprocedure, jsonb, int, int, boolean)'),
+        ('admin', '%1$s.es_define_aggregate(text, text, jsonb, int, int, boolean)'),
         ('admin', '%1$s.es_drop_aggregate(text)'),
         ('admin', '%1$s.es_drop_snapshots(text)'),
         ('admin', '%1$s.es_verify(text)'),
         ('reader', '%1$s.es_read_all(bigint, bigint, text[], text[], boolean)'),
         ('reader', '%1$s.es_read_category(text, bigint, bigint, boolean)'),
         ('admin', '%1$s.es_create_projection(text, regprocedure, text[], text[], int, bigint, text, regprocedure, int, boolean, boolean)'),
+        ('admin', '%1$s.es_create_projection(text, text, text[], text[], int, bigint, text, text, int, boolean, boolean)'),
         ('admin', '%1$s.es_drop_projection(text)'),
         ('admin', '%1$s.es_pause_projection(text)'),
         ('admin', '%1$s.es_resume_projection(text)'),
@@ -957,8 +1024,10 @@ CREATE OR REPLACE FUNCTION event_store.es_role_functions(kind text) RETURNS SETO
         ('both', '%1$s.es_wait_projection(text, bigint, interval)'),
         ('both', '%1$s.es_is_replaying()'),
         ('admin', '%1$s.es_rebuild_projection(text, boolean)'),
-        ('admin', '%1$s.es_prepare_projection(text, regprocedure, regprocedure, text[], text[], boolean)'),
+        ('admin', '%1$s.es_prepare_projection(text, regprocedure, regprocedure, text[], text[], boolean, boolean)'),
+        ('admin', '%1$s.es_prepare_projection(text, text, text, text[], text[], boolean, boolean)'),
         ('admin', '%1$s.es_switch_projection(text, regprocedure, bigint)'),
+        ('admin', '%1$s.es_switch_projection(text, text, bigint)'),
         ('admin', '%1$s.es_cancel_rebuild(text)'),
         ('admin', '%1$s.es_retry_projection_parked(text, text)'),
         ('admin', '%1$s.es_discard_projection_parked(text, text)'),

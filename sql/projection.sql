@@ -420,3 +420,45 @@ SELECT es_create_projection('proj_once', 'proj_once(es_event)');
 SELECT categories, state FROM event_store.projections WHERE name = 'proj_once';
 SELECT es_drop_projection('proj_once');
 DROP FUNCTION proj_once;
+
+-- a function's name will do, and needs its argument types only where several
+-- have that name
+CREATE FUNCTION proj_named(event es_event) RETURNS void LANGUAGE plpgsql AS $$ BEGIN END $$;
+CREATE FUNCTION proj_named_reset() RETURNS void LANGUAGE plpgsql AS $$ BEGIN END $$;
+CREATE FUNCTION "proj (named)"(event es_event) RETURNS void LANGUAGE plpgsql AS $$ BEGIN END $$;
+CREATE FUNCTION proj_fold(state jsonb, event es_event) RETURNS jsonb LANGUAGE sql AS $$ SELECT to_jsonb((state)::int + 1) $$;
+CREATE FUNCTION proj_upcast(data jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT data || '{"seen": 1}' $$;
+SELECT es_create_projection('named', 'proj_named', reset_handler => 'proj_named_reset', paused => true);
+SELECT es_create_projection('named_too', 'public."proj (named)"', paused => true);
+SELECT es_prepare_projection('named', 'proj_named', 'public.proj_named_reset'), es_pause_projection('named');
+SELECT es_switch_projection('named', 'proj_named_reset');
+SELECT name, handler, reset_handler FROM event_store.projections WHERE name LIKE 'named%' ORDER BY name;
+SELECT count(*) FROM es_append('ProjNamed-1', 0, '[{"event_type": "Named", "data": {}}, {"event_type": "Named", "data": {}}]');
+SELECT es_define_upcaster('Named', 1, 'proj_upcast'), es_define_aggregate('ProjNamed', 'proj_fold', '0');
+SELECT state FROM es_state('ProjNamed-1');
+SELECT data FROM es_read_stream('ProjNamed-1', max_count => 1);
+SELECT state FROM es_decide('{"items": [{"event_types": ["Named"]}]}', 'proj_fold', '0');
+-- as before
+SELECT state FROM es_decide('{"items": [{"event_types": ["Named"]}]}', 'proj_fold'::regproc, '0');
+SELECT state FROM es_decide('{"items": [{"event_types": ["Named"]}]}', 'proj_fold(jsonb, es_event)'::regprocedure::oid, '0');
+SELECT state FROM es_decide('{"items": [{"event_types": ["Named"]}]}', 'proj_fold'::regproc::oid::text, '0');
+-- several
+CREATE FUNCTION proj_named(events es_event[]) RETURNS void LANGUAGE plpgsql AS $$ BEGIN END $$;
+\set VERBOSITY terse
+SELECT es_create_projection('named_either', 'proj_named');
+\set VERBOSITY default
+SELECT es_create_projection('named_array', 'proj_named(es_event[])', paused => true);
+SELECT handler FROM event_store.projections WHERE name = 'named_array';
+SELECT es_create_projection('named_x', 'no_such_function');
+SELECT es_create_projection('named_x', 'proj_named_reset');
+SELECT es_create_projection('named_x', 'proj_named_reset(');
+SELECT es_create_projection('named_x', '');
+SELECT es_create_projection('named_x', NULL::text);
+-- made once
+SELECT es_prepare_projection('named_too', 'proj_named(es_event)', if_not_exists => true), es_pause_projection('named_too');
+SELECT es_prepare_projection('named_too', 'proj_named(es_event[])', if_not_exists => true);
+SELECT es_prepare_projection('named_too', 'proj_named(es_event[])');
+SELECT handler FROM event_store.projections WHERE name = 'named_too' AND is_shadow;
+SELECT es_drop_projection(name) FROM event_store.projections WHERE name LIKE 'named%' AND NOT is_shadow;
+SELECT es_drop_upcaster('Named', 1), es_drop_aggregate('ProjNamed');
+DROP FUNCTION proj_named(es_event), proj_named(es_event[]), proj_named_reset, "proj (named)", proj_fold, proj_upcast;

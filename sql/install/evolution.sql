@@ -37,6 +37,14 @@ COMMENT ON FUNCTION @extschema@.es_define_upcaster(text, int, regprocedure, text
     'events of this type and schema version are read through upcaster, f(data jsonb) or f(data jsonb, metadata jsonb) RETURNS jsonb';
 REVOKE ALL ON FUNCTION @extschema@.es_define_upcaster(text, int, regprocedure, text, int, boolean) FROM PUBLIC;
 
+CREATE FUNCTION @extschema@.es_define_upcaster(event_type text, schema_version int, upcaster text,
+        to_event_type text DEFAULT NULL, to_schema_version int DEFAULT NULL, if_not_exists boolean DEFAULT false)
+    RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_define_upcaster';
+COMMENT ON FUNCTION @extschema@.es_define_upcaster(text, int, text, text, int, boolean) IS
+    'takes the function''s name, which needs argument types only where several have it';
+REVOKE ALL ON FUNCTION @extschema@.es_define_upcaster(text, int, text, text, int, boolean) FROM PUBLIC;
+
 CREATE FUNCTION @extschema@.es_drop_upcaster(event_type text, schema_version int) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_drop_upcaster';
 COMMENT ON FUNCTION @extschema@.es_drop_upcaster(text, int) IS 'removes an upcaster';

@@ -113,6 +113,17 @@ COMMENT ON FUNCTION @extschema@.es_create_projection(text, regprocedure, text[],
     'creates a projection: the handler, f(es_event) or f(es_event[]), is given every event once, as the calling role';
 REVOKE ALL ON FUNCTION @extschema@.es_create_projection(text, regprocedure, text[], text[], int, bigint, text, regprocedure, int, boolean, boolean) FROM PUBLIC;
 
+CREATE FUNCTION @extschema@.es_create_projection(name text, handler text,
+        categories text[] DEFAULT NULL, event_types text[] DEFAULT NULL,
+        batch_size int DEFAULT 1000, after_position bigint DEFAULT 0,
+        policy text DEFAULT 'stop', reset_handler text DEFAULT NULL,
+        max_attempts int DEFAULT 5, paused boolean DEFAULT false, if_not_exists boolean DEFAULT false)
+    RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_create_projection';
+COMMENT ON FUNCTION @extschema@.es_create_projection(text, text, text[], text[], int, bigint, text, text, int, boolean, boolean) IS
+    'takes the functions'' names, which need argument types only where several have them';
+REVOKE ALL ON FUNCTION @extschema@.es_create_projection(text, text, text[], text[], int, bigint, text, text, int, boolean, boolean) FROM PUBLIC;
+
 CREATE FUNCTION @extschema@.es_drop_projection(name text) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_drop_projection';
 COMMENT ON FUNCTION @extschema@.es_drop_projection(text) IS 'drops a projection; its read model stays';
@@ -151,12 +162,22 @@ COMMENT ON FUNCTION @extschema@.es_rebuild_projection(text, boolean) IS 'calls t
 REVOKE ALL ON FUNCTION @extschema@.es_rebuild_projection(text, boolean) FROM PUBLIC;
 
 CREATE FUNCTION @extschema@.es_prepare_projection(name text, handler regprocedure, reset_handler regprocedure DEFAULT NULL,
-        categories text[] DEFAULT NULL, event_types text[] DEFAULT NULL, keep_filters boolean DEFAULT true)
+        categories text[] DEFAULT NULL, event_types text[] DEFAULT NULL, keep_filters boolean DEFAULT true,
+        if_not_exists boolean DEFAULT false)
     RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_prepare_projection';
-COMMENT ON FUNCTION @extschema@.es_prepare_projection(text, regprocedure, regprocedure, text[], text[], boolean) IS
+COMMENT ON FUNCTION @extschema@.es_prepare_projection(text, regprocedure, regprocedure, text[], text[], boolean, boolean) IS
     'starts a new version of a projection, with a read model of its own, beside the present one';
-REVOKE ALL ON FUNCTION @extschema@.es_prepare_projection(text, regprocedure, regprocedure, text[], text[], boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.es_prepare_projection(text, regprocedure, regprocedure, text[], text[], boolean, boolean) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.es_prepare_projection(name text, handler text, reset_handler text DEFAULT NULL,
+        categories text[] DEFAULT NULL, event_types text[] DEFAULT NULL, keep_filters boolean DEFAULT true,
+        if_not_exists boolean DEFAULT false)
+    RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_prepare_projection';
+COMMENT ON FUNCTION @extschema@.es_prepare_projection(text, text, text, text[], text[], boolean, boolean) IS
+    'takes the functions'' names, which need argument types only where several have them';
+REVOKE ALL ON FUNCTION @extschema@.es_prepare_projection(text, text, text, text[], text[], boolean, boolean) FROM PUBLIC;
 
 CREATE FUNCTION @extschema@.es_switch_projection(name text, switch_handler regprocedure DEFAULT NULL, max_lag bigint DEFAULT 10000)
     RETURNS bigint
@@ -164,6 +185,14 @@ CREATE FUNCTION @extschema@.es_switch_projection(name text, switch_handler regpr
 COMMENT ON FUNCTION @extschema@.es_switch_projection(text, regprocedure, bigint) IS
     'lets the new version catch up and makes it the projection, in one transaction; the switch handler can rename tables';
 REVOKE ALL ON FUNCTION @extschema@.es_switch_projection(text, regprocedure, bigint) FROM PUBLIC;
+
+-- no default: a call without the handler would fit both
+CREATE FUNCTION @extschema@.es_switch_projection(name text, switch_handler text, max_lag bigint DEFAULT 10000)
+    RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_switch_projection';
+COMMENT ON FUNCTION @extschema@.es_switch_projection(text, text, bigint) IS
+    'takes the function''s name, which needs argument types only where several have it';
+REVOKE ALL ON FUNCTION @extschema@.es_switch_projection(text, text, bigint) FROM PUBLIC;
 
 CREATE FUNCTION @extschema@.es_cancel_rebuild(name text) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_cancel_rebuild';

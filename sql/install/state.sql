@@ -54,6 +54,14 @@ COMMENT ON FUNCTION @extschema@.es_define_aggregate(text, regprocedure, jsonb, i
     'the state of a category''s streams is their events folded by reducer, f(state jsonb, event es_event) RETURNS jsonb';
 REVOKE ALL ON FUNCTION @extschema@.es_define_aggregate(text, regprocedure, jsonb, int, int, boolean) FROM PUBLIC;
 
+CREATE FUNCTION @extschema@.es_define_aggregate(category text, reducer text, initial_state jsonb DEFAULT '{}',
+        snapshot_every int DEFAULT 50, schema_version int DEFAULT 1, if_not_exists boolean DEFAULT false)
+    RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_define_aggregate';
+COMMENT ON FUNCTION @extschema@.es_define_aggregate(text, text, jsonb, int, int, boolean) IS
+    'takes the function''s name, which needs argument types only where several have it';
+REVOKE ALL ON FUNCTION @extschema@.es_define_aggregate(text, text, jsonb, int, int, boolean) FROM PUBLIC;
+
 CREATE FUNCTION @extschema@.es_drop_aggregate(category text) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_drop_aggregate';
 COMMENT ON FUNCTION @extschema@.es_drop_aggregate(text) IS 'removes an aggregate and its snapshots';
@@ -79,3 +87,11 @@ CREATE FUNCTION @extschema@.es_decide(query jsonb, reducer regprocedure, initial
 COMMENT ON FUNCTION @extschema@.es_decide(jsonb, regprocedure, jsonb) IS
     'folds the events that a query matches, in one snapshot; the state, and the position to decide with: see es_append_if';
 REVOKE ALL ON FUNCTION @extschema@.es_decide(jsonb, regprocedure, jsonb) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.es_decide(query jsonb, reducer text, initial jsonb,
+        OUT state jsonb, OUT after_position bigint)
+    RETURNS record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_decide';
+COMMENT ON FUNCTION @extschema@.es_decide(jsonb, text, jsonb) IS
+    'takes the function''s name, which needs argument types only where several have it';
+REVOKE ALL ON FUNCTION @extschema@.es_decide(jsonb, text, jsonb) FROM PUBLIC;

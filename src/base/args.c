@@ -17,7 +17,9 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/regproc.h"
 #include "utils/syscache.h"
+#include "utils/varlena.h"
 
 #include "base/args.h"
 #include "base/compat.h"
@@ -340,6 +342,70 @@ es_arg_bool(FunctionCallInfo fcinfo, int n, const char *argument)
 {
 	es_arg_required(fcinfo, n, argument);
 	return PG_GETARG_BOOL(n);
+}
+
+/*
+ * The function of that name, which says its argument types or is the only one.
+ *
+ * Errors: 42883 when there is none, 42725 when there are several.
+ */
+static Oid
+es_function_named(const char *name)
+{
+	bool		quoted = false;
+	List	   *names;
+	FuncCandidateList found;
+
+	/* or its OID, which regprocedure takes, too */
+	if (name[0] != '\0' && name[strspn(name, "0123456789")] == '\0')
+		return DatumGetObjectId(DirectFunctionCall1(regprocedurein, CStringGetDatum(name)));
+	for (const char *p = name; *p != '\0'; p++)
+	{
+		if (*p == '"')
+			quoted = !quoted;
+		else if (*p == '(' && !quoted)
+			return DatumGetObjectId(DirectFunctionCall1(regprocedurein, CStringGetDatum(name)));
+	}
+
+	names = textToQualifiedNameList(cstring_to_text(name));
+	found = es_function_candidates(names);
+	if (found == NULL)
+		ereport(ERROR,
+				errcode(ERRCODE_UNDEFINED_FUNCTION),
+				errmsg("function \"%s\" does not exist", name));
+	if (found->next != NULL)
+	{
+		StringInfoData list;
+
+		initStringInfo(&list);
+		for (FuncCandidateList f = found; f != NULL; f = f->next)
+			appendStringInfo(&list, "%s%s", f == found ? "" : ", ", format_procedure(f->oid));
+		ereport(ERROR,
+				errcode(ERRCODE_AMBIGUOUS_FUNCTION),
+				errmsg("more than one function named \"%s\"", name),
+				errdetail("There are %s.", list.data),
+				errhint("Write the argument types of the one that you mean, too."));
+	}
+	return found->oid;
+}
+
+/*
+ * A function, declared as regprocedure, or as text for its name.
+ */
+Oid
+es_arg_function(FunctionCallInfo fcinfo, int n, const char *argument)
+{
+	HeapTuple	tuple;
+	Oid			type;
+
+	es_arg_required(fcinfo, n, argument);
+	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(fcinfo->flinfo->fn_oid));
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for function %u", fcinfo->flinfo->fn_oid);
+	type = ((Form_pg_proc) GETSTRUCT(tuple))->proargtypes.values[n];
+	ReleaseSysCache(tuple);
+	return type == TEXTOID ? es_function_named(text_to_cstring(PG_GETARG_TEXT_PP(n))) :
+		PG_GETARG_OID(n);
 }
 
 Jsonb *

@@ -41,6 +41,7 @@ extern int64 es_arg_interval(FunctionCallInfo fcinfo, int n, const char *argumen
 							 int64 min);
 extern TimestampTz es_arg_deadline(FunctionCallInfo fcinfo, int n, const char *argument);
 extern int64 es_interval_us(const Interval *interval);
+extern Oid	es_arg_function(FunctionCallInfo fcinfo, int n, const char *argument);
 extern Jsonb *es_arg_jsonb(FunctionCallInfo fcinfo, int n, const char *argument);
 extern int	es_arg_names(FunctionCallInfo fcinfo, int n, const char *argument,
 						 Datum **names);

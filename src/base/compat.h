@@ -133,6 +133,17 @@ es_am_not_a_btree(IndexAmRoutine *am)
 #endif
 }
 
+/* PG 14 added the search among output arguments.  Drop with 13. */
+static inline FuncCandidateList
+es_function_candidates(List *names)
+{
+#if PG_VERSION_NUM >= 140000
+	return FuncnameGetCandidates(names, -1, NIL, false, false, false, true);
+#else
+	return FuncnameGetCandidates(names, -1, NIL, false, false, true);
+#endif
+}
+
 /* PG 18 added an instrumentation argument.  Drop with 17. */
 static inline IndexScanDesc
 es_index_beginscan(Relation heap, Relation index, Snapshot snapshot, int nkeys)

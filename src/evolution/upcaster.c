@@ -105,7 +105,7 @@ es_upcaster_drop_snapshots(text *event_type)
  *					  upcaster regprocedure, to_event_type text,
  *					  to_schema_version int, if_not_exists boolean) RETURNS void
  *
- * upcaster		f(data jsonb) or f(data jsonb, metadata jsonb)
+ * upcaster		f(data jsonb) or f(data jsonb, metadata jsonb); may be text, its name
  *
  * Errors: 42883, 42P13, 22023, 42501 for a function that will not do; 22023 for
  * a loop; 42710 when there is one already.
@@ -126,8 +126,9 @@ es_define_upcaster(PG_FUNCTION_ARGS)
 	EsUpcaster *upcaster;
 	bool		if_not_exists = false;
 	int			nargs = 1;
+	Oid			function;
 
-	es_arg_required(fcinfo, 2, "upcaster");
+	function = es_arg_function(fcinfo, 2, "upcaster");
 	if (!PG_ARGISNULL(3))
 		to_name = es_arg_name(fcinfo, 3, "to_event_type", &to_len);
 	same_type = to_len == len && memcmp(name, to_name, len) == 0;
@@ -145,9 +146,9 @@ es_define_upcaster(PG_FUNCTION_ARGS)
 	if (PG_NARGS() > 5)
 	{
 		if_not_exists = es_arg_bool(fcinfo, 5, "if_not_exists");
-		nargs = es_function_nargs(PG_GETARG_OID(2)) == 2 ? 2 : 1;
+		nargs = es_function_nargs(function) == 2 ? 2 : 1;
 	}
-	es_function_check(PG_GETARG_OID(2), "upcaster", nargs, argtypes, true);
+	es_function_check(function, "upcaster", nargs, argtypes, true);
 	PreventCommandIfReadOnly("es_define_upcaster()");
 
 	es_upcaster_lock();
@@ -181,7 +182,7 @@ es_define_upcaster(PG_FUNCTION_ARGS)
 
 	args[0] = PG_GETARG_DATUM(0);
 	args[1] = Int32GetDatum(schema_version);
-	args[2] = CStringGetTextDatum(es_function_signature(PG_GETARG_OID(2)));
+	args[2] = CStringGetTextDatum(es_function_signature(function));
 	args[3] = PointerGetDatum(cstring_to_text_with_len(to_name, to_len));
 	args[4] = Int32GetDatum(to_schema_version);
 	es_sql_once(&es_define_upcaster_sql, args, NULL);

@@ -199,6 +199,8 @@ es_projection_warn_login(Oid owner)
  *						reset_handler regprocedure, max_attempts int,
  *						paused boolean, if_not_exists boolean) RETURNS void
  *
+ * The handlers may be text, their names, too.
+ *
  * Errors: 42710; 22023 for a function that cannot be a handler; VE004.
  */
 Datum
@@ -235,12 +237,13 @@ es_create_projection(PG_FUNCTION_ARGS)
 
 	values[0] = CStringGetTextDatum(name);
 	values[1] = CStringGetTextDatum(GetUserNameFromId(owner, false));
-	values[2] = CStringGetTextDatum(es_handler_check(PG_GETARG_OID(1), "handler", owner, true, true));
+	values[2] = CStringGetTextDatum(es_handler_check(es_arg_function(fcinfo, 1, "handler"), "handler",
+													 owner, true, true));
 	if (PG_ARGISNULL(7))
 		nulls[3] = 'n';
 	else
-		values[3] = CStringGetTextDatum(es_handler_check(PG_GETARG_OID(7), "reset_handler",
-														 owner, false, true));
+		values[3] = CStringGetTextDatum(es_handler_check(es_arg_function(fcinfo, 7, "reset_handler"),
+														 "reset_handler", owner, false, true));
 	for (int i = 0; i < 2; i++)
 	{
 		nulls[4 + i] = PG_ARGISNULL(2 + i) ? 'n' : ' ';

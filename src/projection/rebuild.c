@@ -164,13 +164,13 @@ es_rebuild_projection(PG_FUNCTION_ARGS)
 /*
  * es_prepare_projection(name text, handler regprocedure,
  *						 reset_handler regprocedure, categories text[],
- *						 event_types text[], keep_filters boolean)
- *		RETURNS void
+ *						 event_types text[], keep_filters boolean,
+ *						 if_not_exists boolean) RETURNS void
  *
  * Begins a new version of a projection.  Without filters of its own it gets
  * those of the original, or with keep_filters = false none; without a reset
  * handler that of the original, which is not called now, as it would empty the
- * read model that is in use.
+ * read model that is in use.  The handlers may be text, their names, too.
  *
  * Errors: 42710 when one is in preparation already.
  */
@@ -179,6 +179,9 @@ es_prepare_projection(PG_FUNCTION_ARGS)
 {
 	EsProjection *projection = es_projection_get_here(es_projection_arg_name(fcinfo, 0));
 	bool		keep = es_arg_bool(fcinfo, 5, "keep_filters");
+
+	/* one argument less in a database whose script is still that of 0.1 */
+	bool		if_not_exists = PG_NARGS() > 6 && es_arg_bool(fcinfo, 6, "if_not_exists");
 	Datum	   *names;
 	Datum		values[7];
 	char		nulls[8] = "       ";
@@ -189,14 +192,14 @@ es_prepare_projection(PG_FUNCTION_ARGS)
 	es_arg_required(fcinfo, 1, "handler");
 
 	values[0] = CStringGetTextDatum(projection->name);
-	values[1] = CStringGetTextDatum(es_handler_check(PG_GETARG_OID(1), "handler",
+	values[1] = CStringGetTextDatum(es_handler_check(es_arg_function(fcinfo, 1, "handler"), "handler",
 													 projection->owner_oid, true, true));
 	if (PG_ARGISNULL(2))
 		nulls[2] = 'n';
 	else
 	{
-		reset_handler = es_handler_check(PG_GETARG_OID(2), "reset_handler",
-										 projection->owner_oid, false, true);
+		reset_handler = es_handler_check(es_arg_function(fcinfo, 2, "reset_handler"),
+										 "reset_handler", projection->owner_oid, false, true);
 		values[2] = CStringGetTextDatum(reset_handler);
 	}
 	for (int i = 0; i < 2; i++)
@@ -207,11 +210,15 @@ es_prepare_projection(PG_FUNCTION_ARGS)
 	values[5] = BoolGetDatum(keep && PG_ARGISNULL(3) && PG_ARGISNULL(4));
 	values[6] = Int64GetDatum((int64) GetCurrentTimestamp());
 	if (es_sql_once(&es_prepare_query, values, nulls) == 0)
-		ereport(ERROR,
+	{
+		/* its read model is being filled: not to be reset */
+		ereport(if_not_exists ? NOTICE : ERROR,
 				errcode(ERRCODE_DUPLICATE_OBJECT),
-				errmsg("a new version of projection \"%s\" is in preparation already",
-					   projection->name),
-				errhint("Use es_switch_projection or es_cancel_rebuild."));
+				errmsg("a new version of projection \"%s\" is in preparation already%s",
+					   projection->name, if_not_exists ? ", skipping" : ""),
+				if_not_exists ? 0 : errhint("Use es_switch_projection or es_cancel_rebuild."));
+		PG_RETURN_VOID();
+	}
 	(void) es_sql_once(&es_touch_query, values, NULL);
 	if (reset_handler != NULL)
 		es_handler_call_plain(projection, reset_handler);
@@ -224,7 +231,8 @@ es_prepare_projection(PG_FUNCTION_ARGS)
  *						max_lag bigint) RETURNS bigint
  *
  * Lets the new version catch up with the original, calls the switch handler,
- * f(), and makes the new version the projection.
+ * f(), which may be text, its name, too, and makes the new version the
+ * projection.
  *
  * max_lag		refuse when the new version is further behind, in positions
  *
@@ -242,8 +250,8 @@ es_switch_projection(PG_FUNCTION_ARGS)
 	int64		applied = 0;
 
 	if (!PG_ARGISNULL(1))
-		switch_handler = es_handler_check(PG_GETARG_OID(1), "switch_handler",
-										  projection->owner_oid, false, false);
+		switch_handler = es_handler_check(es_arg_function(fcinfo, 1, "switch_handler"),
+										  "switch_handler", projection->owner_oid, false, false);
 
 	/* the row of the original is locked, so this is where it stays */
 	shadow->limit_position = projection->position;

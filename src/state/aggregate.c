@@ -295,17 +295,18 @@ es_define_aggregate(PG_FUNCTION_ARGS)
 	const char *category = es_arg_category(fcinfo, 0, "category", &len);
 	int32		schema_version = es_arg_int32(fcinfo, 4, "schema_version", 1, PG_INT32_MAX);
 	Oid			relid = es_aggregate_relation();
+	Oid			reducer;
 	uint64		dropped;
 
 	/* one argument less in a database whose script is still that of 0.1 */
 	bool		if_not_exists = PG_NARGS() > 5 && es_arg_bool(fcinfo, 5, "if_not_exists");
 
-	es_arg_required(fcinfo, 1, "reducer");
+	reducer = es_arg_function(fcinfo, 1, "reducer");
 	args[2] = JsonbPGetDatum(es_arg_jsonb(fcinfo, 2, "initial_state"));
 	args[3] = Int32GetDatum(es_arg_int32(fcinfo, 3, "snapshot_every", 0, PG_INT32_MAX));
 	argtypes[0] = JSONBOID;
 	argtypes[1] = es_event_type_oid(fcinfo);
-	es_function_check(PG_GETARG_OID(1), "reducer", 2, argtypes, false);
+	es_function_check(reducer, "reducer", 2, argtypes, false);
 	PreventCommandIfReadOnly("es_define_aggregate()");
 
 	LockRelationOid(relid, ShareRowExclusiveLock);
@@ -321,7 +322,7 @@ es_define_aggregate(PG_FUNCTION_ARGS)
 	}
 
 	args[0] = PG_GETARG_DATUM(0);
-	args[1] = CStringGetTextDatum(es_function_signature(PG_GETARG_OID(1)));
+	args[1] = CStringGetTextDatum(es_function_signature(reducer));
 	args[4] = Int32GetDatum(schema_version);
 	es_sql_once(&es_define_aggregate_sql, args, NULL);
 	dropped = es_aggregate_drop_snapshots(args[0]);

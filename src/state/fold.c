@@ -93,6 +93,7 @@ es_decide(PG_FUNCTION_ARGS)
 	EsReader   *reader;
 	EsFold		fold = {0};
 	Oid			argtypes[2];
+	Oid			reducer;
 	TupleTableSlot *row;
 	MemoryContext row_context;
 	Datum		result[2];
@@ -101,13 +102,13 @@ es_decide(PG_FUNCTION_ARGS)
 	read.query = es_query_parse("query", es_arg_jsonb(fcinfo, 0, "query"));
 	read.max_count = PG_INT64_MAX;
 	read.from = -1;
-	es_arg_required(fcinfo, 1, "reducer");
+	reducer = es_arg_function(fcinfo, 1, "reducer");
 	fold.state = DatumGetJsonbPCopy(JsonbPGetDatum(es_arg_jsonb(fcinfo, 2, "initial")));
 
 	argtypes[0] = JSONBOID;
 	argtypes[1] = es_event_type_oid(fcinfo);
-	es_function_check(PG_GETARG_OID(1), "reducer", 2, argtypes, false);
-	fold.reducer = es_function_get("reducer", es_function_signature(PG_GETARG_OID(1)), 2, argtypes);
+	es_function_check(reducer, "reducer", 2, argtypes, false);
+	fold.reducer = es_function_get("reducer", es_function_signature(reducer), 2, argtypes);
 	fold.desc = lookup_rowtype_tupdesc_copy(argtypes[1], -1);
 	fold.upto = PG_INT64_MAX;
 	fold.context = CurrentMemoryContext;

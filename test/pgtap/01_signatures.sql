@@ -2,7 +2,7 @@
 -- treat them.
 \set ON_ERROR_STOP on
 BEGIN;
-SELECT plan(147);
+SELECT plan(153);
 
 SELECT has_extension('event_store');
 SELECT is((SELECT extversion FROM pg_extension WHERE extname = 'event_store'),
@@ -19,6 +19,7 @@ INSERT INTO wanted VALUES
     ('es_append_if', 'events jsonb, fail_if jsonb, after_position bigint DEFAULT NULL::bigint', 'SETOF es_appended', true, 'v', 'u', false),
     ('es_import', 'query text', 'bigint', false, 'v', 'u', false),
     ('es_decide', 'query jsonb, reducer regprocedure, initial jsonb, OUT state jsonb, OUT after_position bigint', 'record', false, 'v', 'u', false),
+    ('es_decide', 'query jsonb, reducer text, initial jsonb, OUT state jsonb, OUT after_position bigint', 'record', false, 'v', 'u', false),
     ('es_read_query', 'query jsonb, after_position bigint DEFAULT NULL::bigint, max_count bigint DEFAULT 1000, backward boolean DEFAULT false', 'SETOF es_event', true, 's', 'r', false),
     ('es_tags', 'event es_event', 'text[]', false, 's', 'r', false),
     ('es_read_stream', 'stream_id text, from_version bigint DEFAULT NULL::bigint, max_count bigint DEFAULT NULL::bigint, backward boolean DEFAULT false', 'SETOF es_event', true, 's', 'r', false),

@@ -28,7 +28,7 @@ INSERT INTO documented VALUES
     ('es_append_batch(text,bigint,text[],jsonb[],jsonb[],uuid[],integer[],jsonb[])', 'w'),
     ('es_append_streams(jsonb)', 'w'),
     ('es_any()', 'rw'), ('es_exists()', 'rw'),
-    ('es_decide(jsonb,regprocedure,jsonb)', 'rw'), ('es_verify(text)', ''),
+    ('es_decide(jsonb,regprocedure,jsonb)', 'rw'), ('es_decide(jsonb,text,jsonb)', 'rw'), ('es_verify(text)', ''),
     ('es_import(text)', ''), ('event_store.es_import_progress()', 'm'),
     -- read
     ('es_read_stream(text,bigint,bigint,boolean)', 'rw'), ('es_stream_version(text)', 'rw'), ('es_head()', 'rwm'),
@@ -40,9 +40,11 @@ INSERT INTO documented VALUES
     -- state
     ('es_snapshot(text,bigint,jsonb,integer)', 'w'), ('es_read_snapshot(text,integer)', 'rw'), ('es_load(text,integer)', 'rw'),
     ('es_state(text,bigint,timestamp with time zone)', 'rw'),
-    ('es_define_aggregate(text,regprocedure,jsonb,integer,integer,boolean)', ''), ('es_drop_aggregate(text)', ''), ('es_drop_snapshots(text)', ''),
+    ('es_define_aggregate(text,regprocedure,jsonb,integer,integer,boolean)', ''), ('es_define_aggregate(text,text,jsonb,integer,integer,boolean)', ''),
+    ('es_drop_aggregate(text)', ''), ('es_drop_snapshots(text)', ''),
     -- evolution
-    ('es_define_upcaster(text,integer,regprocedure,text,integer,boolean)', ''), ('es_drop_upcaster(text,integer)', ''), ('es_check_upcasters(text,bigint)', ''),
+    ('es_define_upcaster(text,integer,regprocedure,text,integer,boolean)', ''), ('es_define_upcaster(text,integer,text,text,integer,boolean)', ''),
+    ('es_drop_upcaster(text,integer)', ''), ('es_check_upcasters(text,bigint)', ''),
     ('es_preview_upcasters(text,bigint)', ''),
     -- subscriptions
     ('es_fetch(text,integer,interval,text)', 'r'), ('es_ack(text,bigint,text)', 'r'), ('es_nack(text,bigint,text,boolean,text)', 'r'),
@@ -54,9 +56,12 @@ INSERT INTO documented VALUES
     -- projections
     ('es_wait_projection(text,bigint,interval)', 'rw'), ('es_is_replaying()', 'rw'),
     ('es_create_projection(text,regprocedure,text[],text[],integer,bigint,text,regprocedure,integer,boolean,boolean)', ''),
+    ('es_create_projection(text,text,text[],text[],integer,bigint,text,text,integer,boolean,boolean)', ''),
     ('es_drop_projection(text)', ''), ('es_pause_projection(text)', ''), ('es_resume_projection(text)', ''), ('es_run_projection(text)', ''),
-    ('es_rebuild_projection(text,boolean)', ''), ('es_prepare_projection(text,regprocedure,regprocedure,text[],text[],boolean)', ''),
-    ('es_switch_projection(text,regprocedure,bigint)', ''), ('es_cancel_rebuild(text)', ''),
+    ('es_rebuild_projection(text,boolean)', ''),
+    ('es_prepare_projection(text,regprocedure,regprocedure,text[],text[],boolean,boolean)', ''),
+    ('es_prepare_projection(text,text,text,text[],text[],boolean,boolean)', ''),
+    ('es_switch_projection(text,regprocedure,bigint)', ''), ('es_switch_projection(text,text,bigint)', ''), ('es_cancel_rebuild(text)', ''),
     ('es_take_over()', ''),
     ('es_retry_projection_parked(text,text)', ''), ('es_discard_projection_parked(text,text)', ''),
     ('event_store.es_projection_backlog(bigint,bigint,text[],text[])', 'rm'), ('event_store.es_projection_error_visible(text)', 'rm'),

@@ -99,7 +99,10 @@ sub functions
 		  FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
 		 WHERE d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'event_store')
 		   AND p.pronamespace <> 'event_store'::regnamespace
-		   AND p.prokind = 'f'};
+		   AND p.prokind = 'f'
+		   -- what takes a function takes its name as text, too, and is written once
+		   AND NOT EXISTS (SELECT FROM pg_proc t WHERE t.pronamespace = p.pronamespace AND t.proname = p.proname AND t.oid <> p.oid
+							AND replace(oidvectortypes(t.proargtypes), 'regprocedure', 'text') = oidvectortypes(p.proargtypes))};
 	my %known = map { plain($_->[0]) => 1 } @{ $db->selectall_arrayref($sql) };
 
 	while ($reference =~ /^\| (`es_[^|]*?`(?:, `es_[^|]*?`)*) \|/mg)
