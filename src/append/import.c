@@ -425,7 +425,8 @@ es_import_row_error(EsImport *import)
 	ErrorData  *error;
 	StringInfoData detail;
 
-	if (ERRCODE_TO_CATEGORY(geterrcode()) == ERRCODE_OPERATOR_INTERVENTION)
+	if (import->row < 0 ||
+		ERRCODE_TO_CATEGORY(geterrcode()) == ERRCODE_OPERATOR_INTERVENTION)
 		PG_RE_THROW();
 	MemoryContextSwitchTo(import->names_context);
 	error = CopyErrorData();
@@ -453,12 +454,18 @@ es_import_write(EsImport *import, int n)
 	}
 	PG_CATCH();
 	{
-		EsImportStream *stream;
+		const EsNewEvent *event = es_writer_current(import->writer);
 
-		import->row = (int) (es_writer_current(import->writer) - import->events);
-		stream = import->targets[import->row];
-		import->stream = stream == NULL ? NULL : stream->key.second;
-		import->stream_len = stream == NULL ? 0 : stream->key.second_len;
+		/* before the first event, where the transaction gets its id, there is none */
+		if (event != NULL)
+		{
+			EsImportStream *stream;
+
+			import->row = (int) (event - import->events);
+			stream = import->targets[import->row];
+			import->stream = stream == NULL ? NULL : stream->key.second;
+			import->stream_len = stream == NULL ? 0 : stream->key.second_len;
+		}
 		PG_RE_THROW();
 	}
 	PG_END_TRY();

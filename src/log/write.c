@@ -603,7 +603,9 @@ es_writer_write(EsWriter *writer, const EsStore *store, EsNewEvent *events, int 
 	MemoryContext old_context = MemoryContextSwitchTo(writer->chunk_context);
 	int			done = 0;
 
-	/* assigned outside the insertion lock */
+	/* assigned outside the insertion lock; an error here is no event's */
+	writer->current = NULL;
+	ES_FAULT_POINT("append_begun");
 	(void) GetCurrentTransactionId();
 
 	writer->store = store;
@@ -636,7 +638,7 @@ es_writer_write(EsWriter *writer, const EsStore *store, EsNewEvent *events, int 
 }
 
 /*
- * After an error of es_writer_write: which event was it?
+ * After an error of es_writer_write: which event was it?  NULL = none.
  */
 const EsNewEvent *
 es_writer_current(const EsWriter *writer)

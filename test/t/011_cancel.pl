@@ -154,6 +154,7 @@ sub any_call
 {
 	# these are what most of the time goes to
 	return any(
+		q{es_import('SELECT ''Cancel-1'' AS stream_id, ''Was'' AS event_type, ''{}''::jsonb AS data')},
 		q{es_check_upcasters(NULL)},
 		q{es_state('Cancel-} . random_int(1, 10) . q{')},
 		q{es_fetch('group', 3, member => 'm} . random_int(1, 4) . q{')},
@@ -362,6 +363,7 @@ sub all_calls
 	return (
 		qq{es_append('Cancel-$n', es_any(), 'Was', '{}')},
 		qq{es_append_batch('Fresh-$n', es_any(), '{Was,Is}', ARRAY['{}', '{}']::jsonb[])},
+		q{es_import('SELECT ''Cancel-1'' AS stream_id, ''Was'' AS event_type, ''{}''::jsonb AS data')},
 		q{es_check_upcasters(NULL)},
 		q{es_state('Cancel-1')},
 		qq{es_fetch('group', 2, member => 'n$n')},
