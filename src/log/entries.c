@@ -106,11 +106,39 @@ es_cursor_read(EsEntries *entries, EsEntryCursor *cursor, bool again)
 }
 
 /*
- * The first visible event of a stream from a version on, in one direction.
+ * The next visible event of a stream, from where the scan of the index stands.
+ *
+ * A row that somebody has changed all the same may have a newer version on its
+ * page: the slot then has that one's place, which is nothing to begin a search
+ * with.  So the entry's is kept.
  *
  * version		result: its version
  *
- * Result: its position, 0 if there is none.  The scan of the index stands there.
+ * Result: its position, 0 if there is none.
+ */
+static int64
+es_stream_next(EsEntries *entries, ScanDirection direction, int64 *version)
+{
+	IndexScanDesc desc = entries->descs[ES_INDEX_STREAM];
+	ItemPointer tid;
+	bool		isnull;
+
+	while ((tid = index_getnext_tid(desc, direction)) != NULL)
+	{
+		entries->tid = *tid;
+		if (!index_fetch_heap(desc, entries->slot))
+			continue;
+		*version = DatumGetInt32(slot_getattr(entries->slot, Anum_es_event_version, &isnull));
+		return DatumGetInt64(slot_getattr(entries->slot, Anum_es_event_global_position,
+										  &isnull));
+	}
+	return 0;
+}
+
+/*
+ * The first visible event of a stream from a version on, in one direction.
+ *
+ * Arguments and result as above.
  */
 static int64
 es_stream_probe(EsEntries *entries, int64 stream_no, int64 from_version,
@@ -118,7 +146,6 @@ es_stream_probe(EsEntries *entries, int64 stream_no, int64 from_version,
 {
 	IndexScanDesc desc = entries->descs[ES_INDEX_STREAM];
 	ScanKeyData keys[2];
-	bool		isnull;
 
 	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(stream_no));
 	if (ScanDirectionIsForward(direction))
@@ -128,10 +155,7 @@ es_stream_probe(EsEntries *entries, int64 stream_no, int64 from_version,
 		ScanKeyEntryInitialize(&keys[1], 0, 2, BTLessEqualStrategyNumber, INT8OID,
 							   InvalidOid, F_INT48LE, Int64GetDatum(from_version));
 	index_rescan(desc, keys, 2, NULL, 0);
-	if (!index_getnext_slot(desc, direction, entries->slot))
-		return 0;
-	*version = DatumGetInt32(slot_getattr(entries->slot, Anum_es_event_version, &isnull));
-	return DatumGetInt64(slot_getattr(entries->slot, Anum_es_event_global_position, &isnull));
+	return es_stream_next(entries, direction, version);
 }
 
 /*
@@ -196,9 +220,7 @@ es_stream_fill(EsEntries *entries, EsEntryCursor *cursor)
 								   entries->direction, &version);
 	while (position != 0 && (forward ? position <= cursor->upto : position >= cursor->upto))
 	{
-		bool		isnull;
-
-		cursor->lot[cursor->n].tid = entries->slot->tts_tid;
+		cursor->lot[cursor->n].tid = entries->tid;
 		cursor->lot[cursor->n].position = position;
 		cursor->n++;
 		cursor->version = forward ? version + 1 : version - 1;
@@ -208,12 +230,7 @@ es_stream_fill(EsEntries *entries, EsEntryCursor *cursor)
 			ExecClearTuple(entries->slot);
 			return;
 		}
-		if (!index_getnext_slot(entries->descs[ES_INDEX_STREAM], entries->direction,
-								entries->slot))
-			break;
-		version = DatumGetInt32(slot_getattr(entries->slot, Anum_es_event_version, &isnull));
-		position = DatumGetInt64(slot_getattr(entries->slot, Anum_es_event_global_position,
-											  &isnull));
+		position = es_stream_next(entries, entries->direction, &version);
 	}
 	cursor->exhausted = true;
 	ExecClearTuple(entries->slot);

@@ -73,6 +73,7 @@ typedef struct EsEntries
 	Relation	indexes[ES_NUM_INDEX_ROLES];	/* those in use */
 	IndexScanDesc descs[ES_NUM_INDEX_ROLES];
 	TupleTableSlot *slot;		/* for the rows of streams; or NULL */
+	ItemPointerData tid;		/* where the entry of the row in it points to */
 	int			lot_size;		/* of the largest lots */
 	int			nsources;
 	EsEntrySource *sources;
