@@ -54,6 +54,7 @@ struct EsUpcaster
 	text	   *event_type;
 	int32		schema_version;
 	EsFunction *function;
+	bool		sees_metadata;
 	text	   *to_event_type;
 	int32		to_schema_version;
 	EsUpcaster *next;			/* what the result goes through; NULL = nothing */
@@ -209,6 +210,7 @@ es_upcast_read(Relation rel)
 	{
 		EsUpcaster *upcaster;
 		char	   *signature;
+		int			nargs;
 		bool		isnull;
 
 		if (es_num_upcasters == size)
@@ -224,8 +226,9 @@ es_upcast_read(Relation rel)
 			DatumGetInt32(heap_getattr(tuple, Anum_es_upcaster_schema_version, desc, &isnull));
 		signature = TextDatumGetCString(heap_getattr(tuple, Anum_es_upcaster_upcaster,
 													 desc, &isnull));
-		upcaster->function = es_function_get("upcaster", signature,
-											 es_upcaster_nargs(signature), argtypes);
+		nargs = es_upcaster_nargs(signature);
+		upcaster->function = es_function_get("upcaster", signature, nargs, argtypes);
+		upcaster->sees_metadata = nargs == 2;
 		upcaster->to_event_type =
 			DatumGetTextPCopy(heap_getattr(tuple, Anum_es_upcaster_to_event_type, desc, &isnull));
 		upcaster->to_schema_version =
@@ -389,6 +392,19 @@ es_upcaster_next(const EsUpcaster *upcaster, text **event_type, int32 *schema_ve
 {
 	*event_type = upcaster->to_event_type;
 	*schema_version = upcaster->to_schema_version;
+}
+
+/*
+ * Does any upcaster of the chain that begins here look at the metadata?
+ */
+bool
+es_upcaster_sees_metadata(const EsUpcaster *upcaster)
+{
+	if (upcaster->last == NULL)
+		return false;			/* a loop, which es_upcaster_apply refuses */
+	while (upcaster != NULL && !upcaster->sees_metadata)
+		upcaster = upcaster->next;
+	return upcaster != NULL;
 }
 
 /*

@@ -33,6 +33,7 @@ extern void es_upcaster_target(const EsUpcaster *upcaster, text **event_type,
 							   int32 *schema_version);
 extern void es_upcaster_next(const EsUpcaster *upcaster, text **event_type,
 							 int32 *schema_version);
+extern bool es_upcaster_sees_metadata(const EsUpcaster *upcaster);
 extern void es_upcaster_apply(const EsUpcaster *upcaster, Datum *values);
 
 extern int es_upcast_sources(Datum *names, int nnames, Datum **sources);

@@ -427,6 +427,8 @@ es_upcast_schema_version(PG_FUNCTION_ARGS)
  *				  metadata jsonb) RETURNS jsonb
  *
  * Data of a stored event in today's shape.
+ *
+ * Errors: VE006; 55000 when it is called without the metadata that it needs.
  */
 Datum
 es_upcast_data(PG_FUNCTION_ARGS)
@@ -439,8 +441,16 @@ es_upcast_data(PG_FUNCTION_ARGS)
 	values[Anum_es_out_data - 1] = PG_GETARG_DATUM(2);
 	values[Anum_es_out_event_id - 1] = PG_GETARG_DATUM(3);
 
-	/* where no upcaster looks at it, it may be left out */
-	values[Anum_es_out_metadata - 1] = PG_NARGS() > 6 ? PG_GETARG_DATUM(6) : PG_GETARG_DATUM(2);
+	/* in views that were made before the metadata was an argument */
+	if (PG_NARGS() > 6)
+		values[Anum_es_out_metadata - 1] = PG_GETARG_DATUM(6);
+	else if (es_upcaster_sees_metadata(upcaster))
+		ereport(ERROR,
+				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				errmsg("function es_upcast_data() needs the metadata of the event"),
+				errdetail("An upcaster of event type \"%s\" looks at it.",
+						  text_to_cstring(PG_GETARG_TEXT_PP(0))),
+				errhint("Create the view or function that calls it again, with the metadata as the last argument."));
 	if (PG_GETARG_INT64(5) > 0)
 	{
 		values[Anum_es_out_stream_id - 1] = PG_GETARG_DATUM(4);

@@ -122,6 +122,16 @@ sub upgrade
 		"$name: a subscription handled each event once, in order");
 	is_deeply(look($dbh), $before->{look}, "$name: what was there before is as it was");
 
+	# one's own view gives an upcaster no metadata: it says so
+	run_sql(
+		$dbh,
+		'CREATE FUNCTION with_metadata(data jsonb, metadata jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE '
+		  . 'AS $$SELECT data || metadata$$',
+		q{SELECT es_define_upcaster('Other', 1, 'with_metadata(jsonb,jsonb)')});
+	is(sqlstate($dbh, 'SELECT * FROM old_shape'), '55000', "$name: a call without the metadata that is needed");
+	is(sqlstate($dbh, q{SELECT * FROM old_shape WHERE data @> '{"n": 42}' LIMIT 1}),
+		'00000', "$name: a call without, where it is not needed");
+
 	$fresh->disconnect;
 	$dbh->disconnect;
 	$node->stop;
@@ -149,6 +159,9 @@ sub fill
 		'CREATE FUNCTION double_n(data jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE '
 		  . q{AS $$SELECT jsonb_build_object('n', (data->>'n')::int * 2)$$},
 		q{SELECT es_define_upcaster('Legacy', 1, 'double_n(jsonb)', 'Modern', 2)},
+		# as views of one's own may call it
+		'CREATE VIEW old_shape AS SELECT event_store.es_upcast_data(t.name, 1, ' . q{'{"n": 21}'}
+		  . ", '00000000-0000-4000-8000-00000000abcd', 'Old-0', 1) AS data FROM (VALUES ('Legacy'), ('Other')) t(name)",
 		'CREATE FUNCTION add_n(state jsonb, event es_event) RETURNS jsonb LANGUAGE sql IMMUTABLE '
 		  . q{AS $$SELECT to_jsonb((state::text)::bigint + coalesce((event.data->>'n')::bigint, 0))$$},
 		q{SELECT es_define_aggregate('Old', 'add_n(jsonb,es_event)', '0', snapshot_every => 5)},
@@ -184,6 +197,7 @@ sub look
 		snapshot => q{SELECT version, data FROM es_read_snapshot('Keyed-1', 7)},
 		duplicate => q{SELECT version, is_duplicate FROM es_append('Keyed-1', 0, 'Happened', '{"n": 1}',
 					   event_id => '00000000-0000-4000-8000-00000000abcd')},
+		view => q{SELECT data FROM old_shape},
 		parked => q{SELECT subscription, stream_id, version, reason FROM event_store.parked_events},
 		held => q{SELECT name, checkpoint, holder FROM event_store.subscriptions WHERE name = 'held'},
 		halted => q{SELECT name, state, position, categories FROM event_store.projections WHERE name = 'halted'});
