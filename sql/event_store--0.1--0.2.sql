@@ -534,6 +534,20 @@ CREATE OR REPLACE VIEW event_store.parked_events AS
       JOIN event_store.event_type t ON t.type_no = e.type_no
        AND (s.event_types IS NULL OR e.global_position = p.failed_position
             OR event_store.es_upcast_type(t.event_type, e.schema_version) = ANY (s.event_types))
+     -- an event that failed is there, whatever the subscription wants today
+       AND (s.query IS NULL OR e.global_position = p.failed_position
+            OR EXISTS (SELECT 1
+                         FROM jsonb_array_elements(coalesce(nullif(nullif(s.query -> 'items', 'null'), '[]'), '[{}]')) AS i(item)
+                        CROSS JOIN LATERAL (SELECT nullif(nullif(i.item -> 'event_types', 'null'), '[]') AS event_types,
+                                                   nullif(nullif(i.item -> 'tags', 'null'), '[]') AS tags,
+                                                   nullif(nullif(i.item -> 'streams', 'null'), '[]') AS streams,
+                                                   nullif(nullif(i.item -> 'stream_prefixes', 'null'), '[]') AS prefixes) AS w
+                        WHERE (w.event_types IS NULL OR w.event_types ? event_store.es_upcast_type(t.event_type, e.schema_version))
+                          AND (w.tags IS NULL OR to_jsonb(e.tags) @> w.tags)
+                          AND (w.streams IS NULL OR w.streams ? st.stream_id)
+                          AND (w.prefixes IS NULL
+                               OR EXISTS (SELECT 1 FROM jsonb_array_elements_text(w.prefixes) AS x(prefix)
+                                           WHERE starts_with(st.stream_id, x.prefix)))))
      WHERE NOT row_security_active('event_store.event'::regclass);
 
 --

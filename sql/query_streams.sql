@@ -52,6 +52,23 @@ SELECT name, lag_events FROM event_store.subscriptions WHERE name LIKE 'qs%' ORD
 SELECT es_reset_subscription('qs_one', 0);
 SELECT data FROM es_fetch('qs_one');
 
+-- what has queued up behind a failed event is what the subscription wants of its stream
+SELECT es_create_subscription('qs_park', query => '{"items": [{"streams": ["Qs-p"], "event_types": ["QsB"]}, {"tags": ["qs:p", "qs:q"]}, {"stream_prefixes": ["Qs-q"]}]}', after_position => es_head());
+SELECT count(*) FROM es_append_if('[{"event_type": "QsB", "data": 1, "stream_id": "Qs-p"}, {"event_type": "QsA", "data": 2, "stream_id": "Qs-p"},
+    {"event_type": "QsB", "data": 3, "stream_id": "Qs-p", "tags": ["qs:p"]}, {"event_type": "QsA", "data": 4, "stream_id": "Qs-p", "tags": ["qs:p", "qs:q", "qs:r"]},
+    {"event_type": "QsA", "data": 5, "stream_id": "Qs-p", "tags": ["qs:p"]}, {"event_type": "QsA", "data": 6, "stream_id": "Qs-q1"},
+    {"event_type": "QsA", "data": 7, "stream_id": "Qs-q1"}]', '{"items": [{"tags": ["qs:none"]}]}');
+SELECT data FROM es_fetch('qs_park', 10) ORDER BY global_position;
+SELECT es_nack('qs_park', global_position, 'bad', retry => false) FROM event_store.events WHERE stream_id IN ('Qs-p', 'Qs-q1') AND version = 1 ORDER BY 1;
+SELECT es_ack('qs_park', es_head());
+SELECT stream_id, version, state FROM event_store.parked_events WHERE subscription = 'qs_park' ORDER BY global_position;
+-- the others are what will be handed out
+SELECT es_retry_parked('qs_park');
+SELECT data FROM es_fetch('qs_park', 10) ORDER BY global_position;
+SELECT es_ack('qs_park', es_head());
+SELECT data FROM es_fetch('qs_park', 10) ORDER BY global_position;
+SELECT es_drop_subscription('qs_park');
+
 -- a condition may name them, too
 SELECT count(*) FROM es_append_if('[{"event_type": "QsA", "data": 10, "stream_id": "Qs-1"}]', '{"items": [{"streams": ["Qs-2", "Qs-new"]}]}', (SELECT max(global_position) FROM es_read_stream('Qs-2')));
 \set VERBOSITY sqlstate
@@ -101,4 +118,21 @@ BEGIN
     END LOOP;
     RAISE NOTICE 'different answers: %, enough seen: %', _wrong, _met > 20000;
 END $$;
+
+-- rows that a superuser has changed, behind the guard's back, where they are
+SELECT count(*) FROM es_append_batch('Qs-hot1', es_any(), array_fill('QsHot'::text, ARRAY[40]), array_fill('1'::jsonb, ARRAY[40]));
+SELECT count(*) FROM es_append_batch('Qs-hot2', es_any(), array_fill('QsHot'::text, ARRAY[40]), array_fill('2'::jsonb, ARRAY[40]));
+ALTER TABLE event_store.event DISABLE TRIGGER es_guard_statement, DISABLE TRIGGER es_guard_row;
+CREATE TEMP TABLE qs_was AS SELECT e.global_position, e.ctid AS place FROM event_store.event e JOIN event_store.stream s USING (stream_no) WHERE s.stream_id LIKE 'Qs-hot%';
+UPDATE event_store.event e SET metadata = '{"changed": 1}' FROM event_store.stream s WHERE s.stream_no = e.stream_no AND s.stream_id LIKE 'Qs-hot%' AND e.version > 38;
+ALTER TABLE event_store.event ENABLE ALWAYS TRIGGER es_guard_statement, ENABLE ALWAYS TRIGGER es_guard_row;
+SELECT count(*) > 0 AS some_on_their_page FROM qs_was w JOIN event_store.event e USING (global_position)
+ WHERE e.ctid <> w.place AND (e.ctid::text::point)[0] = (w.place::text::point)[0];
+SELECT sum(n) FROM generate_series(1, 120) g,
+    LATERAL (SELECT count(*) AS n FROM es_append_batch('Qs-after', es_any(), array_fill('QsA'::text, ARRAY[30]), array_fill(to_jsonb(g), ARRAY[30]))) a;
+SELECT (SELECT max(global_position) FROM event_store.mark) > max(global_position) AS settled FROM qs_was;
+SELECT data, count(*), count(*) FILTER (WHERE metadata <> '{}') AS changed
+  FROM es_read_query('{"items": [{"streams": ["Qs-hot1", "Qs-hot2"]}]}') GROUP BY 1 ORDER BY 1;
+SELECT data, count(*), count(*) FILTER (WHERE metadata <> '{}') AS changed
+  FROM es_read_query('{"items": [{"streams": ["Qs-hot1", "Qs-hot2"]}]}', backward => true) GROUP BY 1 ORDER BY 1;
 SELECT es_drop_subscription(s.name) FROM event_store.subscriptions s WHERE name LIKE 'qs%' ORDER BY s.name;
