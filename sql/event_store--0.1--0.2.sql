@@ -276,7 +276,7 @@ CREATE FUNCTION event_store.es_new_arguments(old regprocedure, new regprocedure)
     $$;
 
 CREATE FUNCTION event_store.es_new_upcast_data(event_type text, schema_version int, data jsonb,
-        event_id uuid, stream_id text, version bigint, metadata jsonb) RETURNS jsonb
+        event_id uuid, stream_id text, version bigint, metadata jsonb DEFAULT 'null') RETURNS jsonb
     LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'es_upcast_data';
 SELECT event_store.es_new_arguments('event_store.es_upcast_data(text, int, jsonb, uuid, text, bigint)'::regprocedure,
     'event_store.es_new_upcast_data(text, int, jsonb, uuid, text, bigint, jsonb)'::regprocedure);

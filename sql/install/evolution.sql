@@ -77,7 +77,7 @@ COMMENT ON FUNCTION event_store.es_upcast_schema_version(text, int) IS 'the sche
 REVOKE ALL ON FUNCTION event_store.es_upcast_schema_version(text, int) FROM PUBLIC;
 
 CREATE FUNCTION event_store.es_upcast_data(event_type text, schema_version int, data jsonb,
-        event_id uuid, stream_id text, version bigint, metadata jsonb) RETURNS jsonb
+        event_id uuid, stream_id text, version bigint, metadata jsonb DEFAULT 'null') RETURNS jsonb
     LANGUAGE c STABLE STRICT PARALLEL RESTRICTED COST 10 SUPPORT event_store.es_upcast_support
     AS 'MODULE_PATHNAME', 'es_upcast_data';
 COMMENT ON FUNCTION event_store.es_upcast_data(text, int, jsonb, uuid, text, bigint, jsonb) IS

@@ -22,6 +22,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
+#include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -441,16 +442,17 @@ es_upcast_data(PG_FUNCTION_ARGS)
 	values[Anum_es_out_data - 1] = PG_GETARG_DATUM(2);
 	values[Anum_es_out_event_id - 1] = PG_GETARG_DATUM(3);
 
-	/* in views that were made before the metadata was an argument */
-	if (PG_NARGS() > 6)
-		values[Anum_es_out_metadata - 1] = PG_GETARG_DATUM(6);
-	else if (es_upcaster_sees_metadata(upcaster))
+	/* calls that were written before it was an argument have the default, which is no metadata */
+	if (es_upcaster_sees_metadata(upcaster) &&
+		(PG_NARGS() <= 6 || !JB_ROOT_IS_OBJECT(PG_GETARG_JSONB_P(6))))
 		ereport(ERROR,
 				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				errmsg("function es_upcast_data() needs the metadata of the event"),
 				errdetail("An upcaster of event type \"%s\" looks at it.",
 						  text_to_cstring(PG_GETARG_TEXT_PP(0))),
 				errhint("Create the view or function that calls it again, with the metadata as the last argument."));
+	if (PG_NARGS() > 6)
+		values[Anum_es_out_metadata - 1] = PG_GETARG_DATUM(6);
 	if (PG_GETARG_INT64(5) > 0)
 	{
 		values[Anum_es_out_stream_id - 1] = PG_GETARG_DATUM(4);
