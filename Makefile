@@ -35,7 +35,8 @@ PG_CPPFLAGS += -DES_FAULTS
 endif
 
 REGRESS      = append append_errors append_streams import decide decide_consumers query_streams idempotency read eventscan snapshot wait subscription group guard verify privileges upcast aggregate projection
-REGRESS_OPTS = --load-extension=$(EXTENSION)
+# whatever the server's own is: where no locale was set Debian makes it SQL_ASCII
+REGRESS_OPTS = --encoding=UTF8 --load-extension=$(EXTENSION)
 
 PG_CONFIG   ?= pg_config
 
@@ -87,10 +88,20 @@ specs       := $(patsubst $(top)/test/isolation/specs/%.spec,%,$(sort $(wildcard
 # asked when installcheck runs: a server does not allow prepared transactions unless it was told to
 ISOLATION      = $(if $(filter 0 1,$(max_prepared)),$(filter-out %-prepared,$(specs)),$(specs))
 max_prepared   = $(shell $(bindir)/psql -XAtq -d postgres -c 'SHOW max_prepared_transactions' 2>/dev/null)
-ISOLATION_OPTS = --inputdir=$(top)/test/isolation --load-extension=$(EXTENSION)
+ISOLATION_OPTS = --inputdir=$(top)/test/isolation --encoding=UTF8 --load-extension=$(EXTENSION)
 endif
 
+# no bitcode, which doubles the build and needs clang: there is nothing that a
+# query would inline
+override with_llvm = no
+
 include $(PGXS)
+
+# what an installation with bitcode has left would be inlined all the same
+install: uninstall-bitcode
+.PHONY: uninstall-bitcode
+uninstall-bitcode:
+	rm -rf '$(DESTDIR)$(pkglibdir)/bitcode/$(MODULE_big)' '$(DESTDIR)$(pkglibdir)/bitcode/$(MODULE_big).index.bc'
 
 left_out     = $(filter-out $(ISOLATION),$(specs))
 

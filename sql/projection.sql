@@ -459,6 +459,14 @@ SELECT es_prepare_projection('named_too', 'proj_named(es_event)', if_not_exists 
 SELECT es_prepare_projection('named_too', 'proj_named(es_event[])', if_not_exists => true);
 SELECT es_prepare_projection('named_too', 'proj_named(es_event[])');
 SELECT handler FROM event_store.projections WHERE name = 'named_too' AND is_shadow;
+-- at a glance
+SELECT es_create_projection('named_few', 'proj_named(es_event)', '{ProjNamed}', paused => true), es_create_subscription('named_done', '{ProjNone}'),
+    es_create_subscription('named_letters', '{ProjNamed}'), es_create_subscription('named_group', '{ProjNamed}', slots => 2);
+SELECT event_type, es_nack('named_group', global_position, 'no', false, member => 'm') FROM es_fetch('named_group', 1, member => 'm');
+SELECT count(*) FROM es_fetch('named_letters', 1);
+SELECT name, kind, state, CASE WHEN kind <> 'new version' THEN lag_events END AS lag, lag_seconds >= 0 AS lags, problem FROM event_store.consumers
+ WHERE name IN ('named_few', 'named_done', 'named_letters', 'named_group') OR name = 'named_too' AND kind = 'new version' ORDER BY name;
+SELECT es_drop_subscription(name) FROM event_store.subscriptions WHERE name LIKE 'named%';
 SELECT es_drop_projection(name) FROM event_store.projections WHERE name LIKE 'named%' AND NOT is_shadow;
 SELECT es_drop_upcaster('Named', 1), es_drop_aggregate('ProjNamed');
 DROP FUNCTION proj_named(es_event), proj_named(es_event[]), proj_named_reset, "proj (named)", proj_fold, proj_upcast;

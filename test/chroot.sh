@@ -11,6 +11,8 @@
 #								the machine's installation nor the chroots, and leaves
 #								no process.  The sources lie in /tmp/source, where it is
 #								started, a folder named by $share in /tmp/share.
+#	chroot_bootstrap suite folder
+#								a minimal Debian of that suite
 #
 # 13 comes from a suite whose libpq and Node.js are older than what
 # contrib/gateway and its tests need, so its chroot is of the suite after it and
@@ -39,6 +41,23 @@ suite_of()
 	esac
 }
 
+chroot_bootstrap()
+{
+	mirror=$(apt-get indextargets --format '$(REPO_URI)' \
+		'Created-By: Packages' 'Origin: Debian' 'Label: Debian' | head -n 1)
+	test -n "$mirror" || { echo "$0: apt knows no Debian mirror" >&2; return 1; }
+
+	# A debootstrap that is older than the suite has no script by its name.
+	script=
+	test -e "/usr/share/debootstrap/scripts/$1" || script=sid
+
+	debootstrap --variant=minbase "$1" "$2" "$mirror" $script
+	# How this machine's apt gets to its mirror, and what it makes of its age.
+	apt-config dump |
+		grep -Ei '^Acquire::(https?::Proxy|Check-Valid-Until|Check-Date)' \
+		> "$2/etc/apt/apt.conf.d/90machine" || true
+}
+
 # Make the chroot of a major.  It gets its name when it is complete, so that
 # an interrupted attempt is not taken for a chroot.
 make_chroot()
@@ -46,24 +65,11 @@ make_chroot()
 	root=$chroots/$1
 	test ! -d "$root" || return 0
 
-	suite=$(suite_of "$1")
-	mirror=$(apt-get indextargets --format '$(REPO_URI)' \
-		'Created-By: Packages' 'Origin: Debian' 'Label: Debian' | head -n 1)
-	test -n "$mirror" || { echo "$0: apt knows no Debian mirror" >&2; return 1; }
-
-	# A debootstrap that is older than the suite has no script by its name.
-	script=
-	test -e "/usr/share/debootstrap/scripts/$suite" || script=sid
-
 	mkdir -p "$chroots"
 	rm -rf "$root.part"
-	debootstrap --variant=minbase "$suite" "$root.part" "$mirror" $script
+	chroot_bootstrap "$(suite_of "$1")" "$root.part"
 	test "$1" != 13 ||
 		echo "deb $mirror bullseye main" >> "$root.part/etc/apt/sources.list"
-	# How this machine's apt gets to its mirror, and what it makes of its age.
-	apt-config dump |
-		grep -Ei '^Acquire::(https?::Proxy|Check-Valid-Until|Check-Date)' \
-		> "$root.part/etc/apt/apt.conf.d/90machine" || true
 
 	# No cluster and no daemon shall come up by installing the packages.
 	mkdir -p "$root.part/etc/postgresql-common"

@@ -10,9 +10,11 @@
 #    updated, every package tried, all purged, and nothing stays behind.
 # 4. The RUN lines of the Dockerfile, COPY, ENV, and its CMD, without docker.
 #
-# Needs root (chroot).  Environment: CLEAN, a folder with a clean Debian, which
-# is copied and not changed; without it debootstrap makes one of SUITE (bookworm).
-# STEPS: which of "meta build install docker" (all).
+# Needs root (chroot).  Environment: MAJOR (15): in the Debian suite that carries
+# this PostgreSQL, without step docker for others than the Dockerfile's (not 13,
+# whose suite is older than what the programs need).  CLEAN: a folder with a clean
+# Debian of that suite, which is copied and not changed; without it debootstrap
+# makes one.  STEPS: which of "meta build install docker" (all).
 
 set -euo pipefail
 
@@ -20,10 +22,16 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 top=$(dirname "$here")
 # shellcheck source=test/build.sh
 . "$here/build.sh"
-steps=${STEPS:-meta build install docker}
+# shellcheck source=test/chroot.sh
+. "$here/chroot.sh"
+major=${MAJOR:-15}
+suite=$(suite_of "$major")
+steps=${STEPS:-meta build install}
+[ -n "${STEPS:-}" ] || ! grep -q "^FROM.*$suite" "$top/Dockerfile" || steps="$steps docker"
 passed=0
 failed=0
 
+[ "$major" -ne 13 ] || { echo "packages: no Debian suite has both PostgreSQL 13 and what the programs need" >&2; exit 1; }
 [ "$(id -u)" -eq 0 ] || { echo "packages: needs root, for chroot" >&2; exit 1; }
 work=$(mktemp -d "${TMPDIR:-/tmp}/event_store_packages.XXXXXX")
 trap 'rm -rf --one-file-system "$work"' EXIT
@@ -51,7 +59,7 @@ copy_sources() {
 fresh() {
 	if [ -z "${CLEAN:-}" ]; then
 		CLEAN=$work/clean
-		debootstrap --variant=minbase "${SUITE:-bookworm}" "$CLEAN" >"$work/debootstrap.log" 2>&1 ||
+		chroot_bootstrap "$suite" "$CLEAN" >"$work/debootstrap.log" 2>&1 ||
 			{ cat "$work/debootstrap.log"; exit 1; }
 	fi
 	cp -a "$CLEAN" "$work/$1"
@@ -105,7 +113,7 @@ check_meta() {
 build_packages() {
 	fresh build
 	copy_sources "$work/build/src/event-store"
-	inside build <<-'END' >"$work/build.log" 2>&1
+	inside build <<-'END' >"$work/build.log" 2>&1 || return 1
 		apt-get -qq update
 		apt-get -qq install -y --no-install-recommends build-essential lintian postgresql-common postgresql-server-dev-all >/dev/null
 		cd /src/event-store
@@ -117,13 +125,14 @@ build_packages() {
 		echo === lintian
 		lintian --allow-root --fail-on error,warning --suppress-tags initial-upload-closes-no-bugs *.changes
 	END
+	ls "$work"/build/src/postgresql-"$major"-event-store_*.deb >/dev/null
 }
 
 # The package before this one: the same files, a lower version, and only 0.1 in it.
 make_previous() {
 	local package new=$work/previous
 
-	package=$(ls "$work"/build/src/postgresql-*-event-store_*.deb)
+	package=$(ls "$work"/build/src/postgresql-"$major"-event-store_*.deb)
 	dpkg-deb -R "$package" "$new"
 	sed -i 's/^Version: .*/Version: 0.1.0/' "$new/DEBIAN/control"
 	find "$new" -name 'event_store--0.2.sql' -delete -o -name 'event_store--0.1--0.2.sql' -delete

@@ -40,14 +40,22 @@ running() {
 }
 
 how_to_connect() {
-	local url
+	local url password port
 
 	url=$(cat "$cluster_dir/url")
+	password=${url#*:*:}
+	password=${password%%@*}
+	port=${url##*:}
+	port=${port%%/*}
 	cat <<-END
 
 		The server is up:
 
 		    psql '$url'
+
+		or, in each shell from which you want to connect, with psql and every driver,
+
+		    export PGHOST=127.0.0.1 PGPORT=$port PGUSER=play PGPASSWORD=$password PGDATABASE=play
 
 		with the events of GitHub's webhooks (329), an order service (examples/orders.sql), its read model
 		and a consumer group. Some things to try:
@@ -60,8 +68,8 @@ how_to_connect() {
 		    SELECT * FROM es_fetch('shipping', 10, member => 'me');
 		    \\df es_read*
 
-		The same URL is good for every driver. Read on in README.md and doc/. To stop the server and remove it
-		with its data: make stop
+		Read on in doc/quick-start.md (psql, Node.js, Python), README.md and doc/. To stop the server and remove
+		it with its data: make stop
 	END
 }
 

@@ -115,6 +115,7 @@ CREATE FUNCTION event_store.es_role_relations(kind text) RETURNS SETOF regclass
         ('reader', 'parked_events'),
         ('watch', 'status'),
         ('watch', 'categories'),
+        ('watch', 'consumers'),
         ('watch', 'subscriptions'),
         ('watch', 'subscription_members'),
         ('watch', 'projections'),

@@ -354,3 +354,26 @@ COMMENT ON COLUMN event_store.parked_events.first_failed_at IS 'when it failed f
 COMMENT ON COLUMN event_store.parked_events.failed_at IS 'when it failed last';
 COMMENT ON COLUMN event_store.parked_events.next_attempt_at IS 'when it is handed out again';
 COMMENT ON COLUMN event_store.parked_events.event_id IS 'its id';
+
+CREATE VIEW event_store.consumers AS
+    SELECT p.name, CASE WHEN p.is_shadow THEN 'new version' ELSE 'projection' END AS kind,
+           p.state, p.position, p.lag_events, p.lag_seconds,
+           coalesce(p.reason, p.error_message, p.error_sqlstate,
+                    CASE WHEN p.events_parked > 0 THEN 'parked events: ' || p.events_parked END) AS problem
+      FROM event_store.projections p
+     UNION ALL
+    SELECT s.name, CASE WHEN s.slots IS NULL THEN 'subscription' ELSE 'group' END,
+           CASE WHEN s.reason IS NOT NULL THEN 'stopped' WHEN s.retrying_streams > 0 THEN 'retrying'
+                WHEN s.in_flight THEN 'in flight' WHEN s.lag_events > 0 THEN 'waiting' ELSE 'idle' END,
+           s.checkpoint, s.lag_events, s.lag_seconds,
+           coalesce(s.reason, CASE WHEN s.parked_streams > 0 THEN 'parked streams: ' || s.parked_streams END)
+      FROM event_store.subscriptions s;
+COMMENT ON VIEW event_store.consumers IS
+    'projections and subscriptions at a glance: what they do, how far they are, what is in the way';
+COMMENT ON COLUMN event_store.consumers.name IS 'name of the projection or subscription';
+COMMENT ON COLUMN event_store.consumers.kind IS 'projection, new version (of that projection, in preparation), subscription or group';
+COMMENT ON COLUMN event_store.consumers.state IS 'of a projection: running, retrying, paused, stopped, replicated; of a subscription: idle, waiting (for a consumer), in flight, retrying, stopped';
+COMMENT ON COLUMN event_store.consumers.position IS 'everything up to here is done';
+COMMENT ON COLUMN event_store.consumers.lag_events IS 'events that are still to be done; of a subscription counted up to 100000';
+COMMENT ON COLUMN event_store.consumers.lag_seconds IS 'age of the oldest of them';
+COMMENT ON COLUMN event_store.consumers.problem IS 'what is in the way; NULL = nothing';

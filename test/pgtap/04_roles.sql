@@ -72,7 +72,7 @@ INSERT INTO documented VALUES
     ('event_store.event', 'r'), ('event_store.stream', 'r'), ('event_store.event_type', 'r'), ('event_store.mark', 'r'),
     ('event_store.snapshot', ''), ('event_store.upcaster', ''), ('event_store.aggregate', ''), ('event_store.projection_parked', ''),
     -- views
-    ('event_store.events', 'r'), ('event_store.parked_events', 'r'), ('event_store.status', 'rm'), ('event_store.categories', 'rm'),
+    ('event_store.events', 'r'), ('event_store.parked_events', 'r'), ('event_store.status', 'rm'), ('event_store.categories', 'rm'), ('event_store.consumers', 'rm'),
     ('event_store.subscriptions', 'rm'), ('event_store.subscription_members', 'rm'),
     ('event_store.projections', 'rm'), ('event_store.projection_progress', 'rm'), ('event_store.statistics', 'm'),
     ('event_store.import_progress', 'm');
