@@ -266,7 +266,7 @@ run_gateway() {
 		env -u PGHOST -u PGPORT -u PGUSER -u PGDATABASE \
 		HOME="$work/tap" TMPDIR="$work/tap/tmp" PG_CONFIG="$pg_config" \
 		perl test/prove.pl --tally "$work/tap/gateway" contrib/gateway/test/*_*.js \
-		contrib/gateway/test/login.js contrib/gateway/test/failures.js
+		contrib/gateway/test/login.js contrib/gateway/test/failures.js contrib/gateway/test/wire.js
 }
 
 # contrib/feed, with the servers that it feeds; its tests start them.

@@ -490,6 +490,6 @@ append_over(Call *call)
 }
 
 const Method append_method = {
-	.service = "event_store.client.streams.Streams", .name = "Append",
+	.service = "event_store.client.streams.Streams", .name = "Append", .many = true, .whole = true,
 	.message = append_message, .over = append_over
 };

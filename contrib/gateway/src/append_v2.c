@@ -527,7 +527,7 @@ records_message(Call *call, const uint8_t *data, size_t len)
 }
 
 const Method append_session_method = {
-	.service = SERVICE, .name = "AppendSession", .message = session_message, .over = session_over
+	.service = SERVICE, .name = "AppendSession", .many = true, .whole = true, .message = session_message, .over = session_over
 };
 
 const Method append_records_method = {

@@ -518,6 +518,6 @@ batch_over(Call *call)
 }
 
 const Method batch_append_method = {
-	.service = "event_store.client.streams.Streams", .name = "BatchAppend", .features = "deadline_duration",
+	.service = "event_store.client.streams.Streams", .name = "BatchAppend", .features = "deadline_duration", .many = true,
 	.message = batch_message, .drained = batch_drained, .over = batch_over
 };

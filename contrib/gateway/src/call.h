@@ -26,8 +26,13 @@ typedef struct Method
 	const char *name;
 	const char *features;		/* words for ServerFeatures, NULL: none */
 	bool		open;			/* needs no login */
+	bool		many;			/* the client sends any number of messages; otherwise one */
+	bool		whole;			/* of many: what came is worth nothing without the client's end */
 
-	/* a message of the client; NULL: it sends no more */
+	/*
+	 * A message of the client; NULL: it sends no more.  Where it sends one, that
+	 * comes when the client has said that it was all, and NULL if there was none.
+	 */
 	void		(*message) (Call *call, const uint8_t *data, size_t len);
 	/* everything sent has been taken; NULL: does not matter */
 	void		(*drained) (Call *call);

@@ -154,6 +154,6 @@ consume_drained(Call *call)
 }
 
 const Method group_read_method = {
-	.service = GROUPS_SERVICE, .name = "Read", .features = "stream all",
+	.service = GROUPS_SERVICE, .name = "Read", .features = "stream all", .many = true,
 	.message = consume_message, .drained = consume_drained, .over = consumer_over
 };

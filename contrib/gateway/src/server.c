@@ -44,6 +44,7 @@ struct Call
 	bool		headers_sent;
 	bool		sending;		/* an operation that sends is under way */
 	bool		receiving;
+	bool		ending;			/* is the end that has come the client's, or did the stream break? */
 	bool		finishing;		/* a status was given */
 	bool		finished;		/* and handed to gRPC */
 	bool		over;
@@ -54,6 +55,7 @@ struct Call
 				receive_tag,
 				send_tag;
 	grpc_byte_buffer *received;
+	grpc_byte_buffer *only;		/* the message of a client that sends one, until it says so */
 	grpc_byte_buffer *sent;
 	grpc_slice	status_text;
 	grpc_status_code status;
@@ -95,6 +97,8 @@ call_release(Call *call)
 		call->queue_first = (call->queue_first + 1) % call->queue_size;
 	}
 	free(call->queue);
+	if (call->only)
+		grpc_byte_buffer_destroy(call->only);
 	for (int i = 0; i < call->ntrailers; i++)
 	{
 		grpc_slice_unref(call->trailers[i].key);
@@ -148,6 +152,8 @@ close_done(Tag *tag, bool ok)
 }
 
 /* --- sending --------------------------------------------------------------- */
+
+static void hand_over(Call *call, grpc_byte_buffer *buffer);
 
 static void
 send_next(Call *call)
@@ -203,11 +209,17 @@ send_done(Tag *tag, bool ok)
 {
 	Call	   *call = ((CallTag *) tag)->call;
 
-	(void) ok;					/* a failure is followed by the close */
+	/* a failure is followed by the close */
 	call->sending = false;
 	if (call->sent)
 		grpc_byte_buffer_destroy(call->sent);
 	call->sent = NULL;
+	if (call->ending)
+	{
+		call->ending = false;
+		if (ok && !call->over && !call->finishing)
+			hand_over(call, NULL);
+	}
 	send_next(call);
 	if (!call->over && !call->finishing && !call->sending && call->method->drained)
 		call->method->drained(call);
@@ -301,6 +313,50 @@ call_finish(Call *call, grpc_status_code code, const char *message)
 /* --- receiving ------------------------------------------------------------- */
 
 static void
+hand_over(Call *call, grpc_byte_buffer *buffer)
+{
+	grpc_byte_buffer_reader reader;
+
+	if (buffer == NULL)
+		call->method->message(call, NULL, 0);
+	else if (grpc_byte_buffer_reader_init(&reader, buffer))
+	{
+		grpc_slice	slice = grpc_byte_buffer_reader_readall(&reader);
+
+		call->method->message(call, GRPC_SLICE_START_PTR(slice), GRPC_SLICE_LENGTH(slice));
+		grpc_slice_unref(slice);
+		grpc_byte_buffer_reader_destroy(&reader);
+	}
+	else
+		call_finish(call, GRPC_STATUS_INVALID_ARGUMENT, "the message cannot be decompressed");
+}
+
+/*
+ * The client sends no more.  gRPC says the same of a stream that was reset and of
+ * a connection that broke, and what would then be written is a part of what the
+ * client meant.  It does not send on a stream that is gone, though: so headers are
+ * sent, and the end counts when that worked.
+ */
+static void
+end_came(Call *call)
+{
+	if (!call->method->whole || call->headers_sent)
+	{
+		hand_over(call, NULL);
+		return;
+	}
+	call->ending = true;
+	send_next(call);
+}
+
+/*
+ * Who sends one message is answered when its end of the stream has come too,
+ * never before.  gRPC would reset the stream behind an answer that overtakes the
+ * client's end, as HTTP/2 wants it (RST_STREAM with NO_ERROR), and there are
+ * clients that take the reset for a failure although they have the whole answer
+ * (those in Rust, h2 before 0.4.16).
+ */
+static void
 receive_done(Tag *tag, bool ok)
 {
 	Call	   *call = ((CallTag *) tag)->call;
@@ -308,24 +364,26 @@ receive_done(Tag *tag, bool ok)
 
 	call->receiving = false;
 	call->received = NULL;
+	if (buffer && !ok)
+	{
+		grpc_byte_buffer_destroy(buffer);
+		buffer = NULL;
+	}
 	if (!call->over && !call->finishing)
 	{
-		if (buffer == NULL || !ok)
-			call->method->message(call, NULL, 0);
+		if (call->method->many && buffer)
+			hand_over(call, buffer);
+		else if (call->method->many)
+			end_came(call);
+		else if (buffer == NULL)
+			hand_over(call, call->only);
+		else if (call->only)
+			call_finish(call, GRPC_STATUS_INVALID_ARGUMENT, "the method takes one message");
 		else
 		{
-			grpc_byte_buffer_reader reader;
-
-			if (grpc_byte_buffer_reader_init(&reader, buffer))
-			{
-				grpc_slice	slice = grpc_byte_buffer_reader_readall(&reader);
-
-				call->method->message(call, GRPC_SLICE_START_PTR(slice), GRPC_SLICE_LENGTH(slice));
-				grpc_slice_unref(slice);
-				grpc_byte_buffer_reader_destroy(&reader);
-			}
-			else
-				call_finish(call, GRPC_STATUS_INVALID_ARGUMENT, "the message cannot be decompressed");
+			call->only = buffer;
+			buffer = NULL;
+			call_receive(call);
 		}
 	}
 	if (buffer)
