@@ -19,6 +19,7 @@
 #include "uuid.h"
 
 #define ARRAY_HEAD	20			/* of an array with one dimension */
+#define MAX_EVENTS	1000000		/* the largest event_store.max_batch_size */
 
 struct Append
 {
@@ -34,7 +35,6 @@ struct Append
 	Query	   *query;
 	AppendDone	done;
 	void	   *arg;
-	bool		forgotten;
 };
 
 Append *
@@ -147,6 +147,12 @@ append_size(const Append *append)
 	return append->size;
 }
 
+bool
+append_too_large(const Append *append)
+{
+	return append->size > (size_t) settings.max_append || append->count > MAX_EVENTS;
+}
+
 int
 append_count(const Append *append)
 {
@@ -169,8 +175,7 @@ static void
 append_end(Append *append, const AppendResult *result)
 {
 	append->query = NULL;
-	if (!append->forgotten)
-		append->done(append->arg, result);
+	append->done(append->arg, result);
 	append_free(append);
 }
 
@@ -283,7 +288,7 @@ append_run(Append *append, Pool *pool, AppendDone done, void *arg)
 	append->pool = pool_hold(pool);
 	append->done = done;
 	append->arg = arg;
-	if (append->size > (size_t) settings.max_append)
+	if (append_too_large(append))
 	{
 		AppendResult result = {APPEND_TOO_LARGE, -1, -1, settings.max_append, NULL};
 
@@ -328,10 +333,9 @@ append_run(Append *append, Pool *pool, AppendDone done, void *arg)
 void
 append_forget(Append *append)
 {
-	if (append->query == NULL)
-		append_free(append);
-	else
-		append->forgotten = true;
+	if (append->query)
+		query_forget(append->query);
+	append_free(append);
 }
 
 /* --- Streams.Append -------------------------------------------------------- */
@@ -451,7 +455,7 @@ append_message(Call *call, const uint8_t *data, size_t len)
 			append_run(append, call_pool(call), stream_append_done, call);
 		return;
 	}
-	req = gw__append_req__unpack(NULL, len, data);
+	req = call_unpack(&gw__append_req__descriptor, data, len);
 	if (req && req->content_case == GW__APPEND_REQ__CONTENT_TARGET && append == NULL && req->target->stream)
 	{
 		append = append_new(req->target->stream->name.data, req->target->stream->name.len, expected_of(req->target));
@@ -466,7 +470,7 @@ append_message(Call *call, const uint8_t *data, size_t len)
 
 	if (error)
 		call_finish(call, GRPC_STATUS_INVALID_ARGUMENT, error);
-	else if (append->size > (size_t) settings.max_append)
+	else if (append_too_large(append))
 	{
 		AppendResult result = {APPEND_TOO_LARGE, -1, -1, settings.max_append, NULL};
 

@@ -107,7 +107,7 @@ entry_new(Session *session, const char *stream)
 static bool
 json_of(Buf *out, const ProtobufCBinaryData *wire, int depth)
 {
-	Gw__Json   *json = depth > 0 ? gw__json__unpack(NULL, wire->len, wire->data) : NULL;
+	Gw__Json   *json = depth > 0 ? call_unpack(&gw__json__descriptor, wire->data, wire->len) : NULL;
 	bool		good = json != NULL;
 
 	if (!good)
@@ -128,7 +128,7 @@ json_of(Buf *out, const ProtobufCBinaryData *wire, int depth)
 			break;
 		case GW__JSON__KIND_OBJECT:
 			{
-				Gw__JsonObject *object = gw__json_object__unpack(NULL, json->object.len, json->object.data);
+				Gw__JsonObject *object = call_unpack(&gw__json_object__descriptor, json->object.data, json->object.len);
 
 				good = object != NULL;
 				buf_char(out, '{');
@@ -147,7 +147,7 @@ json_of(Buf *out, const ProtobufCBinaryData *wire, int depth)
 			}
 		case GW__JSON__KIND_ARRAY:
 			{
-				Gw__JsonArray *array = gw__json_array__unpack(NULL, json->array.len, json->array.data);
+				Gw__JsonArray *array = call_unpack(&gw__json_array__descriptor, json->array.data, json->array.len);
 
 				good = array != NULL;
 				buf_char(out, '[');
@@ -453,7 +453,7 @@ session_message(Call *call, const uint8_t *data, size_t len)
 			session_run(session);
 		return;
 	}
-	req = gw__session_req__unpack(NULL, len, data);
+	req = call_unpack(&gw__session_req__descriptor, data, len);
 	if (req == NULL || session->nentries >= MAX_STREAMS || *req->stream == '\0')
 		call_malformed(call);
 	else if (entry_find(session, req->stream))
@@ -485,7 +485,7 @@ static void
 records_message(Call *call, const uint8_t *data, size_t len)
 {
 	Session    *session = session_get(call);
-	Gw__RecordsReq *req = data ? gw__records_req__unpack(NULL, len, data) : NULL;
+	Gw__RecordsReq *req = data ? call_unpack(&gw__records_req__descriptor, data, len) : NULL;
 	const char *problem = NULL;
 
 	session->records = true;

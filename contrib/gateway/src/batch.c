@@ -335,11 +335,15 @@ time_left(const Gw__BatchReq__Options *options)
 			clock_gettime(CLOCK_REALTIME, &now);
 			if (options->deadline->seconds > now.tv_sec + LONGEST_DEADLINE_MS / 1000)
 				return -1;
+			if (options->deadline->seconds < now.tv_sec)
+				return 0;
 			ms = (options->deadline->seconds - now.tv_sec) * 1000 + (options->deadline->nanos - now.tv_nsec) / 1000000;
 			break;
 		case GW__BATCH_REQ__OPTIONS__LIMIT_TIMEOUT:
 			if (options->timeout->seconds > LONGEST_DEADLINE_MS / 1000)
 				return -1;
+			if (options->timeout->seconds < 0)
+				return 0;
 			ms = options->timeout->seconds * 1000 + options->timeout->nanos / 1000000;
 			break;
 		default:
@@ -414,7 +418,7 @@ batch_message(Call *call, const uint8_t *data, size_t len)
 		go_on(batch);
 		return;
 	}
-	req = gw__batch_req__unpack(NULL, len, data);
+	req = call_unpack(&gw__batch_req__descriptor, data, len);
 	if (req == NULL || !uuid_read(req->correlation, correlation))
 	{
 		call_malformed(call);
@@ -449,7 +453,7 @@ batch_message(Call *call, const uint8_t *data, size_t len)
 		}
 		part->size += append_size(part->append) - before;
 		batch->bytes += append_size(part->append) - before;
-		if (!part->broken && append_size(part->append) > (size_t) settings.max_append)
+		if (!part->broken && append_too_large(part->append))
 		{
 			answer_too_large(part, append_stream(part->append), append_expected(part->append), settings.max_append);
 			part->broken = true;

@@ -56,6 +56,12 @@ extern void call_hold(Call *call);
 extern void call_release(Call *call);
 extern bool call_is_over(Call *call);
 
+/*
+ * The parts of a message; NULL: it does not follow the protocol, a text in it has
+ * a zero byte, or it has more parts than anybody means.  To be freed with
+ * protobuf_c_message_free_unpacked().
+ */
+extern void *call_unpack(const ProtobufCMessageDescriptor *form, const uint8_t *data, size_t len);
 /* ask for the next message */
 extern void call_receive(Call *call);
 

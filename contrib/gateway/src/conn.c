@@ -15,6 +15,9 @@
 #include "log.h"
 #include "settings.h"
 
+/* so long others have to do after PostgreSQL refused one more */
+#define REFUSED_MS	1000
+
 Conn	   *graveyard;
 
 static void conn_ready(Watch *watch, uint32_t events);
@@ -55,6 +58,8 @@ conn_close(Conn *conn, const char *code, bool lost, const char *message)
 		query_end(q);
 		q = next;
 	}
+	if (!was_ready)
+		pool->no_more_until = now_ms() + REFUSED_MS;
 	/* who waits is told when there is no way in, and served elsewhere otherwise */
 	if (!was_ready && (conn->waiter || pool->nconns == 0))
 		queue_fail(pool, conn->waiter ? &pool->waiting_long : &pool->waiting, code, lost, message);
@@ -105,6 +110,14 @@ conn_watch(Conn *conn, bool write)
 	loop_watch(&conn->watch, PQsocket(conn->pg), EPOLLIN | (write ? EPOLLOUT : 0));
 }
 
+/* A failure is told from the loop, never from within query_send(). */
+static void
+conn_break(Conn *conn)
+{
+	conn->broken = true;
+	pool_reap_now();
+}
+
 static void
 conn_flush(Conn *conn)
 {
@@ -153,12 +166,8 @@ conn_open(Pool *pool, bool waiter)
 	pool->conns = conn;
 	if (!waiter)
 		pool->nconns++;
-	/* a failure is told from the loop, never from within query_send() */
 	if (PQstatus(conn->pg) == CONNECTION_BAD || PQsocket(conn->pg) < 0)
-	{
-		conn->since = 0;
-		pool_reap_now();
-	}
+		conn_break(conn);
 	else
 	{
 		PQsetnonblocking(conn->pg, 1);
@@ -219,6 +228,7 @@ conn_setup_result(Conn *conn)
 				PQenterPipelineMode(conn->pg);
 				conn->state = CONN_READY;
 				conn->since = now_ms();
+				conn->pool->no_more_until = 0;
 				log_event(LOG_DEBUG, "connected to PostgreSQL", "user=%q backend=%d", pool_user(conn->pool),
 						  PQbackendPID(conn->pg));
 				conn_dispatch(conn);
@@ -269,6 +279,7 @@ conn_send(Conn *conn, Query *q)
 	int			formats[MAX_PARAMS];
 	char		name[16];
 	bool		ok = true;
+	int			flushed = -1;
 
 	snprintf(name, sizeof(name), "gw%d", st->number);
 	if (!q->executing)
@@ -320,10 +331,12 @@ conn_send(Conn *conn, Query *q)
 	ok = ok && PQpipelineSync(conn->pg);
 	buf_free(&q->params);
 sent:
-	if (!ok)
-		conn_lost(conn);
+	if (ok)
+		flushed = PQflush(conn->pg);
+	if (flushed < 0)
+		conn_break(conn);
 	else
-		conn_flush(conn);
+		conn_watch(conn, flushed > 0);
 }
 
 static void
@@ -332,7 +345,7 @@ conn_pop(Conn *conn)
 	Query	   *q = conn->head;
 	bool		stale;
 
-	if (q->prepare_alone && !q->failed)
+	if (q->prepare_alone && !q->failed && q->done)
 	{
 		q->prepare_alone = false;
 		q->executing = true;

@@ -58,6 +58,7 @@ typedef struct Conn
 	ConnState	state;
 	bool		waiter;
 	bool		exclusive;		/* a query by row runs */
+	bool		broken;			/* found out while sending; told from the loop */
 	int			depth;
 	Query	   *head,
 			  **tail;
@@ -85,6 +86,7 @@ struct Pool
 	char	   *password;
 	int			refs;
 	int			nconns;			/* without the waiter */
+	int64_t		no_more_until;	/* PostgreSQL did not let in the last one */
 	int			max_event;
 	Conn	   *conns;
 	Queue		waiting;

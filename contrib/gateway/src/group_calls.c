@@ -131,7 +131,7 @@ static void
 ask_by(Call *call, const uint8_t *data, size_t len, const ProtobufCMessageDescriptor *form,
 	   bool (*ask) (Call *call, const void *message))
 {
-	ProtobufCMessage *message = data ? protobuf_c_message_unpack(form, NULL, len, data) : NULL;
+	ProtobufCMessage *message = data ? call_unpack(form, data, len) : NULL;
 
 	if (message == NULL || !ask(call, message))
 		call_malformed(call);

@@ -92,7 +92,7 @@ consume_message(Call *call, const uint8_t *data, size_t len)
 		call_finish(call, GRPC_STATUS_OK, NULL);
 		return;
 	}
-	req = gw__consume_req__unpack(NULL, len, data);
+	req = call_unpack(&gw__consume_req__descriptor, data, len);
 	if (req && req->content_case == GW__CONSUME_REQ__CONTENT_OPTIONS && c == NULL &&
 		req->options->source_case != GW__CONSUME_REQ__OPTIONS__SOURCE__NOT_SET)
 	{

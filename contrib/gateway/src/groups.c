@@ -48,6 +48,8 @@ group_query(Group *group, Statement *statement, QueryDone done, void *arg)
 static void
 fail_consumers(Group *group, const DbError *error)
 {
+	/* who comes while they are leaving begins anew */
+	group->stale = true;
 	for (Consumer *c = group->consumers, *next; c; c = next)
 	{
 		next = c->next;
@@ -352,7 +354,7 @@ group_work(Group *group)
 		(idle || group->nconsumers == 0 || group->done_count >= group->row.min_checkpoint ||
 		 now_ms() - group->done_since >= group->row.checkpoint_ms))
 		ack(group);
-	if (group->nconsumers == 0 || group->acking || group->fetching)
+	if (group->nconsumers == 0 || group->stale || group->acking || group->fetching)
 		return;
 	if (group->news && group->ready < group->row.history_buffer / 2 + 1 && group->bytes < MAX_BYTES / 2 &&
 		group->items.count + group->done_count < MAX_FETCH - 10)
@@ -454,6 +456,7 @@ load_done(void *arg, const PGresult *r, const DbError *error)
 		fail_consumers(group, error);
 	else if (PQntuples(r) == 0)
 	{
+		group->stale = true;
 		for (Consumer *c = group->consumers; c; c = c->next)
 			group_unknown(c->call, group->source_name, group->group_name);
 	}

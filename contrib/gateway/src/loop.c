@@ -21,7 +21,8 @@ grpc_completion_queue *loop_queue;
 
 static int	epoll_fd;
 static bool stopping;
-static Timer *timers;			/* sorted */
+static Timer *timers,			/* sorted */
+		   *last_timer;
 static void (*signal_handler) (int signo);
 static Watch signals;
 
@@ -152,8 +153,7 @@ run_timers(void)
 	{
 		Timer	   *timer = timers;
 
-		timers = timer->next;
-		timer->set = false;
+		timer_cancel(timer);
 		timer->due(timer);
 	}
 }
@@ -217,18 +217,19 @@ loop_unwatch(Watch *watch)
 	watch->events = 0;
 }
 
+/* Most are of a few kinds, each of which is set for later than the ones before. */
 void
 timer_in(Timer *timer, int64_t ms)
 {
-	Timer	  **p;
-
 	timer_cancel(timer);
 	timer->at = now_ms() + ms;
 	timer->set = true;
-	for (p = &timers; *p && (*p)->at <= timer->at; p = &(*p)->next)
-		;
-	timer->next = *p;
-	*p = timer;
+	timer->prev = last_timer;
+	while (timer->prev && timer->prev->at > timer->at)
+		timer->prev = timer->prev->prev;
+	timer->next = timer->prev ? timer->prev->next : timers;
+	*(timer->prev ? &timer->prev->next : &timers) = timer;
+	*(timer->next ? &timer->next->prev : &last_timer) = timer;
 }
 
 void
@@ -236,11 +237,7 @@ timer_cancel(Timer *timer)
 {
 	if (!timer->set)
 		return;
-	for (Timer **p = &timers; *p; p = &(*p)->next)
-		if (*p == timer)
-		{
-			*p = timer->next;
-			break;
-		}
+	*(timer->prev ? &timer->prev->next : &timers) = timer->next;
+	*(timer->next ? &timer->next->prev : &last_timer) = timer->prev;
 	timer->set = false;
 }

@@ -34,7 +34,8 @@ typedef struct Timer
 {
 	int64_t		at;				/* as now_ms() */
 	void		(*due) (struct Timer *timer);
-	struct Timer *next;
+	struct Timer *prev,
+			   *next;
 	bool		set;
 } Timer;
 

@@ -9,7 +9,8 @@
  *					append.c, batch.c, append_v2.c; read.c (with tail.c for what
  *					is new); groups*.c for persistent subscriptions;
  *					projections.c; node.c; refused.c
- *	  event.c		events on their way out; payload.c data and metadata both ways
+ *	  unpack.c		messages on their way in; event.c events on their way out;
+ *					payload.c data and metadata both ways
  *-------------------------------------------------------------------------
  */
 #include <signal.h>

@@ -20,7 +20,7 @@ static bool shut;
 static bool
 conn_takes(Conn *conn, Query *q, int depth)
 {
-	if (conn->state != CONN_READY || conn->exclusive || conn->waiter != q->waits)
+	if (conn->state != CONN_READY || conn->broken || conn->exclusive || conn->waiter != q->waits)
 		return false;
 	if (q->by_row || q->waits)
 		return conn->depth == 0;
@@ -46,7 +46,8 @@ pool_find(Pool *pool, Query *q)
 	if (best && (best->depth == 0 || (q->ordered && pool->order[q->bucket].count > 0)))
 		return best;
 	/* better a connection more than a queue, up to the limit */
-	if (q->waits ? opening == 0 && best == NULL : pool->nconns < settings.connections && opening < 4)
+	if (q->waits ? opening == 0 && best == NULL : pool->nconns < settings.connections && opening < 4 &&
+		(pool->nconns == 0 || pool->no_more_until <= now_ms()))
 	{
 		bool		have_waiter = false;
 
@@ -67,8 +68,20 @@ queue_dispatch(Pool *pool, Queue *queue)
 	while (*p)
 	{
 		Query	   *q = *p;
-		Conn	   *conn = q->ordered && blocked[q->bucket] ? NULL : pool_find(pool, q);
+		Conn	   *conn;
 
+		if (q->done == NULL)
+		{
+			/* nobody waits for it any more */
+			*p = q->next;
+			if (*p == NULL)
+				queue->tail = p;
+			if (q->ordered)
+				pool->order[q->bucket].waiting--;
+			query_end(q);
+			continue;
+		}
+		conn = q->ordered && blocked[q->bucket] ? NULL : pool_find(pool, q);
 		if (conn == NULL)
 		{
 			if (q->ordered)
@@ -149,7 +162,7 @@ reap(Timer *timer)
 		for (Conn *conn = pool->conns, *next; conn; conn = next)
 		{
 			next = conn->next;
-			if (conn->state < CONN_READY && conn->since == 0)
+			if (conn->broken)
 				conn_lost(conn);
 			else if (conn->state < CONN_READY && now - conn->since > CONNECT_MS)
 				conn_close(conn, "08006", true, "no connection to PostgreSQL in time");

@@ -121,7 +121,7 @@ statistics_message(Call *call, const uint8_t *data, size_t len)
 {
 	static Statement one = {PROJECTIONS " AND p.name = $1", 1, {TEXTOID}};
 	static Statement all = {PROJECTIONS " ORDER BY p.name", 0, {0}};
-	Gw__ProjectionStatisticsReq *req = data ? gw__projection_statistics_req__unpack(NULL, len, data) : NULL;
+	Gw__ProjectionStatisticsReq *req = data ? call_unpack(&gw__projection_statistics_req__descriptor, data, len) : NULL;
 	Query	   *q;
 
 	if (req == NULL || req->options == NULL)
@@ -176,7 +176,7 @@ command_done(void *arg, const PGresult *r, const DbError *error)
 static void
 command(Call *call, const uint8_t *data, size_t len, Statement *statement, bool enable)
 {
-	Gw__ProjectionReq *req = data ? gw__projection_req__unpack(NULL, len, data) : NULL;
+	Gw__ProjectionReq *req = data ? call_unpack(&gw__projection_req__descriptor, data, len) : NULL;
 	Query	   *q;
 
 	if (req == NULL || req->options == NULL)

@@ -105,6 +105,9 @@ query_forget(Query *q)
 {
 	q->done = NULL;
 	q->by_row = NULL;
+	/* it will not begin any more */
+	if (!q->executing)
+		buf_free(&q->params);
 }
 
 void

@@ -568,7 +568,7 @@ set_start(Reader *reader, const Gw__ReadReq__Options *options)
 static void
 read_message(Call *call, const uint8_t *data, size_t len)
 {
-	Gw__ReadReq *req = data ? gw__read_req__unpack(NULL, len, data) : NULL;
+	Gw__ReadReq *req = data ? call_unpack(&gw__read_req__descriptor, data, len) : NULL;
 	Gw__ReadReq__Options *options = req ? req->options : NULL;
 	Reader	   *reader;
 	char	   *error = NULL;

@@ -449,23 +449,27 @@ call_peer(Call *call)
 	return grpc_call_get_peer(call->call);
 }
 
+static const grpc_metadata *
+find_header(Call *call, const char *name)
+{
+	for (size_t i = 0; i < call->headers.count; i++)
+		if (grpc_slice_str_cmp(call->headers.metadata[i].key, name) == 0)
+			return &call->headers.metadata[i];
+	return NULL;
+}
+
+/* false: it is not there, or too long */
 bool
 call_header(Call *call, const char *name, char *value, size_t size)
 {
-	for (size_t i = 0; i < call->headers.count; i++)
-	{
-		grpc_metadata *header = &call->headers.metadata[i];
-		size_t		len = GRPC_SLICE_LENGTH(header->value);
+	const grpc_metadata *header = find_header(call, name);
+	size_t		len = header ? GRPC_SLICE_LENGTH(header->value) : size;
 
-		if (grpc_slice_str_cmp(header->key, name) != 0)
-			continue;
-		if (len >= size)
-			return false;
-		memcpy(value, GRPC_SLICE_START_PTR(header->value), len);
-		value[len] = '\0';
-		return true;
-	}
-	return false;
+	if (len >= size)
+		return false;
+	memcpy(value, GRPC_SLICE_START_PTR(header->value), len);
+	value[len] = '\0';
+	return true;
 }
 
 int
@@ -510,8 +514,10 @@ login(Call *call, char **user, char **password)
 			   *colon;
 
 	*user = *password = NULL;
-	if (!call_header(call, "authorization", header, sizeof(header)))
+	if (find_header(call, "authorization") == NULL)
 		return true;
+	if (!call_header(call, "authorization", header, sizeof(header)))
+		return false;
 	if (strncasecmp(header, "basic ", 6) != 0)
 		return false;
 	text = base64_decode(header + 6, strlen(header + 6), &len);

@@ -59,6 +59,12 @@ async function run(setup, teardown) {
       } catch (error) {
         console.log(`not ok ${number} - ${name}`);
         console.log(`# ${String((error && error.stack) || error)}`.replace(/\n/g, '\n# '));
+        for (const name of ['gateway.log', 'pg.log']) {
+          const file = path.join(folder, name);
+          if (!fs.existsSync(file)) continue;
+          const lines = fs.readFileSync(file).toString().trimEnd().split('\n').slice(-15);
+          console.log(`# ${name}:\n${lines.map((line) => `#   ${line}`).join('\n')}`);
+        }
       }
     }
     console.log(`1..${number}`);
@@ -106,15 +112,23 @@ host all all 127.0.0.1/32 scram-sha-256
 `);
       running.add(this);
     }
-    execFileSync(path.join(bin, 'pg_ctl'), ['-D', this.dir, '-l', path.join(folder, 'pg.log'), '-s', '-w', 'start'],
-      { stdio: 'ignore' });
+    await this.control('-l', path.join(folder, 'pg.log'), 'start');
     return this;
   }
 
   async stop(mode = 'fast') {
     running.delete(this);
-    execFileSync(path.join(bin, 'pg_ctl'), ['-D', this.dir, '-s', '-w', '-m', mode, 'stop'], { stdio: 'ignore' });
+    await this.control('-m', mode, 'stop');
     running.add(this);
+  }
+
+  // clients go on meanwhile: one that is held up answers no keep-alive
+  control(...args) {
+    const child = spawn(path.join(bin, 'pg_ctl'), ['-D', this.dir, '-s', '-w', ...args], { stdio: 'ignore' });
+    return new Promise((resolve, reject) => {
+      child.on('error', reject);
+      child.on('exit', (code) => (code === 0 ? resolve() : reject(new Error(`pg_ctl ${args.join(' ')}: ${code}`))));
+    });
   }
 
   psql(sql) {

@@ -4,6 +4,7 @@
 'use strict';
 const { assert, delay, flavour, fresh, freePort, Gateway, Postgres, run, test, until } = require('./lib');
 const crypto = require('node:crypto');
+const fs = require('node:fs');
 const http2 = require('node:http2');
 const net = require('node:net');
 
@@ -38,12 +39,12 @@ function target(stream) {
   return frame(request);
 }
 
-function proposed() {
+function proposed(type = 'Happened') {
   const id = new UUID();
   id.setString(crypto.randomUUID());
   const message = new V1.AppendReq.ProposedMessage();
   message.setId(id);
-  message.getMetadataMap().set('type', 'Happened');
+  message.getMetadataMap().set('type', type);
   message.getMetadataMap().set('content-type', 'application/json');
   message.setData(Buffer.from('{}'));
   const request = new V1.AppendReq();
@@ -75,6 +76,24 @@ function readAll() {
   options.setAll(all);
   options.setNoFilter(new Empty());
   options.setCount('1');
+  options.setUuidOption(uuid);
+  const request = new V1.ReadReq();
+  request.setOptions(options);
+  return frame(request);
+}
+
+function subscribe(stream) {
+  const name = new StreamIdentifier();
+  name.setStreamName(Buffer.from(stream).toString('base64'));
+  const from = new V1.ReadReq.Options.StreamOptions();
+  from.setStreamIdentifier(name);
+  from.setStart(new Empty());
+  const uuid = new V1.ReadReq.Options.UUIDOption();
+  uuid.setString(new Empty());
+  const options = new V1.ReadReq.Options();
+  options.setStream(from);
+  options.setNoFilter(new Empty());
+  options.setSubscription(new V1.ReadReq.Options.SubscriptionOptions());
   options.setUuidOption(uuid);
   const request = new V1.ReadReq();
   request.setOptions(options);
@@ -163,8 +182,8 @@ const http = () => {
 };
 
 // a call whose end is sent later
-function begin(client, path, body) {
-  const request = client.request({ ':method': 'POST', ':path': path, 'content-type': 'application/grpc', te: 'trailers' });
+function begin(client, path, body, headers = {}) {
+  const request = client.request({ ':method': 'POST', ':path': path, 'content-type': 'application/grpc', te: 'trailers', ...headers });
   const call = { request, answered: false };
   const look = (h) => { if (h['grpc-status'] !== undefined) call.status = Number(h['grpc-status']); };
   request.on('response', (h) => { call.answered = true; look(h); });
@@ -284,6 +303,104 @@ test('an append that breaks off writes nothing', async () => {
       assert.deepEqual(written(streams), streams.map(() => (how === 'ended' ? each : 0)), `${kind} ${how}`);
     }
   }
+});
+
+const refused = async (path, body, headers) => {
+  const client = http();
+  const call = begin(client, path, null, headers);
+  call.request.end(body);
+  const status = await call.over;
+  client.close();
+  return status;
+};
+
+test('a text ends where it ends, not at its first zero byte', async () => {
+  const stream = fresh('Zero');
+  assert.equal(await refused(`${V}AppendSession`, session(`${stream}\0more`)), 3);
+  assert.equal(await refused(`${V}AppendSession`, session('\0')), 3);
+  const broken = Buffer.concat([target(stream), proposed('Happened\0more')]);
+  assert.equal(await refused(`${S}Append`, broken), 3);
+  assert.deepEqual(written([stream]), [0]);
+  assert.equal(await refused(`${S}Append`, Buffer.concat([target(stream), proposed()])), 0);
+  assert.deepEqual(written([stream]), [1]);
+});
+
+test('a user and password that are too long are not nobody', async () => {
+  const login = (length) => ({ authorization: `Basic ${Buffer.from(`postgres:${'x'.repeat(length)}`).toString('base64')}` });
+  assert.equal(await refused(`${S}Read`, readAll(), login(3000)), 16);
+  assert.equal(await refused(`${S}Read`, readAll(), { authorization: 'Bearer x' }), 16);
+  assert.equal(await refused(`${S}Read`, readAll()), 0);
+});
+
+test('a message of millions of parts takes no memory to speak of', async () => {
+  // 4 million events that say nothing, and one event with as many properties
+  const nothing = Buffer.alloc(8000000, Buffer.from([0x1a, 0x00]));
+  const field = (tag, payload) => {
+    const head = [tag];
+    let n = payload.length;
+    do { head.push((n & 127) | (n > 127 ? 128 : 0)); n >>>= 7; } while (n);
+    return Buffer.concat([Buffer.from(head), payload]);
+  };
+  const correlation = field(0x0a, field(0x12, Buffer.from(crypto.randomUUID())));
+  const whole = (payload) => {
+    const head = Buffer.alloc(5);
+    head.writeUInt32BE(payload.length, 1);
+    return Buffer.concat([head, payload]);
+  };
+  // what one such message needs anyhow
+  assert.equal(await refused(`${S}BatchAppend`, whole(field(0x7a, nothing))), 3);
+  let most = 0;
+  const before = gateway.memory();
+  const watch = setInterval(() => { most = Math.max(most, gateway.memory()); }, 5);
+  for (const body of [Buffer.concat([correlation, nothing]),
+    Buffer.concat([correlation, field(0x1a, Buffer.alloc(8000000, Buffer.from([0x12, 0x00])))])]) {
+    assert.equal(await refused(`${S}BatchAppend`, whole(body)), 3);
+  }
+  clearInterval(watch);
+  most = Math.max(most, gateway.memory());
+  assert.ok(most - before < 60000, `${most - before} kB`);
+});
+
+test('calls that are given up leave nothing behind', async () => {
+  const stream = fresh('Given');
+  // an append that is a call of its own, and is over when it is answered
+  const unary = { credentials: { username: 'x', password: 'y' } };
+  const direct = F.connect(gateway.uri());
+  for (let i = 0; i < 5; i++) {
+    await direct.appendToStream(stream, Array.from({ length: 200 }, (_, n) => K.jsonEvent({ type: 'Happened', data: { n, text: 'x'.repeat(2000) } })), unary);
+  }
+  const files = () => fs.readdirSync(`/proc/${gateway.child.pid}/fd`).length;
+  const round = async (count) => {
+    const clients = await Promise.all(Array.from({ length: 10 }, wire));
+    for (let i = 0; i < count; i++) {
+      for (const client of clients) {
+        for (const body of [readAll(), subscribe(stream)]) {
+          const id = client.begin(`${S}Read`);
+          client.data(id, body, END_STREAM);
+          if (i % 2) await client.ping();
+          client.reset(id);
+        }
+        const id = client.begin(`${S}Append`);
+        client.data(id, target(stream));
+        client.reset(id);
+      }
+    }
+    await Promise.all(clients.map((client) => client.ping()));
+    clients.forEach((client) => client.socket.destroy());
+    const name = fresh('Last');
+    await direct.appendToStream(name, K.jsonEvent({ type: 'Last', data: {} }), unary);
+  };
+  await round(5);
+  const [before, open] = [gateway.memory(), files()];
+  for (let i = 0; i < 4; i++) await round(5);
+  await until('as many files as before', () => files() <= open);
+  // 600 calls; each that was kept would have kept at least a kB, most a page of events
+  assert.ok(gateway.memory() - before < 5000, `${gateway.memory() - before} kB`);
+  // none of them is there any more: the gateway ends at once
+  await direct.dispose();
+  const ended = await gateway.stop();
+  assert.deepEqual(ended, { code: 0, signal: null });
+  assert.match(Gateway.log(), /"shutting down" calls=0/);
 });
 
 run(async () => {
