@@ -30,6 +30,8 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/cluster.sh"
 # shellcheck source=test/build.sh
 . "$here/build.sh"
+# shellcheck source=test/tap.sh
+. "$here/tap.sh"
 
 # the server's own headers trip the last two
 warnings="-Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare ${CHECK_CFLAGS:-}"
@@ -232,22 +234,14 @@ run_pgtap() {
 		--psql "$cluster_bin/psql" --dbname pgtap test/pgtap/*.sql
 }
 
-# run_perl_tap suite file...: these start servers of their own, as the server's user.
+# run_perl_tap suite file...: these start servers of their own.
 run_perl_tap() {
-	local suite=$1 tests
-	tests=$(cd "$(dirname "$("$pg_config" --pgxs)")/../test" && pwd)
+	local suite=$1
 
 	shift
 	cd "$work/normal"
-	run_tap "$suite" "${cluster_drop[@]}" \
-		env -u PGHOST -u PGPORT -u PGUSER -u PGDATABASE \
-		HOME="$work/tap" TMPDIR="$work/tap/tmp" TESTDIR="$work/tap" \
-		TESTDATADIR="$work/tap/tmp_check" TESTLOGDIR="$work/tap/tmp_check/log" \
-		PG_CONFIG="$pg_config" PG_REGRESS="$tests/regress/pg_regress" \
-		ES_FAULTS_LIBDIR="$work/faults" \
-		perl test/prove.pl --tally "$work/tap/$suite" \
-		--include "$tests/perl" --include "$work/normal/test/perl" \
-		--logs "$work/tap/tmp_check/log" "$@"
+	tap_perl "$suite" ES_FAULTS_LIBDIR="$work/faults"
+	run_tap "$suite" "${tap_run[@]}" "$@"
 }
 
 # contrib/gateway, with KurrentDB's clients; its tests start servers of their own.
@@ -262,11 +256,9 @@ run_gateway() {
 		return
 	fi
 	cd "$work/normal"
-	run_tap gateway "${cluster_drop[@]}" \
-		env -u PGHOST -u PGPORT -u PGUSER -u PGDATABASE \
-		HOME="$work/tap" TMPDIR="$work/tap/tmp" PG_CONFIG="$pg_config" \
-		perl test/prove.pl --tally "$work/tap/gateway" contrib/gateway/test/*_*.js \
-		contrib/gateway/test/login.js contrib/gateway/test/failures.js contrib/gateway/test/wire.js
+	tap_programs gateway
+	run_tap gateway "${tap_run[@]}" contrib/gateway/test/*_*.js contrib/gateway/test/login.js \
+		contrib/gateway/test/failures.js contrib/gateway/test/wire.js
 }
 
 # contrib/feed, with the servers that it feeds; its tests start them.
@@ -280,10 +272,8 @@ run_feed() {
 		return
 	fi
 	cd "$work/normal"
-	run_tap feed "${cluster_drop[@]}" \
-		env -u PGHOST -u PGPORT -u PGUSER -u PGDATABASE \
-		HOME="$work/tap" TMPDIR="$work/tap/tmp" PG_CONFIG="$pg_config" \
-		perl test/prove.pl --tally "$work/tap/feed" contrib/feed/test/sink_*.js contrib/feed/test/settings.js
+	tap_programs feed
+	run_tap feed "${tap_run[@]}" contrib/feed/test/sink_*.js contrib/feed/test/settings.js
 }
 
 # contrib/top, in tmux.

@@ -24,6 +24,8 @@ goal=${1:-}
 . "$here/cluster.sh"
 # shellcheck source=test/build.sh
 . "$here/build.sh"
+# shellcheck source=test/tap.sh
+. "$here/tap.sh"
 
 machine_pg=$("$here/setup.sh" long)
 cluster_make_dir
@@ -49,7 +51,7 @@ wrap_server() {
 
 build() {
 	build_copy "$work/normal"
-	build_make "$work/normal" "$pg_config" COPT="${1:-}" with_llvm=no
+	build_make "$work/normal" "$pg_config" with_llvm=no
 	build_install "$work/normal" "$pg_config" >/dev/null
 	if [ -n "$cluster_user" ]; then
 		chown -R "$cluster_user:" "$work"
@@ -58,17 +60,11 @@ build() {
 
 # --- goals ------------------------------------------------------------------
 
-# run_tap VARIABLE=VALUE... file: one of test/t, as the server's user.
+# run_tap VARIABLE=VALUE... file: one of test/t.
 run_tap() {
-	local tests
-
-	tests=$(cd "$(dirname "$("$pg_config" --pgxs)")/../test" && pwd)
 	cd "$work/normal"
-	"${cluster_drop[@]}" env HOME="$work/tap" TMPDIR="$work/tap/tmp" TESTDIR="$work/tap" \
-		TESTDATADIR="$work/tap/tmp_check" TESTLOGDIR="$work/tap/tmp_check/log" \
-		PG_CONFIG="$pg_config" PG_REGRESS="$tests/regress/pg_regress" "${@:1:$#-1}" \
-		perl test/prove.pl --tally "$work/tap/TAP" --include "$tests/perl" \
-		--include "$work/normal/test/perl" --logs "$work/tap/tmp_check/log" "${@: -1}"
+	tap_perl TAP "${@:1:$#-1}"
+	"${tap_run[@]}" "${@: -1}"
 	[ "$(head -n 1 "$work/tap/TAP" | cut -d' ' -f2)" = 0 ]
 }
 
