@@ -232,3 +232,33 @@ SELECT es_append('Err-new', 0, 'New', '{}', '[]');
 ROLLBACK;
 SELECT es_stream_version('Err-1'), es_stream_version('Err-new'), count(*) FROM event_store.event_type WHERE event_type = 'New';
 SELECT version, global_position - :before_position AS position FROM es_append('Err-1', 1, 'A', '{}');
+
+--
+-- The highest version, which a stream with an event at 2147483646 soon has
+--
+
+SELECT version FROM es_append_batch('Err-top', 0, '{A,B}', '{1,2}');
+BEGIN;
+ALTER TABLE event_store.event DISABLE TRIGGER ALL;
+UPDATE event_store.event SET version = 2147483646
+ WHERE version = 2 AND stream_no = (SELECT stream_no FROM event_store.stream WHERE stream_id = 'Err-top');
+ALTER TABLE event_store.event ENABLE TRIGGER ALL;
+SELECT pg_temp.error($$SELECT es_append_batch('Err-top', 2147483646, '{A,B}', '{1,2}')$$);
+SELECT version FROM es_append('Err-top', 2147483646, 'C', '3', event_id => '00000000-0000-4000-8000-0000000e0009');
+SELECT pg_temp.error($$SELECT es_append('Err-top', 2147483647, 'D', '4')$$);
+SELECT pg_temp.error($$SELECT es_append('Err-top', es_any(), 'D', '4')$$);
+SELECT pg_temp.error($$SELECT es_append('Err-top', es_exists(), '{"event_type": "D", "data": 4}')$$);
+SELECT pg_temp.error($$SELECT es_append_streams('[{"stream_id": "Err-1", "expected_version": 2, "events": {"event_type": "D", "data": 4}},
+                                                  {"stream_id": "Err-top", "expected_version": 2147483647, "events": {"event_type": "D", "data": 4}}]')$$);
+-- all the rest works there
+SELECT version, is_duplicate FROM es_append('Err-top', 2147483646, 'C', '3', event_id => '00000000-0000-4000-8000-0000000e0009');
+SELECT version FROM es_append_streams('[{"stream_id": "Err-1", "expected_version": 2, "events": {"event_type": "D", "data": 4}},
+                                        {"stream_id": "Err-top", "expected_version": 2147483647, "events": []}]');
+SELECT pg_temp.error($$SELECT es_append('Err-top', 2147483648, 'D', '4')$$);
+SELECT es_stream_version('Err-top'), array_agg(version) FROM es_read_stream('Err-top');
+SELECT array_agg(version) FROM es_read_stream('Err-top', 2147483647);
+SELECT count(*) FROM es_read_stream('Err-top', 2147483648);
+SELECT array_agg(version) FROM es_read_stream('Err-top', backward => true);
+SELECT es_snapshot('Err-top', 2147483647, '{}');
+SELECT version, snapshot_version, events FROM es_load('Err-top');
+ROLLBACK;

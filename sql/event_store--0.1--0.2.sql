@@ -251,7 +251,6 @@ COMMENT ON COLUMN event_store.event.stream_no IS 'see event_store.stream; NULL f
 COMMENT ON COLUMN event_store.event.version IS 'place in the stream: 1, 2, 3 ... without holes; 4 bytes, for these are in every row; NULL for an event that belongs to no stream';
 COMMENT ON COLUMN event_store.event.tags IS 'tags of the event, sorted, each once; NULL if it has none';
 COMMENT ON COLUMN event_store.event.hash IS 'SHA-256 over the event and the hash of the one before it in its stream; NULL if event_store.hash_chain was off';
--- reads the table once, and finds nothing to enter
 -- An id that the store makes ends with its event's position, by which it is found.
 CREATE FUNCTION event_store.es_id_has_position(event_id uuid, global_position bigint) RETURNS boolean
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'es_id_has_position';
@@ -259,8 +258,10 @@ COMMENT ON FUNCTION event_store.es_id_has_position(uuid, bigint) IS 'does an eve
 REVOKE ALL ON FUNCTION event_store.es_id_has_position(uuid, bigint) FROM PUBLIC;
 CREATE UNIQUE INDEX event_event_id_idx ON event_store.event (event_id)
     WHERE NOT event_store.es_id_has_position(event_id, global_position);
-ALTER TABLE event_store.event DROP CONSTRAINT event_event_id_key;
+-- reads the table once, and finds nothing to enter
 CREATE INDEX event_tags_global_position_idx ON event_store.event USING event_store_tags (tags, global_position);
+-- the library looks for all of these from now on
+ALTER TABLE event_store.event DROP CONSTRAINT event_event_id_key;
 
 -- Functions that get more arguments stay who they are, with their grants,
 -- and whatever was made of them: views, functions in standard SQL, generated

@@ -270,6 +270,108 @@ SET LOCAL session_replication_role = replica;
 SELECT left(pg_temp.error($$SELECT es_append('Guard-1', es_any(), 'A', '1')$$), 5);
 ROLLBACK;
 
+--
+-- Columns and indexes that everybody relies on
+--
+
+-- what the error is when a command comes before a call, or the command's own
+CREATE FUNCTION pg_temp.after(commands text, call text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    result text;
+BEGIN
+    EXECUTE commands;
+    result := pg_temp.error(call);
+    RAISE EXCEPTION '%', result;
+EXCEPTION WHEN raise_exception THEN
+    RETURN sqlerrm;
+WHEN OTHERS THEN
+    RETURN 'refused ' || sqlstate || ': ' || sqlerrm;
+END
+$$;
+CREATE TEMP TABLE altered (n serial, sql text);
+INSERT INTO altered (sql) VALUES
+    ('ALTER TABLE event_store.event DROP COLUMN hash'),
+    ('ALTER TABLE event_store.event RENAME COLUMN hash TO other'),
+    ('ALTER TABLE event_store.event ALTER COLUMN hash TYPE text'),
+    ('ALTER TABLE event_store.event RENAME COLUMN tags TO other'),
+    ('ALTER TABLE event_store.mark ALTER COLUMN global_position TYPE numeric'),
+    ('ALTER TABLE event_store.mark DROP COLUMN global_position, ADD COLUMN global_position bigint');
+SELECT n || ' ' || pg_temp.after(sql, $$SELECT es_append('Guard-1', es_any(), 'A', '1')$$) FROM altered ORDER BY n;
+-- snapshots are written by statements, but read below them
+SELECT pg_temp.after('ALTER TABLE event_store.snapshot DROP COLUMN data', $$SELECT es_read_snapshot('Guard-1')$$);
+SELECT pg_temp.after('ALTER TABLE event_store.snapshot ALTER COLUMN version TYPE int', $$SELECT es_load('Guard-1')$$);
+SELECT pg_temp.after('ALTER TABLE event_store.snapshot ALTER COLUMN data TYPE text', $$SELECT es_snapshot('Guard-1', 2, '{}')$$);
+-- past the event trigger both appends and reads are refused
+BEGIN;
+ALTER EVENT TRIGGER event_store_ddl DISABLE;
+SELECT n || ' ' || pg_temp.after(sql, $$SELECT es_append('Guard-1', es_any(), 'A', '1')$$) FROM altered ORDER BY n;
+SELECT n || ' ' || left(pg_temp.after(sql, $$SELECT * FROM es_read_all()$$), 5) FROM altered ORDER BY n;
+SELECT n || ' ' || left(pg_temp.after(sql, $$SELECT * FROM es_verify()$$), 5) FROM altered ORDER BY n;
+ROLLBACK;
+-- what this does to the table is not the command's table
+CREATE TABLE guard_parts (LIKE event_store.event) PARTITION BY LIST (global_position);
+SELECT pg_temp.after('ALTER TABLE guard_parts ATTACH PARTITION event_store.event DEFAULT', $$SELECT es_append('Guard-1', es_any(), 'A', '1')$$);
+DROP TABLE guard_parts;
+
+-- an index that is gone, and one that is invalid: which one does not matter
+CREATE TEMP TABLE needed AS
+    SELECT i.indexrelid::regclass AS index, c.relname, k.conname
+      FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indrelid LEFT JOIN pg_constraint AS k ON k.conindid = i.indexrelid
+     WHERE c.relnamespace = 'event_store'::regnamespace AND c.relname IN ('event', 'stream', 'event_type', 'mark', 'snapshot');
+BEGIN;
+ALTER EVENT TRIGGER event_store_ddl DISABLE;
+SELECT relname || ' ' || count(*) || ' ' || append || ' Reads: ' || string_agg(DISTINCT left(read, 5), ' ')
+  FROM (SELECT relname, pg_temp.after(sql, $$SELECT es_append('Guard-1', es_any(), 'A', '1')$$) AS append,
+               pg_temp.after(sql, $$SELECT * FROM es_read_all()$$) AS read
+          FROM (SELECT relname, CASE WHEN conname IS NULL THEN format('DROP INDEX %s', index)
+                                     ELSE format('ALTER TABLE event_store.%I DROP CONSTRAINT %I', relname, conname) END AS sql FROM needed) AS d) AS found
+ GROUP BY relname, append ORDER BY relname COLLATE "C";
+SELECT relname || ' ' || count(*) || ' ' || append
+  FROM (SELECT relname, pg_temp.after(format('UPDATE pg_index SET indisvalid = false WHERE indexrelid = %L::regclass; ALTER TABLE event_store.%I SET (autovacuum_enabled = on)', index, relname),
+                                      $$SELECT es_append('Guard-1', es_any(), 'A', '1')$$) AS append FROM needed) AS found
+ GROUP BY relname, append ORDER BY relname COLLATE "C";
+ROLLBACK;
+-- without the table
+SELECT pg_temp.after('ALTER TABLE event_store.snapshot RENAME TO elsewhere', $$SELECT es_append('Guard-1', es_any(), 'A', '1')$$);
+SELECT pg_temp.after('ALTER TABLE event_store.upcaster RENAME TO elsewhere', 'SELECT * FROM es_read_all()');
+SELECT pg_temp.after('ALTER TABLE event_store.aggregate RENAME TO elsewhere', $$SELECT es_state('Guard-1')$$);
+SELECT pg_temp.after('ALTER TABLE event_store.upcaster DROP COLUMN to_event_type', 'SELECT * FROM es_read_all()');
+SELECT pg_temp.after('ALTER TABLE event_store.aggregate ALTER COLUMN reducer TYPE name', $$SELECT es_state('Guard-1')$$);
+-- rows that others refer to, and the checkpoint of a subscription
+SELECT pg_temp.after('ALTER TABLE event_store.stream DISABLE TRIGGER ALL; DELETE FROM event_store.stream; ALTER TABLE event_store.stream ENABLE TRIGGER ALL',
+                     'SELECT * FROM es_read_all(NULL, 1)') ~ '^XX001: an event belongs to stream number [0-9]+, which does not exist$';
+SELECT pg_temp.after('ALTER TABLE event_store.event_type DISABLE TRIGGER ALL; DELETE FROM event_store.event_type; ALTER TABLE event_store.event_type ENABLE TRIGGER ALL',
+                     'SELECT * FROM es_read_all(NULL, 1)') ~ '^XX001: an event is of type number [0-9]+, which does not exist$';
+SELECT pg_temp.after($$SELECT es_create_subscription('guarded'); DELETE FROM event_store.subscription_checkpoint WHERE subscription = 'guarded'$$,
+                     $$SELECT * FROM es_fetch('guarded')$$);
+
+--
+-- Functions that are declared otherwise than the extension does
+--
+
+SELECT pg_temp.error('SELECT event_store.es_mark_replicated()');
+SELECT pg_temp.error('SELECT event_store.es_definition_changed()');
+CREATE FUNCTION pg_temp.verify(text) RETURNS record LANGUAGE c AS 'event_store', 'es_verify';
+SELECT pg_temp.error('SELECT pg_temp.verify(NULL)');
+CREATE FUNCTION pg_temp.verify(text, int) RETURNS SETOF int LANGUAGE c AS 'event_store', 'es_verify';
+SELECT pg_temp.error('SELECT pg_temp.verify(NULL, 1)');
+CREATE FUNCTION pg_temp.append(text, bigint, text, jsonb, jsonb, uuid, int, text[]) RETURNS int LANGUAGE c AS 'event_store', 'es_append';
+SELECT pg_temp.error($$SELECT pg_temp.append('Guard-1', es_any(), 'A', '1', '{}', NULL, 1, NULL)$$);
+CREATE FUNCTION pg_temp.load(text, int) RETURNS int LANGUAGE c AS 'event_store', 'es_load';
+SELECT pg_temp.error($$SELECT pg_temp.load('Guard-1', NULL)$$);
+CREATE FUNCTION pg_temp.decide(jsonb, regprocedure, jsonb) RETURNS record LANGUAGE c AS 'event_store', 'es_decide';
+SELECT pg_temp.error($$SELECT pg_temp.decide('{}', 'pg_temp.trigger()', '{}')$$);
+-- on a table that is not the extension's, where rows come from elsewhere
+CREATE TABLE guard_other (n int);
+CREATE TRIGGER t BEFORE INSERT ON guard_other FOR EACH ROW EXECUTE FUNCTION event_store.es_mark_replicated();
+INSERT INTO guard_other VALUES (1);
+SELECT pg_replication_origin_create('regress_es_guard') > 0;
+SELECT pg_replication_origin_session_setup('regress_es_guard');
+SELECT pg_temp.error('INSERT INTO guard_other VALUES (2)');
+SELECT pg_replication_origin_session_reset();
+SELECT pg_replication_origin_drop('regress_es_guard');
+DROP TABLE guard_other;
+
 -- a guard that is enabled is enabled always
 BEGIN;
 ALTER TABLE event_store.event DISABLE TRIGGER ALL;
@@ -290,6 +392,24 @@ ALTER SEQUENCE event_store.event_global_position_seq CACHE 100;
 SELECT pg_temp.error($$SELECT es_append('Guard-1', 3, 'D', '4')$$);
 ALTER SEQUENCE event_store.event_global_position_seq CACHE 1;
 SELECT version FROM es_append('Guard-1', 3, 'D', '4');
+
+-- or not at all: at the end of a sequence nothing is written
+CREATE FUNCTION pg_temp.at_end(name regclass, at bigint, call text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    before bigint := pg_sequence_last_value(name);
+    result text;
+BEGIN
+    PERFORM setval(name, at);
+    result := pg_temp.error(call);
+    PERFORM setval(name, before);
+    RETURN result;
+END
+$$;
+SELECT pg_temp.at_end('event_store.event_global_position_seq', 9223372036854775807, $$SELECT es_append('Guard-1', 4, 'D', '5')$$);
+SELECT pg_temp.at_end('event_store.event_global_position_seq', 9223372036854775800, $$SELECT es_append_batch('Guard-1', 4, '{D,D}', '{5,6}')$$);
+SELECT pg_temp.at_end('event_store.stream_stream_no_seq', 9223372036854775807, $$SELECT es_append('Guard-end', 0, 'D', '5')$$);
+SELECT pg_temp.at_end('event_store.event_type_type_no_seq', 2147483647, $$SELECT es_append('Guard-1', 4, 'AtTheEnd', '5')$$);
+SELECT version FROM es_append('Guard-1', 4, 'D', '5');
 
 --
 -- Relations that are none

@@ -157,5 +157,18 @@ SELECT es_revoke('regress_es_importer', 'admin');
 REVOKE CREATE ON SCHEMA public FROM regress_es_importer;
 DROP ROLE regress_es_importer;
 
+-- the highest version
+SELECT version FROM es_append_batch('ImportTop-1', 0, '{A,B}', '{1,2}');
+BEGIN;
+ALTER TABLE event_store.event DISABLE TRIGGER ALL;
+UPDATE event_store.event SET version = 2147483646
+ WHERE version = 2 AND stream_no = (SELECT stream_no FROM event_store.stream WHERE stream_id = 'ImportTop-1');
+ALTER TABLE event_store.event ENABLE TRIGGER ALL;
+SELECT pg_temp.error($$SELECT 'ImportTop-1' AS stream_id, 'A' AS event_type, '1'::jsonb AS data FROM generate_series(1, 2)$$);
+SELECT es_import($$SELECT 'ImportTop-1' AS stream_id, 'A' AS event_type, '1'::jsonb AS data$$);
+SELECT pg_temp.error($$SELECT 'ImportTop-1' AS stream_id, 'A' AS event_type, '1'::jsonb AS data$$);
+SELECT pg_temp.error($$SELECT 'ImportTop-1' AS stream_id, 'A' AS event_type, '1'::jsonb AS data, 2147483648 AS version$$);
+ROLLBACK;
+
 SELECT count(*) FROM event_store.import_progress;
 DROP TABLE old_events;

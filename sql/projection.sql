@@ -235,6 +235,16 @@ SELECT es_run_projection('seen') > 0 AS ran;
 SELECT position = es_head() AS is_last, replayed FROM seen ORDER BY position DESC LIMIT 2;
 SELECT es_drop_projection('seen');
 
+-- no handler at all, and one that moves the checkpoint by hand
+SELECT es_create_projection('none', 1::oid::regprocedure);
+CREATE FUNCTION on_any_moved(e es_event) RETURNS void LANGUAGE sql AS
+    $$ UPDATE event_store.projection SET position = position + 1 WHERE name = 'moved' $$;
+SELECT es_create_projection('moved', 'on_any_moved(es_event)', paused => true);
+SELECT es_run_projection('moved');
+SELECT position FROM event_store.projections WHERE name = 'moved';
+SELECT es_drop_projection('moved');
+DROP FUNCTION on_any_moved(es_event);
+
 -- a handler that fails
 CREATE TABLE picky (stream_id text, version bigint, PRIMARY KEY (stream_id, version));
 CREATE FUNCTION on_picky(e es_event) RETURNS void LANGUAGE plpgsql AS $$

@@ -537,7 +537,9 @@ es_check_columns(EsAppend *append)
 		return;
 	for (int i = 0; i < append->nevents; i++)
 	{
-		if (append->events[i].tags != NULL || append->targets[append->events[i].target].stream == NULL)
+		/* the script that appends events of no stream has tags */
+		Assert(append->targets[append->events[i].target].stream != NULL);
+		if (append->events[i].tags != NULL)
 			ereport(ERROR,
 					errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					errmsg("the tables of this database have no tags yet"),

@@ -534,8 +534,7 @@ es_import_open(const char *query)
 	Query	   *parsed;
 
 	if (plan == NULL)
-		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, "query", 0,
-					 "It must be a SELECT, TABLE or VALUES command.");
+		elog(ERROR, "SPI_prepare_cursor failed: %s", SPI_result_code_string(SPI_result));
 	sources = SPI_plan_get_plan_sources(plan);
 	parsed = list_length(sources) == 1 &&
 		list_length(((CachedPlanSource *) linitial(sources))->query_list) == 1 ?

@@ -44,8 +44,8 @@ es_uuid_generate(pg_uuid_t *uuid)
 	{
 		if (!pg_strong_random(es_random_pool, ES_RANDOM_POOL))
 			ereport(ERROR,
-					errcode(ERRCODE_SYSTEM_ERROR),
-					errmsg("could not generate random values for an event id"));
+					errcode(ERRCODE_INTERNAL_ERROR),
+					errmsg("could not generate random values"));
 		es_random_used = 0;
 	}
 	memcpy(uuid->data + 8, es_random_pool + es_random_used, 8);

@@ -48,6 +48,11 @@
 #define Anum_es_upcaster_upcaster			3
 #define Anum_es_upcaster_to_event_type		4
 #define Anum_es_upcaster_to_schema_version	5
+#define Natts_es_upcaster					5
+
+static const Oid es_upcaster_columns[Natts_es_upcaster] = {
+	TEXTOID, INT4OID, TEXTOID, TEXTOID, INT4OID
+};
 
 struct EsUpcaster
 {
@@ -280,14 +285,9 @@ es_upcast_load(void)
 		MemoryContext old_context;
 		Relation	rel;
 
-		es_upcast_relid = get_relname_relid("upcaster", schema);
-		if (!OidIsValid(es_upcast_relid))
-			ereport(ERROR,
-					errcode(ERRCODE_UNDEFINED_TABLE),
-					errmsg("relation \"event_store.upcaster\" does not exist"),
-					errhint("Run ALTER EXTENSION event_store UPDATE in this database."));
-
+		es_upcast_relid = es_store_relation(schema, "upcaster");
 		rel = table_open(es_upcast_relid, AccessShareLock);
+		es_store_check_columns(rel, es_upcaster_columns, Natts_es_upcaster);
 		if (es_upcast_context != NULL)
 			MemoryContextSetParent(es_upcast_context, TopTransactionContext);
 		es_upcast_context = NULL;

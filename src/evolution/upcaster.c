@@ -76,8 +76,7 @@ static void
 es_upcaster_lock(void)
 {
 	const EsStore *store = es_store_get();
-	Oid			relid = get_relname_relid("upcaster",
-										  get_namespace_oid("event_store", false));
+	Oid			relid = es_store_relation(get_namespace_oid("event_store", false), "upcaster");
 
 	LockRelationOid(relid, ShareRowExclusiveLock);
 	LockRelationOid(store->snapshot, ExclusiveLock);

@@ -100,10 +100,7 @@ es_sequence_lock(Relation seq, int mode, Buffer *buffer, ItemId *item)
 	LockBuffer(*buffer, mode);
 	page = BufferGetPage(*buffer);
 	if (*(uint32 *) PageGetSpecialPointer(page) != ES_SEQUENCE_MAGIC)
-		ereport(ERROR,
-				errcode(ERRCODE_DATA_CORRUPTED),
-				errmsg("sequence \"%s\" has a page that is none of a sequence",
-					   RelationGetRelationName(seq)));
+		elog(ERROR, "bad magic number in sequence \"%s\"", RelationGetRelationName(seq));
 	found = PageGetItemId(page, FirstOffsetNumber);
 	if (item != NULL)
 		*item = found;

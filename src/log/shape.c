@@ -42,14 +42,6 @@
 #include "log/last.h"
 #include "log/shape.h"
 
-/* the columns that are written, in order */
-static const Oid es_event_columns[Natts_es_event] = {
-	INT8OID, INT8OID, TIMESTAMPTZOID, UUIDOID, INT4OID, INT4OID, INT4OID, JSONBOID, JSONBOID
-};
-static const Oid es_stream_columns[Natts_es_stream] = {INT8OID, TEXTOID};
-static const Oid es_type_columns[Natts_es_type] = {INT4OID, TEXTOID, TEXTOID};
-static const Oid es_mark_columns[Natts_es_mark] = {INT8OID};
-
 PG_FUNCTION_INFO_V1(es_check_table);
 
 /*
@@ -84,21 +76,14 @@ es_shape_fires(char enabled)
 					   TRIGGER_FIRES_ON_ORIGIN : TRIGGER_FIRES_ON_REPLICA);
 }
 
+/*
+ * ncolumns		that the store writes; log/store.c has looked at them
+ */
 static void
-es_shape_check_columns(Relation rel, const Oid *columns, int ncolumns)
+es_shape_check_columns(Relation rel, int ncolumns)
 {
 	TupleDesc	desc = RelationGetDescr(rel);
 
-	for (int i = 0; i < ncolumns; i++)
-	{
-		if (i >= desc->natts || TupleDescAttr(desc, i)->attisdropped ||
-			TupleDescAttr(desc, i)->atttypid != columns[i])
-			ereport(ERROR,
-					errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					errmsg("table \"%s\" of the event store has been altered",
-						   RelationGetRelationName(rel)),
-					errdetail("Column number %d is missing or of another type.", i + 1));
-	}
 	for (int i = ncolumns; i < desc->natts; i++)
 	{
 		Form_pg_attribute column = TupleDescAttr(desc, i);
@@ -153,14 +138,16 @@ es_shape_check(const EsStore *store, Relation rel)
 	Oid			relid = RelationGetRelid(rel);
 	TupleConstr *constr = RelationGetDescr(rel)->constr;
 
+	/* the table may have been altered before it was locked */
+	(void) es_store_get();
 	if (relid == store->event)
-		es_shape_check_columns(rel, es_event_columns, Natts_es_event);
+		es_shape_check_columns(rel, Natts_es_event);
 	else if (relid == store->stream)
-		es_shape_check_columns(rel, es_stream_columns, Natts_es_stream);
+		es_shape_check_columns(rel, Natts_es_stream);
 	else if (relid == store->event_type)
-		es_shape_check_columns(rel, es_type_columns, Natts_es_type);
+		es_shape_check_columns(rel, Natts_es_type);
 	else if (relid == store->mark)
-		es_shape_check_columns(rel, es_mark_columns, Natts_es_mark);
+		es_shape_check_columns(rel, Natts_es_mark);
 	else
 		return;
 

@@ -6,7 +6,8 @@
  * remembered until the relation cache says that one of them has changed.
  * The indexes of the event table are told apart by their columns, not their
  * names, because REINDEX CONCURRENTLY and administrators may rename them and
- * because during such a rebuild there are two of a kind.
+ * because during such a rebuild there are two of a kind.  Then it is seen to it
+ * that the columns are there which everybody reads and writes by number.
  *
  * This is the lowest file of the log.  Those above that remember something of
  * a table's content register what forgets it (es_store_on_change).
@@ -41,6 +42,17 @@
 
 /* es_store_on_change so often at the most */
 #define ES_MAX_FORGETS			16
+
+/* the columns that are read and written by number, in order */
+static const Oid es_event_columns[Natts_es_event] = {
+	INT8OID, INT8OID, TIMESTAMPTZOID, UUIDOID, INT4OID, INT4OID, INT4OID, JSONBOID, JSONBOID
+};
+static const Oid es_stream_columns[Natts_es_stream] = {INT8OID, TEXTOID};
+static const Oid es_type_columns[Natts_es_type] = {INT4OID, TEXTOID, TEXTOID};
+static const Oid es_mark_columns[Natts_es_mark] = {INT8OID};
+static const Oid es_snapshot_columns[Natts_es_snapshot] = {
+	INT8OID, INT4OID, INT8OID, TIMESTAMPTZOID, JSONBOID
+};
 
 static EsStore es_store;
 static bool es_store_valid = false;
@@ -105,7 +117,13 @@ es_store_init(void)
 	CacheRegisterRelcacheCallback(es_store_relcache_callback, (Datum) 0);
 }
 
-static Oid
+/*
+ * The OID of one of the extension's tables or sequences.
+ *
+ * schema		event_store
+ * Errors: 42P01 when it is not there.
+ */
+Oid
 es_store_relation(Oid schema, const char *name)
 {
 	Oid			relid = get_relname_relid(name, schema);
@@ -165,6 +183,79 @@ es_index_matches(Relation index, int nkeys, const AttrNumber *keys)
 }
 
 /*
+ * Refuse a table whose columns are not those that are read by number: its owner
+ * can alter them as those of any other table.
+ *
+ * types		of the first columns, in order
+ * Errors: 55000.
+ */
+void
+es_store_check_columns(Relation rel, const Oid *types, int ncolumns)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+
+	for (int i = 0; i < ncolumns; i++)
+	{
+		if (i >= desc->natts || TupleDescAttr(desc, i)->attisdropped ||
+			TupleDescAttr(desc, i)->atttypid != types[i])
+			ereport(ERROR,
+					errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					errmsg("table \"%s\" of the event store has been altered",
+						   RelationGetRelationName(rel)),
+					errdetail("Column number %d is missing or of another type.", i + 1));
+	}
+}
+
+/*
+ * Look up one of the tables and see to its columns.
+ *
+ * relid		result; there before anything is looked at, for the callback
+ */
+static void
+es_store_load_table(Oid *relid, Oid schema, const char *name, const Oid *types, int ncolumns)
+{
+	Relation	rel;
+
+	*relid = es_store_relation(schema, name);
+	rel = table_open(*relid, AccessShareLock);
+	es_store_check_columns(rel, types, ncolumns);
+	table_close(rel, AccessShareLock);
+}
+
+/*
+ * The number of a column that tables made by 0.1 have behind those that
+ * somebody had added, so that it is known by its name.
+ *
+ * Errors: 55000 when it is not there.
+ */
+static AttrNumber
+es_store_column(Oid relid, const char *name, Oid type)
+{
+	AttrNumber	column = get_attnum(relid, name);
+
+	if (column == InvalidAttrNumber || get_atttype(relid, column) != type)
+		ereport(ERROR,
+				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				errmsg("table \"%s\" of the event store has been altered", get_rel_name(relid)),
+				errdetail("Column \"%s\" is missing or of another type.", name));
+	return column;
+}
+
+/*
+ * is_invalid	it is there
+ */
+pg_attribute_noreturn() static void
+es_store_index_error(const char *table, bool is_invalid)
+{
+	ereport(ERROR,
+			errcode(ERRCODE_UNDEFINED_OBJECT),
+			errmsg("an index of table \"event_store.%s\" is %s", table,
+				   is_invalid ? "invalid" : "missing"),
+			is_invalid ? errhint("Run REINDEX TABLE event_store.%s.", table) :
+			errhint("Create it again, as the script of the extension has it."));
+}
+
+/*
  * Find the valid index of a table over the given columns.
  */
 static Oid
@@ -174,6 +265,7 @@ es_store_index(Oid relid, int nkeys, AttrNumber key1, AttrNumber key2)
 	Relation	rel = table_open(relid, AccessShareLock);
 	List	   *list = RelationGetIndexList(rel);
 	Oid			result = InvalidOid;
+	bool		is_invalid = false;
 	ListCell   *lc;
 
 	foreach(lc, list)
@@ -182,20 +274,19 @@ es_store_index(Oid relid, int nkeys, AttrNumber key1, AttrNumber key2)
 
 		if (index == NULL)
 			continue;
-		if (index->rd_index->indisvalid && es_index_matches(index, nkeys, keys) &&
-			RelationGetIndexPredicate(index) == NIL)
-			result = RelationGetRelid(index);
+		if (es_index_matches(index, nkeys, keys) && RelationGetIndexPredicate(index) == NIL)
+		{
+			if (index->rd_index->indisvalid)
+				result = RelationGetRelid(index);
+			else
+				is_invalid = true;
+		}
 		index_close(index, AccessShareLock);
 		if (OidIsValid(result))
 			break;
 	}
 	if (!OidIsValid(result) && es_store_valid)
-		ereport(ERROR,
-				errcode(ERRCODE_UNDEFINED_OBJECT),
-				errmsg("an index of table \"event_store.%s\" is missing or invalid",
-					   RelationGetRelationName(rel)),
-				errhint("Run REINDEX TABLE event_store.%s.",
-						RelationGetRelationName(rel)));
+		es_store_index_error(RelationGetRelationName(rel), is_invalid);
 	list_free(list);
 	table_close(rel, AccessShareLock);
 	return result;
@@ -240,17 +331,19 @@ es_store_load_indexes(Oid event)
 	List	   *list = RelationGetIndexList(rel);
 	ListCell   *lc;
 	int			n = 0;
-	bool		has_tags = false;
+	bool		is_there[ES_NUM_INDEX_ROLES] = {false};
 
 	if (es_store_context == NULL)
 		es_store_context = AllocSetContextCreate(TopMemoryContext,
 												 "event_store relations",
 												 ALLOCSET_SMALL_SIZES);
 	es_store.owner = rel->rd_rel->relowner;
-	es_store.tags = get_attnum(event, "tags");
-	es_store.hash = get_attnum(event, "hash");
-	if (es_store.hash != 0 && get_atttype(event, es_store.hash) != BYTEAOID)
-		es_store.hash = 0;
+	es_store.tags = es_store.hash = 0;
+	if (OidIsValid(es_store.id_has_position))
+	{
+		es_store.tags = es_store_column(event, "tags", TEXTARRAYOID);
+		es_store.hash = es_store_column(event, "hash", BYTEAOID);
+	}
 	es_store.indexes = NULL;
 	MemoryContextReset(es_store_context);
 	es_store.indexes = MemoryContextAlloc(es_store_context,
@@ -268,7 +361,8 @@ es_store_load_indexes(Oid event)
 		es_store.indexes[n].oid = RelationGetRelid(index);
 		es_store.indexes[n].role = role;
 		n++;
-		has_tags |= role == ES_INDEX_TAG;
+		if (role != ES_INDEX_OTHER)
+			is_there[role] = true;
 		if (role != ES_INDEX_OTHER && index->rd_index->indisvalid)
 			es_store.read_index[role] = RelationGetRelid(index);
 		if (role == ES_INDEX_EVENT_ID && index->rd_index->indisvalid)
@@ -277,17 +371,12 @@ es_store_load_indexes(Oid event)
 	}
 	es_store.nindexes = n;
 	list_free(list);
-	if (!has_tags)
-		es_store.tags = 0;
 
 	for (int role = 0; role < ES_NUM_INDEX_ROLES; role++)
 	{
 		if (!OidIsValid(es_store.read_index[role]) && es_store_valid &&
-			(role != ES_INDEX_TAG || has_tags))
-			ereport(ERROR,
-					errcode(ERRCODE_UNDEFINED_OBJECT),
-					errmsg("an index of table \"event_store.event\" is missing or invalid"),
-					errhint("Run REINDEX TABLE event_store.event."));
+			(role != ES_INDEX_TAG || es_store.tags != 0))
+			es_store_index_error(RelationGetRelationName(rel), is_there[role]);
 	}
 	table_close(rel, AccessShareLock);
 }
@@ -345,7 +434,8 @@ es_store_listen(void)
  * Look up the store's objects.
  *
  * Result: good until the next relation is opened or lock is taken.
- * Errors: 3F000, 42P01 or 42704 when the extension is not there or damaged.
+ * Errors: 3F000, 42P01, 42704 or 55000 when the extension is not there or
+ * damaged.
  */
 const EsStore *
 es_store_get(void)
@@ -364,11 +454,16 @@ es_store_get(void)
 			es_store.guard = es_function_oid(schema, "es_guard", 0, NULL);
 			es_store.id_has_position = es_function_oid(schema, "es_id_has_position", 2,
 													   id_types);
-			es_store.event = es_store_relation(schema, "event");
-			es_store.stream = es_store_relation(schema, "stream");
-			es_store.event_type = es_store_relation(schema, "event_type");
-			es_store.mark = es_store_relation(schema, "mark");
-			es_store.snapshot = es_store_relation(schema, "snapshot");
+			es_store_load_table(&es_store.event, schema, "event",
+								es_event_columns, Natts_es_event);
+			es_store_load_table(&es_store.stream, schema, "stream",
+								es_stream_columns, Natts_es_stream);
+			es_store_load_table(&es_store.event_type, schema, "event_type",
+								es_type_columns, Natts_es_type);
+			es_store_load_table(&es_store.mark, schema, "mark",
+								es_mark_columns, Natts_es_mark);
+			es_store_load_table(&es_store.snapshot, schema, "snapshot",
+								es_snapshot_columns, Natts_es_snapshot);
 			es_store.position_seq = es_store_relation(schema, "event_global_position_seq");
 			es_store.stream_seq = es_store_relation(schema, "stream_stream_no_seq");
 			es_store.type_seq = es_store_relation(schema, "event_type_type_no_seq");

@@ -20,7 +20,7 @@
 #define Anum_es_event_schema_version	7
 #define Anum_es_event_data				8
 #define Anum_es_event_metadata			9
-#define Natts_es_event					9	/* "tags" may be another one later */
+#define Natts_es_event					9	/* "tags" and "hash" follow, somewhere */
 
 /* columns of event_store.stream */
 #define Anum_es_stream_stream_no		1
@@ -74,7 +74,7 @@ typedef struct EsStore
 	Oid			owner;			/* of the event table, thus of all of them */
 	Oid			guard;			/* the function of the tables' own triggers */
 	Oid			id_has_position;	/* of the predicate of the index by event id;
-									 * InvalidOid with the script of 0.1 */
+									 * InvalidOid when the script is that of 0.1 */
 	Oid			event;
 	Oid			stream;
 	Oid			event_type;
@@ -102,6 +102,8 @@ typedef struct EsStore
 extern void es_store_init(void);
 extern void es_store_on_change(size_t table, void (*forget) (void));
 extern Oid	es_store_extension(void);
+extern Oid	es_store_relation(Oid schema, const char *name);
+extern void es_store_check_columns(Relation rel, const Oid *types, int ncolumns);
 extern bool es_store_is_new(void);
 extern void es_store_listen(void);
 extern const EsStore *es_store_get(void);

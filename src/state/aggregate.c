@@ -70,6 +70,11 @@ PG_FUNCTION_INFO_V1(es_drop_snapshots);
 #define Anum_es_aggregate_initial_state		3
 #define Anum_es_aggregate_snapshot_every	4
 #define Anum_es_aggregate_schema_version	5
+#define Natts_es_aggregate					5
+
+static const Oid es_aggregate_columns[Natts_es_aggregate] = {
+	TEXTOID, TEXTOID, JSONBOID, INT4OID, INT4OID
+};
 
 /*
  * Snapshots that es_state saves in one transaction.  Each costs a
@@ -135,15 +140,7 @@ es_aggregate_callback(Datum arg, Oid relid)
 static Oid
 es_aggregate_relation(void)
 {
-	Oid			relid = get_relname_relid("aggregate",
-										  get_namespace_oid("event_store", false));
-
-	if (!OidIsValid(relid))
-		ereport(ERROR,
-				errcode(ERRCODE_UNDEFINED_TABLE),
-				errmsg("relation \"event_store.aggregate\" does not exist"),
-				errhint("Run ALTER EXTENSION event_store UPDATE in this database."));
-	return relid;
+	return es_store_relation(get_namespace_oid("event_store", false), "aggregate");
 }
 
 /*
@@ -208,6 +205,7 @@ es_aggregate_load(void)
 
 		es_aggregate_relid = relid;
 		rel = table_open(relid, AccessShareLock);
+		es_store_check_columns(rel, es_aggregate_columns, Natts_es_aggregate);
 		/* callers may hold on to the old ones */
 		if (es_aggregate_context != NULL)
 			MemoryContextSetParent(es_aggregate_context, TopTransactionContext);

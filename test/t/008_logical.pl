@@ -305,7 +305,7 @@ sub not_here
 		q{es_run_projection('counts')}, q{es_pause_projection('counts')},
 		q{es_resume_projection('counts')}, q{es_rebuild_projection('counts')},
 		q{es_prepare_projection('counts', 'on_event(es_event)')},
-		q{es_retry_projection_parked('counts')},
+		q{es_retry_projection_parked('counts')}, q{es_wait_projection('counts', es_head())},
 		q{es_fetch('mailer')}, q{es_ack('mailer', 5)}, q{es_nack('mailer', 5, 'bad')},
 		q{es_reset_subscription('mailer')}, q{es_retry_parked('mailer')},
 		q{es_fetch('team', member => 'm')}, q{es_join('team', 'm')})

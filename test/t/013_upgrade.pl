@@ -51,6 +51,7 @@ sub upgrade
 	isnt(join("\n", only_in($expected, catalog_of($dbh))),
 		'', "$name: 0.1 differs from $version");
 	my $before = fill($dbh);
+	not_yet($dbh, $name);
 
 	# everybody at work
 	new_flags();
@@ -184,6 +185,22 @@ sub fill
 		"SELECT es_create_projection('sums', '$handler')",
 		"SELECT es_create_projection('halted', '$handler', categories => '{Nothing}', paused => true)");
 	return { head => sql_value($dbh, 'SELECT es_head()'), look => look($dbh) };
+}
+
+# The tables of 0.1 have no room for what the library can write already.
+sub not_yet
+{
+	my ($dbh, $name) = @_;
+
+	is(sqlstate($dbh, q{SELECT es_append('Old-1', es_any(), '{"event_type": "A", "data": 1, "tags": ["a"]}')}),
+		'55000', "$name: an append with tags is refused before the update");
+	like($dbh->errstr, qr/have no tags yet.*UPDATE/s, '... which says why');
+	$dbh->do('SET event_store.hash_chain = on');
+	is(sqlstate($dbh, q{SELECT es_append('Old-1', es_any(), 'A', '1')}),
+		'55000', "$name: an append with a hash is refused before the update");
+	like($dbh->errstr, qr/have no hashes yet.*UPDATE/s, '... which says why');
+	$dbh->do('RESET event_store.hash_chain');
+	return;
 }
 
 # What has to look the same before and after, whatever else happens.

@@ -26,6 +26,7 @@ my $import = q{SELECT es_import('SELECT stream_id, version, event_type, data, ev
 killed_in_the_middle($_) for qw(TERM KILL);
 memory();
 order_and_wakeup();
+more_than_are_shown();
 
 $dbh->disconnect;
 $node->stop;
@@ -133,5 +134,36 @@ sub order_and_wakeup
 	$waiter->pg_result;
 	is(sql_value($dbh, 'SELECT es_head()') - $head >= 3000 ? 'all' : 'a part', 'all', 'everything is settled at once');
 	$_->disconnect for $waiter, $importer;
+	return;
+}
+
+# The progress of 16 imports has room in shared memory; more can run.
+sub more_than_are_shown
+{
+	my @importers;
+	my $shown = 'SELECT count(*) FROM event_store.import_progress';
+
+	$dbh->do('SELECT pg_advisory_lock(15)');
+	foreach my $n (1 .. 17)
+	{
+		my $importer = connect_store($node);
+		push @importers, $importer;
+		$importer->do('SET client_min_messages = notice');
+		$importer->do("SELECT es_import(\$\$SELECT 'Shown-$n' AS stream_id, 'A' AS event_type, to_jsonb(pg_advisory_lock_shared(15)::text) AS data\$\$)",
+			{ pg_async => PG_ASYNC });
+		ok(poll_until(sub { sql_value($dbh, $shown) == $n }), "$n imports are shown") if $n <= 16;
+	}
+	ok( poll_until(
+			sub { sql_value($dbh, q{SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 15 AND NOT granted}) == 17 }),
+		'17 imports run');
+	is(sql_value($dbh, $shown), 16, 'one of them is not shown');
+	my @said;
+	local $SIG{__WARN__} = sub { push @said, @_ };
+	$dbh->do('SELECT pg_advisory_unlock(15)');
+	is(join(' ', map { $_->pg_result } @importers), join(' ', (1) x 17), 'all go through');
+	is(scalar(grep { /the progress of this import is not shown/ } @said), 1, 'one was told that it is not shown');
+	is(sql_value($dbh, q{SELECT count(*) FROM event_store.events WHERE category = 'Shown'}), 17, 'all events are there');
+	is(sql_value($dbh, $shown), 0, 'in the end none is shown');
+	$_->disconnect for @importers;
 	return;
 }

@@ -76,6 +76,7 @@ is(outbox_faults(), '', 'in the end: side effects once each');
 replayed_to_a_gap();
 dropped();
 old_snapshot();
+unsettled();
 $dbh->disconnect;
 $node->stop;
 done_testing();
@@ -257,6 +258,29 @@ sub old_snapshot
 	is(sqlstate($other, q{SELECT es_drop_projection('old')}), '00000', 'old snapshot: a newer one drops');
 	is(sql_value($dbh, q{SELECT count(*) FROM event_store.projection WHERE name = 'old'}), 0,
 		'old snapshot: both');
+	$other->disconnect;
+	return;
+}
+
+# A checkpoint that somebody has set beyond what is settled: the new version
+# cannot get there before the rest is.
+sub unsettled
+{
+	my $other = connect_store($node);
+	$dbh->do(q{SELECT es_create_projection('ahead', 'does_nothing(es_event)', ARRAY['Ahead'], paused => true)});
+	$dbh->do(q{SELECT es_prepare_projection('ahead', 'does_nothing(es_event)')});
+	$other->begin_work;
+	my $open = append($other, 'Ahead-1', 0, 'Added')->{position};
+	my $head = append($dbh, 'Ahead-2', 0, 'Added')->{position};
+	$dbh->do(q{UPDATE event_store.projection SET position = ? WHERE name = 'ahead' AND NOT is_shadow}, undef, $head);
+	is(sqlstate($dbh, q{SELECT es_switch_projection('ahead', max_lag => 1000000)}), '55006',
+		'unsettled: the new version cannot take over');
+	my ($at) = $dbh->errstr =~ /An unsettled event holds it at position (\d+)\./;
+	ok(defined $at && $at < $open, 'unsettled: ... and says where it is');
+	$other->commit;
+	is(sqlstate($dbh, q{SELECT es_switch_projection('ahead', max_lag => 1000000)}), '00000', 'unsettled: afterwards it can');
+	is(projection($dbh, 'ahead')->{position}, $head, 'unsettled: ... and is where the other was');
+	$dbh->do(q{SELECT es_drop_projection('ahead')});
 	$other->disconnect;
 	return;
 }

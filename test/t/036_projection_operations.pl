@@ -371,6 +371,17 @@ sub role_settings
 		[ [ 'owner', '5MB', 40 ] ],
 		'settings of the owner: all events, as the owner, with his settings');
 	$dbh->do(q{SELECT es_drop_projection('p')});
+
+	# before 17 a worker cannot connect as a role that may not
+	run_sql($dbh, 'ALTER ROLE owner NOLOGIN', 'SET ROLE owner');
+	my @said;
+	{
+		local $SIG{__WARN__} = sub { push @said, @_ };
+		create_projection('p', 'on_event(es_event)');
+	}
+	is(scalar(grep { /no worker will run projections of role "owner"/ } @said), $dbh->{pg_server_version} < 170000 ? 1 : 0,
+		'settings of the owner: who may not log in is told what that means');
+	run_sql($dbh, 'RESET ROLE', q{SELECT es_drop_projection('p')});
 	run_sql($dbh, q{SELECT es_revoke('owner', 'admin')}, 'DROP OWNED BY owner CASCADE',
 		'DROP ROLE owner, stranger');
 	return;
