@@ -345,6 +345,17 @@ SELECT pg_temp.after('ALTER TABLE event_store.event_type DISABLE TRIGGER ALL; DE
 SELECT pg_temp.after($$SELECT es_create_subscription('guarded'); DELETE FROM event_store.subscription_checkpoint WHERE subscription = 'guarded'$$,
                      $$SELECT * FROM es_fetch('guarded')$$);
 
+-- the types of what is returned
+SELECT pg_temp.after('ALTER TYPE es_event ADD ATTRIBUTE five int', call) FROM unnest(ARRAY[
+    'SELECT * FROM es_read_all()', 'SELECT es_read_all()', $$SELECT e FROM es_read_all() AS e$$, $$SELECT es_load('Guard-1')$$,
+    $$SELECT es_read_event((SELECT event_id FROM event_store.events LIMIT 1))$$]) AS call;
+SELECT pg_temp.after('ALTER TYPE es_event ALTER ATTRIBUTE version TYPE text', call) FROM unnest(ARRAY[
+    'SELECT * FROM es_read_all()', $$SELECT e FROM es_read_all() AS e$$, $$SELECT es_load('Guard-1')$$]) AS call;
+SELECT pg_temp.after('ALTER TYPE es_event DROP ATTRIBUTE metadata', 'SELECT * FROM es_read_all()');
+SELECT pg_temp.after($$SELECT es_create_subscription('guarded'); ALTER TYPE es_event DROP ATTRIBUTE metadata$$, $$SELECT * FROM es_fetch('guarded')$$);
+SELECT pg_temp.after('ALTER TYPE es_appended ADD ATTRIBUTE five int', $$SELECT es_append('Guard-1', es_any(), 'A', '1')$$);
+SELECT pg_temp.after('ALTER TYPE es_appended ALTER ATTRIBUTE version TYPE text', $$SELECT es_append_batch('Guard-1', es_any(), '{A}', '{1}')$$);
+
 --
 -- Functions that are declared otherwise than the extension does
 --

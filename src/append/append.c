@@ -34,6 +34,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "catalog/pg_type.h"
 #include "executor/tuptable.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
@@ -58,6 +59,11 @@
 #include "log/write.h"
 #include "settings.h"
 #include "wakeup/wakeup.h"
+
+/* the attributes of type es_appended */
+#define Natts_es_appended		4
+
+static const Oid es_appended_types[Natts_es_appended] = {UUIDOID, INT8OID, INT8OID, BOOLOID};
 
 /* an event that is in the store already */
 typedef struct EsKnownEvent
@@ -672,7 +678,7 @@ Datum
 es_append_set(FunctionCallInfo fcinfo, EsNewEvent *events, int nevents, bool is_duplicate)
 {
 	TupleDesc	desc;
-	Tuplestorestate *result = es_result_set(fcinfo, &desc);
+	Tuplestorestate *result = es_result_set(fcinfo, es_appended_types, Natts_es_appended, &desc);
 
 	for (int i = 0; i < nevents; i++)
 	{
@@ -708,7 +714,7 @@ es_append(PG_FUNCTION_ARGS)
 	es_events_from_scalars(fcinfo, &event);
 	is_duplicate = es_append_finish(&append, &event, 1);
 	es_append_answer(&event, is_duplicate, values, isnull);
-	return es_result_row(fcinfo, values, isnull);
+	return es_result_row(fcinfo, es_appended_types, Natts_es_appended, values, isnull);
 }
 
 /*

@@ -162,7 +162,7 @@ Datum
 es_import_progress(PG_FUNCTION_ARGS)
 {
 	TupleDesc	desc;
-	Tuplestorestate *result = es_result_set(fcinfo, &desc);
+	Tuplestorestate *result = es_result_set(fcinfo, NULL, 0, &desc);
 
 	if (!es_progress_attach())
 		return (Datum) 0;

@@ -242,7 +242,7 @@ es_append_streams(PG_FUNCTION_ARGS)
 	es_streams_from_json(es_arg_jsonb(fcinfo, 0, "appends"), &append);
 	is_duplicate = es_append_run(&append);
 
-	result = es_result_set(fcinfo, &desc);
+	result = es_result_set(fcinfo, NULL, 0, &desc);
 	for (int i = 0; i < append.nevents; i++)
 	{
 		EsTarget   *target = &append.targets[append.events[i].target];

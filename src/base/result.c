@@ -12,6 +12,7 @@
 #include "access/htup_details.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/typcache.h"
@@ -20,12 +21,34 @@
 #include "base/result.h"
 
 /*
+ * Refuse a row type of the extension's that its owner has altered (55000).
+ *
+ * types		of its attributes, in order
+ */
+void
+es_result_check_type(TupleDesc desc, const Oid *types, int natts)
+{
+	bool		same = desc->natts == natts;
+
+	for (int i = 0; i < natts && same; i++)
+		same = !TupleDescAttr(desc, i)->attisdropped && TupleDescAttr(desc, i)->atttypid == types[i];
+	if (!same)
+		ereport(ERROR,
+				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				errmsg("type %s of the event store has been altered",
+					   format_type_be(desc->tdtypeid)));
+}
+
+/*
  * Begin a set result.
+ *
+ * types		of the row type, if it is one that has been created; NULL for what
+ *				stands in the function's own declaration
  *
  * Result: the tuplestore to put rows of *desc into; both live for the query.
  */
 Tuplestorestate *
-es_result_set(FunctionCallInfo fcinfo, TupleDesc *desc)
+es_result_set(FunctionCallInfo fcinfo, const Oid *types, int natts, TupleDesc *desc)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	MemoryContext old_context;
@@ -41,6 +64,8 @@ es_result_set(FunctionCallInfo fcinfo, TupleDesc *desc)
 	old_context = MemoryContextSwitchTo(rsinfo->econtext->ecxt_per_query_memory);
 	if (get_call_result_type(fcinfo, NULL, &result_desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
+	if (types != NULL)
+		es_result_check_type(result_desc, types, natts);
 	store = tuplestore_begin_heap((rsinfo->allowedModes & SFRM_Materialize_Random) != 0,
 								  false, work_mem);
 	rsinfo->returnMode = SFRM_Materialize;
@@ -54,9 +79,12 @@ es_result_set(FunctionCallInfo fcinfo, TupleDesc *desc)
 
 /*
  * Return one row.  The row type is looked up once per call site.
+ *
+ * types		as for es_result_set
  */
 Datum
-es_result_row(FunctionCallInfo fcinfo, Datum *values, bool *isnull)
+es_result_row(FunctionCallInfo fcinfo, const Oid *types, int natts, Datum *values,
+			  bool *isnull)
 {
 	TupleDesc	desc = (TupleDesc) fcinfo->flinfo->fn_extra;
 
@@ -66,6 +94,8 @@ es_result_row(FunctionCallInfo fcinfo, Datum *values, bool *isnull)
 
 		if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 			elog(ERROR, "return type must be a row type");
+		if (types != NULL)
+			es_result_check_type(desc, types, natts);
 		desc = BlessTupleDesc(desc);
 		fcinfo->flinfo->fn_extra = desc;
 		MemoryContextSwitchTo(old_context);
@@ -74,18 +104,28 @@ es_result_row(FunctionCallInfo fcinfo, Datum *values, bool *isnull)
 }
 
 /*
- * Row type of the elements of an array column of the result.
- *
- * column		0-based
- * element		result: OID of the element type
+ * A row type that has been created, with these types.
  */
 TupleDesc
-es_result_element_desc(FunctionCallInfo fcinfo, int column, Oid *element)
+es_result_type_desc(Oid type, const Oid *types, int natts)
+{
+	TupleDesc	desc = lookup_rowtype_tupdesc_copy(type, -1);
+
+	es_result_check_type(desc, types, natts);
+	return desc;
+}
+
+/*
+ * Type of the elements of an array column of the result.
+ *
+ * column		0-based
+ */
+Oid
+es_result_element(FunctionCallInfo fcinfo, int column)
 {
 	TupleDesc	desc;
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
-	*element = get_element_type(TupleDescAttr(desc, column)->atttypid);
-	return lookup_rowtype_tupdesc_copy(*element, -1);
+	return get_element_type(TupleDescAttr(desc, column)->atttypid);
 }

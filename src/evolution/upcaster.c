@@ -310,7 +310,7 @@ es_check_upcasters(PG_FUNCTION_ARGS)
 		name = PG_GETARG_DATUM(0);
 	}
 
-	rows = es_result_set(fcinfo, &desc);
+	rows = es_result_set(fcinfo, NULL, 0, &desc);
 	event = es_store_open_event(&store, AccessShareLock);
 	upto = es_head_bound(event, store, snapshot);
 	if (name != (Datum) 0)

@@ -30,6 +30,11 @@
 #include "log/stream.h"
 #include "log/type.h"
 
+/* the attributes of type es_event */
+const Oid	es_out_types[Natts_es_out] = {
+	INT8OID, TEXTOID, INT8OID, UUIDOID, TEXTOID, INT4OID, JSONBOID, JSONBOID, TIMESTAMPTZOID
+};
+
 /* its plan adapts to role and policies by itself */
 static EsSql es_row_filter_query =
 ES_SQL("SELECT 1 FROM event_store.event WHERE global_position OPERATOR(pg_catalog.=) $1",

@@ -434,7 +434,7 @@ es_verify(PG_FUNCTION_ARGS)
 		(void) es_arg_name(fcinfo, 0, "stream_id", &name_len);
 		name = PG_GETARG_TEXT_PP(0);
 	}
-	verify->result = es_result_set(fcinfo, &verify->desc);
+	verify->result = es_result_set(fcinfo, NULL, 0, &verify->desc);
 	verify->event = es_store_open_event(&verify->store, AccessShareLock);
 	es_durable_wait();
 	stream = table_open(verify->store->stream, AccessShareLock);

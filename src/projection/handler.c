@@ -33,10 +33,10 @@
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
 #include "utils/syscache.h"
-#include "utils/typcache.h"
 
 #include "base/compat.h"
 #include "base/errors.h"
+#include "base/result.h"
 #include "log/event.h"
 #include "projection/projection.h"
 
@@ -253,9 +253,7 @@ es_handler_begin(EsProjection *projection)
 	es_handler_validate(function, "handler", projection->owner_oid, true,
 						&handler->event_type, &handler->takes_array);
 	fmgr_info(function, &handler->function);
-	handler->desc = lookup_rowtype_tupdesc_copy(handler->event_type, -1);
-	if (handler->desc->natts != Natts_es_out)
-		elog(ERROR, "type es_event has %d columns", handler->desc->natts);
+	handler->desc = es_result_type_desc(handler->event_type, es_out_types, Natts_es_out);
 	return handler;
 }
 

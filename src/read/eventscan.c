@@ -58,6 +58,7 @@
 #include "utils/typcache.h"
 
 #include "base/compat.h"
+#include "base/result.h"
 #include "read/eventscan.h"
 #include "read/read.h"
 #include "read/reader.h"
@@ -348,7 +349,7 @@ es_eventscan_plan(PlannerInfo *root, RelOptInfo *rel, CustomPath *path,
 	RangeTblEntry *rte = planner_rt_fetch(rel->relid, root);
 	int			n = intVal(linitial(path->custom_private));
 	FuncExpr   *call = (FuncExpr *) linitial_node(RangeTblFunction, rte->functions)->funcexpr;
-	TupleDesc	desc = lookup_rowtype_tupdesc(call->funcresulttype, -1);
+	TupleDesc	desc = es_result_type_desc(call->funcresulttype, es_out_types, Natts_es_out);
 
 	scan->scan.plan.targetlist = tlist;
 	scan->scan.plan.qual = extract_actual_clauses(clauses, false);
@@ -366,7 +367,6 @@ es_eventscan_plan(PlannerInfo *root, RelOptInfo *rel, CustomPath *path,
 										  makeTargetEntry((Expr *) var, column,
 														  pstrdup(NameStr(attr->attname)), false));
 	}
-	ReleaseTupleDesc(desc);
 	if (es_eventscan_uses_whole((Node *) rel->reltarget->exprs, rel->relid) ||
 		es_eventscan_uses_whole((Node *) path->path.pathtarget->exprs, rel->relid) ||
 		es_eventscan_uses_whole((Node *) tlist, rel->relid) ||
@@ -442,7 +442,8 @@ es_eventscan_begin(CustomScanState *node, EState *estate, int eflags)
 
 	if (bms_is_member(ES_WHOLE_ROW, used))
 	{
-		state->row_type = lookup_rowtype_tupdesc_copy(call->funcresulttype, -1);
+		state->row_type = es_result_type_desc(call->funcresulttype, es_out_types,
+											  Natts_es_out);
 		used = bms_add_range(used, 1, Natts_es_out);
 	}
 	state->used = !bms_is_empty(used);

@@ -218,7 +218,7 @@ es_read_set(FunctionCallInfo fcinfo, void (*arguments) (FunctionCallInfo, EsRead
 	Tuplestorestate *rows;
 	TupleDesc	desc;
 	arguments(fcinfo, &read);
-	rows = es_result_set(fcinfo, &desc);
+	rows = es_result_set(fcinfo, es_out_types, Natts_es_out, &desc);
 	reader = es_reader_begin(&read, GetActiveSnapshot());
 	row_context = AllocSetContextCreate(CurrentMemoryContext, "event_store row",
 										ALLOCSET_DEFAULT_SIZES);
@@ -299,7 +299,7 @@ es_read_event(PG_FUNCTION_ARGS)
 				es_durable_wait();
 			es_event_values(store, slot, values);
 			es_event_nulls(values, isnull);
-			result = es_result_row(fcinfo, values, isnull);
+			result = es_result_row(fcinfo, es_out_types, Natts_es_out, values, isnull);
 		}
 	}
 	es_row_filter_end(filter);

@@ -42,7 +42,6 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
-#include "utils/typcache.h"
 
 #include "base/args.h"
 #include "base/compat.h"
@@ -580,7 +579,7 @@ es_state(PG_FUNCTION_ARGS)
 	argtypes[0] = JSONBOID;
 	argtypes[1] = es_event_type_oid(fcinfo);
 	fold.reducer = es_function_get("reducer", aggregate->reducer, 2, argtypes);
-	fold.desc = lookup_rowtype_tupdesc_copy(argtypes[1], -1);
+	fold.desc = es_result_type_desc(argtypes[1], es_out_types, Natts_es_out);
 	fold.context = CurrentMemoryContext;
 	fold.version = 0;
 	fold.count = 0;
@@ -631,5 +630,5 @@ es_state(PG_FUNCTION_ARGS)
 
 	values[0] = Int64GetDatum(fold.version);
 	values[1] = JsonbPGetDatum(fold.state);
-	return es_result_row(fcinfo, values, isnull);
+	return es_result_row(fcinfo, NULL, 0, values, isnull);
 }

@@ -14,7 +14,6 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
-#include "utils/typcache.h"
 
 #include "base/args.h"
 #include "base/result.h"
@@ -109,7 +108,7 @@ es_decide(PG_FUNCTION_ARGS)
 	argtypes[1] = es_event_type_oid(fcinfo);
 	es_function_check(reducer, "reducer", 2, argtypes, false);
 	fold.reducer = es_function_get("reducer", es_function_signature(reducer), 2, argtypes);
-	fold.desc = lookup_rowtype_tupdesc_copy(argtypes[1], -1);
+	fold.desc = es_result_type_desc(argtypes[1], es_out_types, Natts_es_out);
 	fold.upto = PG_INT64_MAX;
 	fold.context = CurrentMemoryContext;
 
@@ -130,5 +129,5 @@ es_decide(PG_FUNCTION_ARGS)
 	result[1] = Int64GetDatum(es_reader_last(reader));
 	es_reader_end(reader);
 	MemoryContextDelete(row_context);
-	return es_result_row(fcinfo, result, isnull);
+	return es_result_row(fcinfo, NULL, 0, result, isnull);
 }

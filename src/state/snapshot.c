@@ -182,7 +182,7 @@ es_read_snapshot(PG_FUNCTION_ARGS)
 		values[2] = slot->tts_values[Anum_es_snapshot_data - 1];
 		values[3] = slot->tts_values[Anum_es_snapshot_schema_version - 1];
 		values[4] = slot->tts_values[Anum_es_snapshot_created_at - 1];
-		result = es_result_row(fcinfo, values, isnull);
+		result = es_result_row(fcinfo, NULL, 0, values, isnull);
 	}
 	ExecDropSingleTupleTableSlot(slot);
 	table_close(rel, NoLock);
@@ -239,7 +239,8 @@ es_load(PG_FUNCTION_ARGS)
 	bool		isnull[4] = {false, true, true, false};
 	Datum		result;
 
-	array.desc = es_result_element_desc(fcinfo, 3, &element);
+	element = es_result_element(fcinfo, 3);
+	array.desc = es_result_type_desc(element, es_out_types, Natts_es_out);
 	array.state = initArrayResult(element, CurrentMemoryContext, false);
 	array.context = CurrentMemoryContext;
 	array.last_version = 0;
@@ -264,7 +265,7 @@ es_load(PG_FUNCTION_ARGS)
 	}
 	values[0] = Int64GetDatum(array.last_version);
 	values[3] = makeArrayResult(array.state, CurrentMemoryContext);
-	result = es_result_row(fcinfo, values, isnull);
+	result = es_result_row(fcinfo, NULL, 0, values, isnull);
 
 	ExecDropSingleTupleTableSlot(slot);
 	table_close(rel, NoLock);

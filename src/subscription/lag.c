@@ -88,7 +88,7 @@ es_lag_count(FunctionCallInfo fcinfo, EsLag *lag)
 	}
 	table_close(event, NoLock);
 	values[0] = Int64GetDatum(count);
-	return es_result_row(fcinfo, values, isnull);
+	return es_result_row(fcinfo, NULL, 0, values, isnull);
 }
 
 /*

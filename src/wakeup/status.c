@@ -44,7 +44,7 @@ es_statistics(PG_FUNCTION_ARGS)
 			values[i] = Int64GetDatum((int64) pg_atomic_read_u64(&counters->c.counters[i]));
 		values[ES_NUM_COUNTERS] = TimestampTzGetDatum(reset_at != 0 ? reset_at : PgStartTime);
 	}
-	return es_result_row(fcinfo, values, isnull);
+	return es_result_row(fcinfo, NULL, 0, values, isnull);
 }
 
 /*
@@ -85,7 +85,7 @@ es_worker_status(PG_FUNCTION_ARGS)
 		values[1] = TimestampTzGetDatum((TimestampTz) since);
 		isnull[1] = since == 0;
 	}
-	return es_result_row(fcinfo, values, isnull);
+	return es_result_row(fcinfo, NULL, 0, values, isnull);
 }
 
 /*
@@ -111,5 +111,5 @@ es_transaction_status(PG_FUNCTION_ARGS)
 		isnull[0] = false;
 		isnull[1] = started_at == 0;
 	}
-	return es_result_row(fcinfo, values, isnull);
+	return es_result_row(fcinfo, NULL, 0, values, isnull);
 }

@@ -92,5 +92,5 @@ es_head_status(PG_FUNCTION_ARGS)
 		isnull[2] = isnull[3] = false;
 	}
 	table_close(event, NoLock);
-	return es_result_row(fcinfo, values, isnull);
+	return es_result_row(fcinfo, NULL, 0, values, isnull);
 }
