@@ -296,7 +296,8 @@ sub others_are_done
 {
 	my ($dbh) = @_;
 	return 0 == sql_value($dbh,
-		q{SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%FROM es_append(%' AND pid <> pg_backend_pid()});
+		# and not that of somebody else who asks this
+		q{SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%FROM es_append(%' AND query NOT LIKE '%pg_stat_activity%'});
 }
 
 # Fetches, writes down what it was given, and acknowledges; a member of a group

@@ -148,7 +148,7 @@ sub more_than_are_shown
 	{
 		my $importer = connect_store($node);
 		push @importers, $importer;
-		$importer->do('SET client_min_messages = notice');
+		$importer->{PrintWarn} = 1;
 		$importer->do("SELECT es_import(\$\$SELECT 'Shown-$n' AS stream_id, 'A' AS event_type, to_jsonb(pg_advisory_lock_shared(15)::text) AS data\$\$)",
 			{ pg_async => PG_ASYNC });
 		ok(poll_until(sub { sql_value($dbh, $shown) == $n }), "$n imports are shown") if $n <= 16;

@@ -376,6 +376,7 @@ sub role_settings
 	run_sql($dbh, 'ALTER ROLE owner NOLOGIN', 'SET ROLE owner');
 	my @said;
 	{
+		local $dbh->{PrintWarn} = 1;
 		local $SIG{__WARN__} = sub { push @said, @_ };
 		create_projection('p', 'on_event(es_event)');
 	}
