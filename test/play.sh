@@ -61,6 +61,7 @@ how_to_connect() {
 		and a consumer group. Some things to try:
 
 		    SELECT * FROM event_store.categories;
+		    SELECT * FROM event_store.consumers;
 		    SELECT version, event_type, data FROM es_read_stream('Order-1');
 		    SELECT * FROM es_append('Order-1', es_any(), 'ItemAdded', '{"price": 5}');
 		    SELECT * FROM es_state('Order-1');
