@@ -2,8 +2,7 @@
 # not through replication.  Only a superuser who switches the guard off on
 # purpose can; that is the control which shows that a change would be noticed.
 #
-# Also: who may call what, row-level security in every read, and callers whose
-# search_path is full of traps.
+# Also: who may call what, and callers whose search_path is full of traps.
 
 use strict;
 use warnings;
@@ -19,12 +18,11 @@ my $major = pg_major($node);
 my $admin = connect_store($node, plain => 1);
 my @kinds = qw(reader writer admin);
 
-run_sql($admin, map { "CREATE ROLE es_$_ LOGIN" } @kinds, 'nobody', 'owner', 'tenant');
+run_sql($admin, map { "CREATE ROLE es_$_ LOGIN" } @kinds, 'nobody', 'owner');
 
 append_only();
 replication_is_refused();
 role_matrix();
-row_level_security();
 hostile_search_path();
 planted_before();
 
@@ -400,102 +398,6 @@ sub check_role
 		}
 	}
 	$dbh->disconnect;
-	return;
-}
-
-# ---------------------------------------------------------------------------
-
-# Events of two tenants in the same streams; a policy shows one tenant.
-sub row_level_security
-{
-	create_store($node, 'rls');
-	my $super = connect_store($node, db => 'rls');
-	my @ids = map { random_uuid() } 1 .. 12;
-	append($super, 'Mixed-' . (1 + $_ % 2), ANY, 'T' . $_ % 3, $ids[ $_ - 1 ],
-		sprintf '{"tenant": %d}', 1 + int($_ / 2) % 2)
-	  for 1 .. 12;
-	$super->do("SELECT es_grant('es_$_', 'reader')") for 'reader', 'tenant';
-	run_sql($super,
-		'ALTER TABLE event_store.event ENABLE ROW LEVEL SECURITY',
-		q{CREATE POLICY one ON event_store.event FOR SELECT TO es_reader
-		  USING ((data->>'tenant')::int = 1)},
-		q{CREATE POLICY two ON event_store.event FOR SELECT TO es_tenant
-		  USING ((data->>'tenant')::int = 2)});
-
-	my %tenant = (es_reader => 1, es_tenant => 2);
-	foreach my $user (sort keys %tenant)
-	{
-		my $dbh = connect_store($node, db => 'rls', user => $user);
-		sees_only($dbh, "row security, $user", $tenant{$user}, \@ids);
-		$dbh->disconnect;
-	}
-
-	# One session that changes its role: nothing kept from before may leak.
-	foreach my $round (1 .. 2)
-	{
-		foreach my $user (sort keys %tenant)
-		{
-			$super->do("SET ROLE $user");
-			sees_only($super, "row security, SET ROLE $user, round $round",
-				$tenant{$user}, \@ids);
-			$super->do('RESET ROLE');
-			is(sql_value($super, 'SELECT count(*) FROM es_read_all()'),
-				12, "row security, round $round: the superuser sees everything");
-		}
-	}
-
-	# A change of policy counts at once, in a session that has read before.
-	my $dbh = connect_store($node, db => 'rls', user => 'es_reader');
-	my $count = $dbh->prepare('SELECT count(*) FROM es_read_all()');
-	my $counted = sub { $count->execute; return $count->fetchrow_arrayref->[0] };
-	$counted->() for 1 .. 8;
-	$super->do('ALTER POLICY one ON event_store.event USING (false)');
-	is($counted->(), 0, 'row security: a policy that hides everything');
-	is(sqlstate($dbh, 'SELECT es_head(), es_stream_version(\'Mixed-1\')'),
-		'00000', 'row security: nothing stalls or fails');
-	$super->do('ALTER POLICY one ON event_store.event USING (true)');
-	is($counted->(), 12, 'row security: a policy that hides nothing');
-	$super->do('DROP POLICY one ON event_store.event');
-	is($counted->(), 0, 'row security: without a policy nothing is shown');
-	$super->do('ALTER TABLE event_store.event DISABLE ROW LEVEL SECURITY');
-	is($counted->(), 12, 'row security: switched off');
-	$_->disconnect for $dbh, $super;
-	return;
-}
-
-sub sees_only
-{
-	my ($dbh, $title, $tenant, $ids) = @_;
-	my $per_stream = q{FROM (VALUES ('Mixed-1'), ('Mixed-2')) s(id)};
-	my %read = (
-		es_read_all => q{SELECT data FROM public.es_read_all()},
-		'es_read_all backward' => q{SELECT data FROM public.es_read_all(backward => true)},
-		'es_read_all without limit' => q{SELECT data FROM public.es_read_all(0, NULL)},
-		'es_read_all by category' => q{SELECT data FROM public.es_read_all(categories => '{Mixed}')},
-		'es_read_all by type' => q{SELECT data FROM public.es_read_all(event_types => '{T0,T1,T2}')},
-		es_read_category => q{SELECT data FROM public.es_read_category('Mixed')},
-		es_read_stream => "SELECT e.data $per_stream, public.es_read_stream(s.id) e",
-		'es_read_stream backward' =>
-		  "SELECT e.data $per_stream, public.es_read_stream(s.id, backward => true) e",
-		es_load => "SELECT e.data $per_stream, public.es_load(s.id) l, unnest(l.events) e",
-		es_read_event => 'SELECT (public.es_read_event(i::uuid)).data FROM unnest('
-		  . join(',', 'ARRAY[' . join(',', map { "'$_'" } @$ids) . ']') . ') i',
-		'events view' => 'SELECT data FROM event_store.events');
-	foreach my $name (sort keys %read)
-	{
-		my $rows = eval { $dbh->selectcol_arrayref($read{$name}) };
-		my %seen;
-		$seen{ /(\d+)/ ? $1 : 'none' }++ for grep { defined } @{ $rows || [] };
-		# Before 15 a view reads with its owner's rights; the store's view then
-		# shows nothing to whom policies apply.
-		my %expected = $name eq 'events view' && $major < 15 ? () : ($tenant => 6);
-		is_deeply(\%seen, \%expected, "$title: $name shows its own events")
-		  or diag $@;
-	}
-	is(sqlstate($dbh, 'SET row_security = off'), '00000', "$title: row_security = off");
-	is(sqlstate($dbh, 'SELECT count(*) FROM public.es_read_all()'),
-		'42501', "$title: does not help");
-	$dbh->do('RESET row_security');
 	return;
 }
 
