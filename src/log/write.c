@@ -357,7 +357,7 @@ es_index_event_id(EsWriter *writer, Relation index, HeapTuple tuple, EsNewEvent 
 	else
 		look = !es_index_insert(index, values, isnull, &tuple->t_self, event,
 								UNIQUE_CHECK_PARTIAL, NULL) ||
-			(new_event->id_given && named > 0 &&
+			(new_event->id_given && named > 0 && !es_fault_no_id_look &&
 			 (named < new_event->position || named <= es_sequence_drawn(writer->position_seq)));
 	if (look)
 		es_resolve_event_id(event, writer->store, &new_event->event_id, &tuple->t_self);

@@ -1,6 +1,7 @@
 # Races: one stream and one version wanted by 32 clients, one event id retried
-# by two sessions at once, cancels and terminations at random, transactions
-# that take streams in opposite order, and such that take hundreds of streams.
+# by two sessions at once, ids that end with positions which others are about to
+# get, cancels and terminations at random, transactions that take streams in
+# opposite order, and such that take hundreds of streams.
 
 use strict;
 use warnings;
@@ -25,6 +26,7 @@ my $dbh = connect_store($node);
 one_winner_for_each_version();
 same_id_twice();
 same_id_free_running();
+forged_ids();
 cancel_and_terminate();
 opposite_order();
 many_streams();
@@ -265,6 +267,116 @@ sub same_id_free_running
 			scalar @ids, "same ids, $where: each stored once");
 	}
 	return;
+}
+
+# ---------------------------------------------------------------------------
+
+# An id that the store makes ends with its event's position and has no entry in
+# the index by id; one that a client gives may end with any position.  Here all
+# clients give ids that end with a position which somebody is just about to get:
+# they may get it themselves, or another client may, with the same id or with one
+# of the store's making.  No id is there twice, whichever of them is first.
+sub forged_ids
+{
+	create_store($node, 'forged');
+	use_fault_build($node, 'forged');
+	my $conn = connect_store($node, db => 'forged');
+	my ($result, $doubles) = forge($conn);
+	my %count;
+	my %acknowledged;
+	foreach my $client (values %$result)
+	{
+		push @{ $acknowledged{ $_->[0] } }, $_->[1] for @{ $client->{acknowledged} };
+		$count{$_} += $client->{count}{$_} for keys %{ $client->{count} };
+	}
+	note 'forged ids: ' . verdict(\%count);
+	is($doubles, 0, 'forged ids: no id is there twice');
+	is(join(' ', grep { !/^(?:forged|made|undone|VE002|40P01)$/ } sort keys %count),
+		'', 'forged ids: only VE002 and 40P01');
+	my $stored = $conn->selectall_hashref('SELECT event_id, global_position FROM event_store.event', 'event_id');
+	is(scalar(grep { @{ $acknowledged{$_} } != 1 || $acknowledged{$_}[0] != ($stored->{$_}{global_position} // 0) } keys %acknowledged),
+		0, 'forged ids: each was acknowledged to one client, at the position where it is');
+	is(scalar(keys %$stored), scalar(keys %acknowledged), 'forged ids: and nothing else is there');
+	is( sql_value(
+			$conn, q{SELECT count(*) FROM event_store.event e
+				WHERE (es_read_event(e.event_id)).global_position IS DISTINCT FROM e.global_position}),
+		0, 'forged ids: each is found by its id');
+
+	# there was what this is about
+	my %kind = map { @$_ } @{ $conn->selectall_arrayref(
+		q{SELECT CASE WHEN e.event_id::text !~ '^f0f0' THEN 'made'
+				 WHEN event_store.es_id_has_position(e.event_id, e.global_position) THEN 'own position'
+				 WHEN EXISTS (SELECT FROM event_store.event o WHERE event_store.es_id_has_position(e.event_id, o.global_position))
+				 THEN 'position of another' ELSE 'other' END, count(*)
+		  FROM event_store.event e GROUP BY 1}) };
+	note 'forged ids: ' . verdict(\%kind);
+	cmp_ok($kind{$_} || 0, '>=', 3, "forged ids: with $_") for 'own position', 'position of another', 'made';
+	cmp_ok($count{VE002} || 0, '>=', 10, 'forged ids: many were too late');
+
+	# Control: whoever makes an entry does not look at the position.
+	poll_until(
+		sub {
+			($result, $doubles) = forge($conn, 'SET event_store.fault_no_id_look = on');
+			return $doubles;
+		},
+		60);
+	cmp_ok($doubles, '>=', 1, 'control: an id is there twice where only the index is looked at');
+	$conn->disconnect;
+	return;
+}
+
+# Some seconds of that; how many ids are there twice.
+sub forge
+{
+	my ($conn, @settings) = @_;
+	my $deadline = time() + setting('ES_FORGE_SECONDS', 4);
+
+	new_flags();
+	foreach my $number (1 .. 8)
+	{
+		start_client("forger_$number", sub { forger($number, $deadline, @settings) });
+	}
+	my $result = wait_clients(test => 'forged ids: no client failed');
+	return ($result,
+		sql_value($conn, 'SELECT count(*) FROM (SELECT FROM event_store.event GROUP BY event_id HAVING count(*) > 1) d'));
+}
+
+sub forger
+{
+	my ($number, $deadline, @settings) = @_;
+	my $conn = connect_store($node, db => 'forged');
+	my (%count, @acknowledged);
+
+	run_sql($conn, q{SET event_store.fault = 'append_drawn:pause=2@20,append_before_indexes:pause=4@30'}, @settings);
+	while (time() < $deadline)
+	{
+		my $last = sql_value($conn, 'SELECT last_value FROM event_store.event_global_position_seq');
+		my @ids = map { sprintf 'f0f0f0f0-0000-4000-8000-00%010x', $last + random_int(0, 9) }
+		  1 .. (rand() < 0.2 ? 2 : 1);
+		# the same twice is refused before anything is written
+		pop @ids if @ids == 2 && $ids[0] eq $ids[1];
+		my $made = rand() < 0.2;
+		my $undo = rand() < 0.15;
+		my $events = eval {
+			$conn->do('BEGIN');
+			my $appended = append_batch($conn, "Forge-$number", ANY, 'Forged', $made ? [undef] : \@ids, qq({"client": $number}));
+			random_pause(4) if rand() < 0.3;
+			$conn->do($undo ? 'ROLLBACK' : 'COMMIT');
+			$appended;
+		};
+		if (!$events)
+		{
+			$count{ $conn->state }++;
+			$conn->do('ROLLBACK');
+			next;
+		}
+		$count{ $undo ? 'undone' : $made ? 'made' : 'forged' }++;
+		# what this client has written before is answered as a duplicate
+		push @acknowledged, map { [ $_->{id}, $_->{position} ] } grep { !$_->{duplicate} } @$events
+		  unless $undo;
+	}
+	$conn->disconnect;
+	return { count => \%count, acknowledged => \@acknowledged };
 }
 
 # ---------------------------------------------------------------------------
