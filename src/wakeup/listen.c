@@ -6,7 +6,8 @@
  * itself, when the library is in every session (shared_preload_libraries).
  * LISTEN counts at once, before its transaction commits: a session that is
  * counted in vain costs its database some wake-ups, one that is not counted
- * would wait.  UNLISTEN takes effect when it commits.
+ * would wait.  UNLISTEN takes effect when it commits, and for the same reason
+ * not in a transaction of which a part was rolled back.
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -67,6 +68,14 @@ es_listen_xact_callback(XactEvent event, void *arg)
 		es_unlisten_pending = false;
 }
 
+static void
+es_listen_subxact_callback(SubXactEvent event, SubTransactionId subid,
+						   SubTransactionId parent, void *arg)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		es_unlisten_pending = false;
+}
+
 /*
  * Called by the postmaster, from _PG_init.
  */
@@ -76,4 +85,5 @@ es_listen_init(void)
 	prev_process_utility = ProcessUtility_hook;
 	ProcessUtility_hook = es_listen_utility;
 	RegisterXactCallback(es_listen_xact_callback, NULL);
+	RegisterSubXactCallback(es_listen_subxact_callback, NULL);
 }

@@ -129,19 +129,29 @@ es_wakeup_after_commit(int64 position)
 }
 
 /*
+ * Whoever is counted is not when its process ends.  There are few places for
+ * such callbacks, and a session may begin to listen any number of times.
+ */
+static void
+es_wakeup_register_exit(void)
+{
+	static bool registered = false;
+
+	if (!registered)
+		before_shmem_exit(es_wakeup_exit, (Datum) 0);
+	registered = true;
+}
+
+/*
  * Count this process among those who wait, from before its last look until it
  * gives up or has what it wanted.
  */
 static void
 es_wakeup_begin_wait(EsWakeupEntry *entry)
 {
-	static bool exit_registered = false;
-
 	if (es_wakeup_waiting)
 		return;
-	if (!exit_registered)
-		before_shmem_exit(es_wakeup_exit, (Datum) 0);
-	exit_registered = true;
+	es_wakeup_register_exit();
 
 	/* a full barrier: whoever commits unseen by what follows sees this */
 	pg_atomic_fetch_add_u32(&entry->waiters, 1);
@@ -166,8 +176,7 @@ es_wakeup_listen(bool listens)
 
 	if (entry == NULL || listens == es_wakeup_listening)
 		return;
-	if (listens)
-		before_shmem_exit(es_wakeup_exit, (Datum) 0);
+	es_wakeup_register_exit();
 	pg_atomic_fetch_add_u32(&entry->listeners, listens ? 1 : -1);
 	es_wakeup_listening = listens;
 }

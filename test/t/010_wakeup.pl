@@ -20,6 +20,8 @@ starts_on_demand();
 starts_with_the_server();
 many_databases();
 comes_back();
+listeners();
+waiters_go();
 databases_come_and_go();
 no_worker_to_be_had();
 modes();
@@ -288,6 +290,102 @@ sub comes_back
 	$node->stop;
 	unlike(PostgreSQL::Test::Utils::slurp_file($node->logfile), qr/database \d+ does not exist/,
 		'again: nobody tries to start a worker there');
+	return;
+}
+
+# A session, of a pool maybe, that listens now and then; preloaded, each counts
+# itself, because who is counted is told at once and not a second later.
+sub listeners
+{
+	my $node = store_cluster('wakeup_listeners', preload => 'event_store');
+	create_store($node);
+	my $dbh = connect_store($node);
+	my $listener = connect_store($node);
+	append($dbh, 'Order-1', 0, 'Placed');
+	ok(wait_for_worker($dbh), 'listeners: the worker runs');
+
+	foreach my $n (1 .. 40)
+	{
+		$listener->do('LISTEN event_store');
+		$listener->do((q{UNLISTEN event_store}, 'UNLISTEN *', 'DISCARD ALL')[ $n % 3 ]);
+	}
+	ok(!connection_lost($listener), 'listeners: a session begins and ends to listen as often as it likes');
+
+	my %way = (
+		'after all that' => ['LISTEN event_store'],
+		'an UNLISTEN rolled back' => [ 'LISTEN event_store', 'BEGIN', 'UNLISTEN event_store', 'ROLLBACK' ],
+		'... to a savepoint' =>
+		  [ 'LISTEN event_store', 'BEGIN', 'SAVEPOINT s', 'UNLISTEN *', 'ROLLBACK TO s', 'COMMIT' ],
+		'UNLISTEN and LISTEN' => [ 'LISTEN event_store', 'BEGIN', 'UNLISTEN event_store', 'LISTEN event_store', 'COMMIT' ]);
+	my $told = sub {
+		my $start = time();
+		foreach (1 .. 20)
+		{
+			no_more_notifications($listener);
+			append($dbh, 'Order-1', ANY, 'Placed');
+			next_notification($listener, 20) or return 'nothing';
+			# let it go to sleep
+			poll_until(sub { sql_value($dbh, q{SELECT count(*) FROM pg_stat_activity
+				WHERE backend_type = 'event_store worker' AND state = 'idle' AND wait_event_type = 'Extension'}) });
+		}
+		return time() - $start;
+	};
+	foreach my $how (sort keys %way)
+	{
+		$listener->do('DISCARD ALL');
+		run_sql($listener, @{ $way{$how} });
+		cmp_ok($told->(), '<', $late, "listeners: $how: told at once");
+	}
+	$_->disconnect for $dbh, $listener;
+	$node->stop;
+	return;
+}
+
+# Whoever waits is counted; who goes, however he goes, is not, and the next
+# session that gets his place among the server's processes is not taken for him.
+sub waiters_go
+{
+	my $node = store_cluster('wakeup_waiters', preload => 'event_store');
+	create_store($node);
+	my $dbh = connect_store($node);
+	my $head = append($dbh, 'Order-1', 0, 'Placed')->{position};
+	ok(wait_for_worker($dbh), 'waiters: the worker runs');
+	my $count = sub { sql_value($dbh, "SELECT $_[0] FROM event_store.statistics") };
+	my $woken = sub {
+		my ($before, $told) = map { $count->($_) } qw(wakeups notifications);
+		$head = append($dbh, 'Order-1', ANY, 'Placed')->{position};
+		poll_until(sub { $count->('notifications') > $told });
+		return $count->('wakeups') - $before;
+	};
+	my $place = sub {
+		return sql_value($_[0], q{SELECT i FROM pg_stat_get_backend_idset() i WHERE pg_stat_get_backend_pid(i) = pg_backend_pid()});
+	};
+	my %end = (
+		terminated => sub { $dbh->do("SELECT pg_terminate_backend($_[0]->{pg_pid})"); eval { $_[0]->pg_result } },
+		cancelled => sub { $_[0]->pg_cancel; eval { $_[0]->pg_result }; $_[0]->disconnect },
+		'gone away' => sub { my $pid = $_[0]->{pg_pid}; $_[0]->disconnect; $dbh->do("SELECT pg_terminate_backend($pid)") });
+	poll_until(sub { !$woken->() });
+	foreach my $how (sort keys %end)
+	{
+		my @waiters = map { connect_store($node) } 1 .. 5;
+		my %theirs = map { $place->($_) => 1 } @waiters;
+		my $wait = sub {
+			$_->do("SELECT es_wait($head, '60 s')", { pg_async => PG_ASYNC }) for @waiters;
+			wait_until_asleep($dbh, 5) or die 'they do not sleep';
+		};
+		$wait->();
+		is($woken->(), 5, 'waiters, control: they are counted');
+		$_->pg_result for @waiters;
+		$wait->();
+		$end{$how}->($_) for @waiters;
+		poll_until(sub { client_count($dbh) == 0 }) or die 'they do not go';
+		my @others = map { connect_store($node) } 1 .. 5;
+		ok((grep { $theirs{ $place->($_) } } @others), "waiters, $how: others have their places");
+		is($woken->(), 0, "waiters, $how: nobody is counted");
+		$_->disconnect for @others;
+	}
+	$dbh->disconnect;
+	$node->stop;
 	return;
 }
 

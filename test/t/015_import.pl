@@ -24,6 +24,7 @@ run_sql($dbh, 'CREATE TABLE source AS
 my $import = q{SELECT es_import('SELECT stream_id, version, event_type, data, event_id FROM source ORDER BY n')};
 
 killed_in_the_middle($_) for qw(TERM KILL);
+places();
 memory();
 order_and_wakeup();
 more_than_are_shown();
@@ -79,6 +80,37 @@ sub peak_memory
 	my ($pid) = @_;
 	my ($peak) = PostgreSQL::Test::Utils::slurp_file("/proc/$pid/status") =~ /^RssAnon:\s+(\d+)/m;
 	return $peak;
+}
+
+# Sessions that are ended in the middle leave no place taken, also not to the
+# next process with the same number.
+sub places
+{
+	my $slow = q{SELECT es_import($$SELECT 'Slow-1' AS stream_id, 'T' AS event_type, '1'::jsonb AS data FROM pg_sleep(600)$$)};
+	my $shown = q{SELECT count(*) FROM event_store.import_progress};
+	my $start = sub {
+		my $importer = connect_store($node);
+		$importer->{PrintWarn} = 1;
+		$importer->do($slow, { pg_async => PG_ASYNC });
+		return $importer;
+	};
+	my @left = grep {
+		my $importer = $start->();
+		poll_until(sub { sql_value($dbh, $shown) == 1 }) or die 'it is not shown';
+		$dbh->do("SELECT pg_terminate_backend($importer->{pg_pid})");
+		eval { $importer->pg_result };
+		!poll_until(sub { sql_value($dbh, $shown) == 0 });
+	} 1 .. 20;
+	is(scalar(@left), 0, 'places: 20 imports that are terminated leave none taken');
+
+	# control: there are 16
+	my @importers = map { $start->() } 1 .. 17;
+	ok(poll_until(sub { sql_value($dbh, $shown) == 16 }), 'places, control: that was more than there are');
+	$dbh->do("SELECT pg_cancel_backend($_->{pg_pid})") for @importers;
+	eval { $_->pg_result } for @importers;
+	$_->disconnect for @importers;
+	is(sql_value($dbh, $shown), 0, 'places: cancelled, none is taken');
+	return;
 }
 
 # The whole, started again; what the process holds is looked at while it runs.

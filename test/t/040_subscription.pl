@@ -21,6 +21,7 @@ my $node = store_cluster('subscription', preload => 'event_store');
 create_store($node);
 my $dbh = connect_store($node);
 leases();
+same_process_number();
 moving();
 held_up();
 changed();
@@ -160,6 +161,36 @@ sub leases
 	is(positions($other, 'named', 2), '3 4', 'DISCARD ALL gives up the lease');
 	$other->disconnect;
 	$third->disconnect;
+	return;
+}
+
+# The number of a process is for people to look at.  Whose events are is not told
+# by it: another session may have the same one later.
+sub same_process_number
+{
+	my ($first, $second) = map { connect_store($node) } 1 .. 2;
+	add('Number-1', 6);
+	$dbh->do(q{SELECT es_create_subscription('number', '{Number}')});
+	my $mine = positions($first, 'number', 3);
+	my $row = q{event_store.subscription_checkpoint WHERE subscription = 'number'};
+	my $take_number = sub {
+		$dbh->do(q{UPDATE event_store.subscription_checkpoint SET pid = ? WHERE subscription = 'number'}, undef, $second->{pg_pid});
+		is(sql_value($second, "SELECT pid = pg_backend_pid() FROM $row"), 1, 'number: the row has that of the second');
+	};
+
+	$take_number->();
+	is(positions($second, 'number', 3), '', 'number: which gets nothing of what the first has in hand');
+	is(sqlstate($first, 'SELECT es_ack(?, ?)', 'number', (split / /, $mine)[0]), '00000', 'number: the first goes on');
+	$take_number->();
+	is(positions($first, 'number', 2), join(' ', (split / /, $mine)[ 1, 2 ]), 'number: with what is its own');
+	$take_number->();
+	my $gone = $first->{pg_pid};
+	$first->disconnect;
+	poll_until(sub { !sql_value($dbh, 'SELECT count(*) FROM pg_stat_activity WHERE pid = ?', $gone) });
+	is(holder('number'), 0, 'number: when it is gone nobody has them in hand, though the number is in use');
+	is(positions($second, 'number', 2), join(' ', (split / /, $mine)[ 1, 2 ]), 'number: and they are delivered again');
+	$dbh->do(q{SELECT es_drop_subscription('number')});
+	$second->disconnect;
 	return;
 }
 
