@@ -453,6 +453,18 @@ es_wakeup_await(int64 after, TimestampTz deadline)
 	}
 }
 
+/*
+ * Nothing is known to be settled.
+ */
+static void
+es_wakeup_unpublish(EsWakeupEntry *entry)
+{
+	pg_atomic_write_u32(&entry->store, InvalidOid);
+	pg_write_barrier();
+	pg_atomic_write_u64(&entry->head, 0);
+	pg_write_barrier();
+}
+
 static void
 es_wakeup_release(int code, Datum arg)
 {
@@ -489,6 +501,9 @@ es_wakeup_claim(void)
 		pg_usleep(ES_CLAIM_PAUSE_US);
 	}
 	before_shmem_exit(es_wakeup_release, (Datum) 0);
+
+	/* the entry may be of a database that was dropped and had the same OID */
+	es_wakeup_unpublish(entry);
 	pg_atomic_write_u32(&entry->wanted, 1);
 	pg_atomic_write_u32(&entry->worker, es_proc_number() + 1);
 	return true;
@@ -663,10 +678,7 @@ es_wakeup_publish(Oid store, int64 head, bool resting)
 
 	if (pg_atomic_read_u32(&entry->store) != store)
 	{
-		pg_atomic_write_u32(&entry->store, InvalidOid);
-		pg_write_barrier();
-		pg_atomic_write_u64(&entry->head, 0);
-		pg_write_barrier();
+		es_wakeup_unpublish(entry);
 		pg_atomic_write_u32(&entry->store, store);
 	}
 	if ((int64) pg_atomic_read_u64(&entry->head) < head)
