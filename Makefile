@@ -10,7 +10,7 @@
 #   make check-upgrade                                pg_upgrade, dump and restore from major to major, as root
 #   make check-packages                               the Debian packages and the Dockerfile, as root
 #   make FAULTS=1                                     test build with fault points
-#   make check-malformed | check-sanitizers | check-sqlsmith | soak | coverage    what takes longer, see test/README.md
+#   make check-malformed | check-fuzz | check-sanitizers | check-sqlsmith | soak | coverage    what takes longer, see test/README.md
 
 EXTENSION    = event_store
 EXTVERSION  := $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(dir $(lastword $(MAKEFILE_LIST)))$(EXTENSION).control)
@@ -41,7 +41,7 @@ REGRESS_OPTS = --encoding=UTF8 --load-extension=$(EXTENSION)
 PG_CONFIG   ?= pg_config
 
 # Goals that set up the machine first and so must not need pg_config.
-LONG_GOALS   = check-malformed check-sanitizers check-sqlsmith soak coverage
+LONG_GOALS   = check-malformed check-fuzz check-sanitizers check-sqlsmith soak coverage
 SCRIPT_GOALS = demo check play stop bench check-matrix check-upgrade check-ha check-packages gateway install-gateway feed \
 			   install-feed top install-top $(LONG_GOALS)
 

@@ -4,6 +4,7 @@
 #	  What takes longer than a check may, or needs a build of its own.
 #
 #	check-malformed		a million calls that nobody should make
+#	check-fuzz			libFuzzer in a backend: what calls make of their arguments
 #	check-sanitizers	the whole check, with AddressSanitizer and UBSan in it
 #	check-sqlsmith		random queries by roles of each kind
 #	soak				a mixed load for an hour, with kills (SOAK_MINUTES)
@@ -73,6 +74,56 @@ check_malformed() {
 	build_make "$work/normal/contrib/message_db" "$pg_config" with_llvm=no
 	build_install "$work/normal/contrib/message_db" "$pg_config" >/dev/null
 	run_tap ES_MALFORMED_CALLS="${ES_MALFORMED_CALLS:-1000000}" test/t/022_malformed.pl
+}
+
+# libFuzzer in a backend (fuzz.c), for so long; before that two faults that are
+# planted have to be found, one of them behind a few conditions.
+check_fuzz() {
+	local planted log=$cluster_dir/server.log seed=${ES_SEED:-$RANDOM} library=$work/fuzz.so
+	local options="-rss_limit_mb=0 -timeout=0 -max_len=400 -print_final_stats=1 -artifact_prefix=$work/tap/"
+
+	clang -O1 -g -Wall -Wno-ignored-attributes -fPIC -shared -I"$("$pg_config" --includedir-server)" \
+		-o "$library" "$here/fuzz.c" -Wl,--whole-archive \
+		"$(clang -print-file-name=libclang_rt.fuzzer_no_main-"$(uname -m)".a)" -Wl,--no-whole-archive -lstdc++ -lm -lpthread
+	build_copy "$work/normal"
+	build_make "$work/normal" "$pg_config" CC=clang COPT='-Wno-error -fsanitize=fuzzer-no-link' with_llvm=no
+	build_install "$work/normal" "$pg_config" >/dev/null
+	[ -z "$cluster_user" ] || chown -R "$cluster_user:" "$work"
+	cluster_start "$pg_config" 'fsync = off' "shared_preload_libraries = '$library'" 'log_min_messages = fatal' \
+		'autovacuum_naptime = 5s'
+	PATH=$cluster_bin:$PATH
+	psql -X -q -v ON_ERROR_STOP=1 -v library="$library" >/dev/null <<-'END'
+		CREATE EXTENSION event_store;
+		CREATE PROCEDURE es_fuzz(options text) LANGUAGE c AS :'library', 'es_fuzz';
+		CREATE FUNCTION up(data jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT data $$;
+		SELECT es_define_upcaster('B', 1, 'up(jsonb)', 'A', 1);
+		SELECT es_append('Fuzz-' || i % 2 + 1, es_any(), CASE i % 3 WHEN 0 THEN 'A' ELSE 'B' END, '{"data": 1}', '{}',
+			('00000000-0000-4000-8000-' || lpad(i::text, 12, '0'))::uuid, 1, ARRAY['red']) FROM generate_series(1, 20) i;
+	END
+	for planted in 'is already used for something else' 'With es_any() and without events there is nothing to check'; do
+		echo "=== planted: $planted"
+		: >"$log"
+		psql -X -q -c "SET es_fuzz.planted = '$planted'" -c "CALL es_fuzz('$options -seed=$seed -max_total_time=600')" >/dev/null 2>&1 || true
+		if ! grep -q "fault: $planted" "$log"; then
+			tail -n 5 "$log"
+			echo "it has not been found"
+			return 1
+		fi
+		grep -E '^stat::number_of_executed_units|^#[0-9]+.*(NEW|REDUCE|pulse)' "$log" | tail -n 1
+		timeout 60 bash -c "until psql -X -Atc 'SELECT 1' >/dev/null 2>&1; do :; done"
+	done
+	echo "=== fuzzing, seed $seed"
+	: >"$log"
+	psql -X -q -c "CALL es_fuzz('$options -seed=$seed -max_total_time=${FUZZ_SECONDS:-1800}')" >/dev/null 2>&1 || true
+	grep -E '^(#[0-9]+.*DONE|stat::|Done )' "$log" || true
+	if ! grep -q '^Done ' "$log" || grep -aE '^fault: |ERROR: libFuzzer|PANIC:|terminated by signal' "$log"; then
+		tail -n 40 "$log"
+		return 1
+	fi
+	if [ -n "$(psql -X -Atc 'SELECT * FROM es_verify()')" ]; then
+		echo "es_verify finds something"
+		return 1
+	fi
 }
 
 # The mixed load of 045_soak.pl for an hour, and the histories of a million
@@ -204,12 +255,13 @@ coverage() {
 
 case $goal in
 	check-malformed) check_malformed ;;
+	check-fuzz) check_fuzz ;;
 	check-sanitizers) check_sanitizers ;;
 	check-sqlsmith) check_sqlsmith ;;
 	soak) soak ;;
 	coverage) coverage ;;
 	*)
-		echo "usage: $0 check-malformed|check-sanitizers|check-sqlsmith|soak|coverage" >&2
+		echo "usage: $0 check-malformed|check-fuzz|check-sanitizers|check-sqlsmith|soak|coverage" >&2
 		exit 2
 		;;
 esac
