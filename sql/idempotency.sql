@@ -251,6 +251,10 @@ BEGIN;
 SET LOCAL event_store.hash_chain = on;
 SELECT event_id AS hashed FROM es_append('Made-10', 0, 'A', '1') \gset
 SELECT version, is_duplicate FROM es_append('Made-10', 0, 'A', '1', event_id => :'hashed');
+-- the stream goes on having hashes, as shows only once it is locked
+SET LOCAL event_store.hash_chain = off;
+SELECT event_id AS hashed FROM es_append('Made-10', 1, 'A', '2') \gset
+SELECT version, is_duplicate FROM es_append('Made-10', 1, 'A', '2', event_id => :'hashed');
 ROLLBACK;
 SELECT count(*), count(DISTINCT event_id) AS ids FROM event_store.event HAVING count(*) <> count(DISTINCT event_id);
 \set VERBOSITY default

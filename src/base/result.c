@@ -10,6 +10,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -78,7 +79,8 @@ es_result_set(FunctionCallInfo fcinfo, const Oid *types, int natts, TupleDesc *d
 }
 
 /*
- * Return one row.  The row type is looked up once per call site.
+ * Return one row.  In FROM the executor tells the row type, elsewhere it is looked
+ * up once per call site.
  *
  * types		as for es_result_set
  */
@@ -86,8 +88,17 @@ Datum
 es_result_row(FunctionCallInfo fcinfo, const Oid *types, int natts, Datum *values,
 			  bool *isnull)
 {
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	TupleDesc	desc = (TupleDesc) fcinfo->flinfo->fn_extra;
 
+	if (desc == NULL && rsinfo != NULL && IsA(rsinfo, ReturnSetInfo))
+	{
+		desc = rsinfo->expectedDesc;
+		if (desc != NULL && desc->tdtypeid == RECORDOID && desc->tdtypmod < 0)
+			desc = NULL;		/* the value could not say what it is */
+		if (desc != NULL && types != NULL)
+			es_result_check_type(desc, types, natts);
+	}
 	if (desc == NULL)
 	{
 		MemoryContext old_context = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);

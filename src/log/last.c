@@ -250,6 +250,20 @@ es_last_is_of(const EsLastSlot *slot, Relation event, int64 stream_no)
 }
 
 /*
+ * Is the last version of a stream remembered for all?  It may not be any more
+ * when its lock is there.
+ */
+bool
+es_last_is_known(Relation event, const EsStore *store, int64 stream_no)
+{
+	bool		is_shared;
+	EsLastSlot *slot = es_last_slot(event, store, stream_no, &is_shared);
+
+	return is_shared && es_last_is_of(slot, event, stream_no) && slot->is_exact &&
+		slot->era == es_last_era();
+}
+
+/*
  * Take the slot of a stream that this transaction has locked, or made.
  *
  * last			result: what is known of the stream

@@ -17,6 +17,7 @@ typedef struct EsLast
 } EsLast;
 
 extern void es_last_init(void);
+extern bool es_last_is_known(Relation event, const EsStore *store, int64 stream_no);
 extern void es_last_claim(Relation event, const EsStore *store, int64 stream_no, EsLast *last);
 extern void es_last_refuse(Relation event, const EsStore *store, int64 stream_no);
 extern void es_last_put(Relation event, const EsStore *store, int64 stream_no,

@@ -360,13 +360,15 @@ es_store_load_indexes(Oid event)
 		role = es_index_role(index);
 		es_store.indexes[n].oid = RelationGetRelid(index);
 		es_store.indexes[n].role = role;
-		n++;
+		es_store.indexes[n].is_partial = role == ES_INDEX_EVENT_ID &&
+			RelationGetIndexPredicate(index) != NIL;
 		if (role != ES_INDEX_OTHER)
 			is_there[role] = true;
 		if (role != ES_INDEX_OTHER && index->rd_index->indisvalid)
 			es_store.read_index[role] = RelationGetRelid(index);
 		if (role == ES_INDEX_EVENT_ID && index->rd_index->indisvalid)
-			es_store.ids_are_partial = RelationGetIndexPredicate(index) != NIL;
+			es_store.ids_are_partial = es_store.indexes[n].is_partial;
+		n++;
 		index_close(index, AccessShareLock);
 	}
 	es_store.nindexes = n;

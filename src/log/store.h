@@ -62,6 +62,7 @@ typedef struct EsIndex
 {
 	Oid			oid;
 	EsIndexRole role;
+	bool		is_partial;		/* that of event ids, and the one of log/id.c */
 } EsIndex;
 
 /*

@@ -284,6 +284,7 @@ es_check_known(Relation rel, const EsStore *store, const char *name, int len,
 	EsStreamEntry stream;
 	TransactionId pending;
 
+	LockRelationOid(store->stream, AccessShareLock);
 	if (es_stream_lookup(rel, store, name, len, &stream, &pending) != ES_STREAM_COMMITTED ||
 		stream.stream_no != known->stream_no ||
 		ItemPointerCompare(&stream.tid, unconstify(ItemPointerData *, &known->tid)) != 0)
@@ -496,6 +497,66 @@ es_stream_lock_order(const char *a, int a_len, const char *b, int b_len)
 }
 
 /*
+ * The number of a stream, if it is remembered; 0 if one has to look.
+ */
+static int64
+es_stream_remembered(const EsStore *store, const char *name, int len, uint64 hash)
+{
+	EsStreamEntry *cached;
+	EsStreamEntry known;
+	Relation	rel;
+
+	es_stream_cache_begin();
+	cached = es_stream_cached(name, len);
+	if (cached != NULL)
+		return cached->stream_no;
+	rel = RelationIdGetRelation(store->stream);
+	if (!RelationIsValid(rel))
+		return 0;
+	if (es_known_get(rel, store, hash, name, len, &known.stream_no, &known.tid))
+		es_check_known(rel, store, name, len, &known);
+	else
+		known.stream_no = 0;
+	RelationClose(rel);
+	return known.stream_no;
+}
+
+/*
+ * Lock a stream of which everything is remembered.  Nothing is read then, and the
+ * table of streams not even locked: what may move or empty that finds no
+ * more than what a session remembers, which goes with it.
+ *
+ * tag			of the lock
+ * last			result: what is known of the stream's last version
+ *
+ * Result: its number; 0 if one has to look, and then the lock is not held.
+ */
+static int64
+es_stream_lock_remembered(const EsStore *store, Relation event, const char *name, int len,
+						  uint64 hash, const LOCKTAG *tag, EsLast *last)
+{
+	int64		stream_no = 0;
+	bool		held_before;
+
+	if (es_stream_nlocks < ES_MAX_STREAM_LOCKS)
+		stream_no = es_stream_remembered(store, name, len, hash);
+	if (stream_no == 0 || !es_last_is_known(event, store, stream_no))
+		return 0;
+
+	held_before = LockAcquire(tag, ExclusiveLock, false, false) != LOCKACQUIRE_OK;
+	ES_FAULT_POINT("stream_locked");
+	es_last_claim(event, store, stream_no, last);
+	if (last->is_exact && !held_before)
+	{
+		es_stream_nlocks++;
+		es_durable_hold(tag);
+		return stream_no;
+	}
+	(void) LockRelease(tag, ExclusiveLock, false);
+	return last->is_exact ? stream_no : 0;
+}
+
+/*
  * Lock a stream until the end of the transaction.
  *
  * event		the event table, open
@@ -508,8 +569,9 @@ int64
 es_stream_lock(const EsStore *store, Relation event, const char *name, int len,
 			   EsLast *last)
 {
-	Relation	rel = table_open(store->stream, RowExclusiveLock);
+	Relation	rel;
 	uint64		hash = es_stream_hash(name, len);
+	int64		stream_no;
 	EsStreamEntry stream;
 	EsStreamEntry *cached;
 	EsStreamState state;
@@ -520,7 +582,11 @@ es_stream_lock(const EsStore *store, Relation event, const char *name, int len,
 
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash,
 						 ES_LOCK_CLASS_STREAM);
+	stream_no = es_stream_lock_remembered(store, event, name, len, hash, &tag, last);
+	if (stream_no != 0)
+		return stream_no;
 
+	rel = table_open(store->stream, RowExclusiveLock);
 	for (;;)
 	{
 		es_stream_cache_begin();

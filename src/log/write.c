@@ -15,7 +15,9 @@
  * Events go in chunks, each under a lock period and with positions of its
  * own, so that the lock is held for about a millisecond at the most.  Who
  * writes very many events keeps one writer for all of them, so that relations
- * are opened once; an append has a writer of its own.
+ * are opened once; an append has a writer of its own.  Each index that is opened
+ * costs a lock, so an append whose ids the store makes, which need no index,
+ * opens the one by event id only when it turns out that they do.
  *
  * Event ids are unique in the store (log/id.c).  An entry that meets an equal
  * id, maybe of a transaction in progress, is found by UNIQUE_CHECK_PARTIAL, which
@@ -56,6 +58,7 @@
 #include "log/table.h"
 #include "log/tags.h"
 #include "log/write.h"
+#include "settings.h"
 
 /* events, payload bytes and entries of tags under one insertion lock period */
 #define ES_CHUNK_EVENTS		64
@@ -81,7 +84,8 @@ static bool es_short_descs_known = false;
 /* an index that an append has opened; *store may be reloaded meanwhile */
 typedef struct EsOpenIndex
 {
-	Relation	rel;
+	Relation	rel;			/* NULL = not opened, probably not needed */
+	Oid			oid;
 	EsIndexRole role;
 } EsOpenIndex;
 
@@ -98,7 +102,7 @@ struct EsWriter
 	Datum	   *values;			/* columns of one row */
 	bool	   *isnull;
 	BulkInsertState bulk;		/* NULL = few events */
-	MemoryContext chunk_context;
+	MemoryContext chunk_context;	/* NULL = one event, which needs none */
 	EsNewEvent *current;		/* for errors: the event at hand */
 };
 
@@ -130,7 +134,6 @@ void
 es_write_prepare(Relation event, const EsStore *store)
 {
 	es_order_attach();
-	relation_close(es_sequence_open(store->position_seq), NoLock);
 	if (es_sequence_check(event, store))
 		es_last_drawn = 0;
 	es_shape_check(store, event);
@@ -421,6 +424,20 @@ es_index_under_lock(EsIndexRole role)
 }
 
 /*
+ * Has an event of this chunk an id that ends with no position?
+ */
+static bool
+es_chunk_has_other_id(const EsNewEvent *events, int n)
+{
+	for (int i = 0; i < n; i++)
+	{
+		if (es_id_position(&events[i].event_id) != events[i].position)
+			return true;
+	}
+	return false;
+}
+
+/*
  * Make the entries of one chunk in the indexes that are filled under the
  * insertion lock, or in those that are not.
  */
@@ -431,8 +448,11 @@ es_index_chunk(EsWriter *writer, EsNewEvent *events, int n, bool under_lock)
 	{
 		EsOpenIndex *index = &writer->indexes[k];
 
-		if (es_index_under_lock(index->role) != under_lock ||
-			!index->rel->rd_index->indisready)
+		if (es_index_under_lock(index->role) != under_lock)
+			continue;
+		if (index->rel == NULL && es_chunk_has_other_id(events, n))
+			index->rel = index_open(index->oid, RowExclusiveLock);
+		if (index->rel == NULL || !index->rel->rd_index->indisready)
 			continue;
 		for (int i = 0; i < n; i++)
 		{
@@ -515,18 +535,20 @@ es_write_chunk(EsWriter *writer, EsNewEvent *events, int n)
  * event		open with RowExclusiveLock, and es_write_prepare has been called
  * chunk_max	events under one insertion lock period at the most
  * tags			may events have tags?
+ * ids			may they have ids that the store does not make?
  * bulk			are they very many?
  *
  * Result: in the current memory context.
  */
 static EsWriter *
-es_writer_make(Relation event, const EsStore *store, int chunk_max, bool tags, bool bulk)
+es_writer_make(Relation event, const EsStore *store, int chunk_max, bool tags, bool ids,
+			   bool bulk)
 {
 	EsWriter   *writer = palloc0(sizeof(EsWriter));
 	int			natts = RelationGetDescr(event)->natts;
 
 	writer->event = event;
-	writer->position_seq = relation_open(store->position_seq, NoLock);	/* es_write_prepare */
+	writer->position_seq = es_sequence_open(store->position_seq);
 	writer->store = store;
 	writer->chunk_max = chunk_max;
 	writer->values = palloc0(natts * sizeof(Datum));
@@ -544,8 +566,12 @@ es_writer_make(Relation event, const EsStore *store, int chunk_max, bool tags, b
 
 		if (store->indexes[k].role == ES_INDEX_TAG && !tags)
 			continue;
-		index->rel = index_open(store->indexes[k].oid, RowExclusiveLock);
+		index->oid = store->indexes[k].oid;
 		index->role = store->indexes[k].role;
+		if (!store->indexes[k].is_partial || ids)
+			index->rel = index_open(index->oid, RowExclusiveLock);
+		else
+			index->rel = NULL;
 		writer->nindexes++;
 	}
 	if (chunk_max > 1)
@@ -557,8 +583,9 @@ es_writer_make(Relation event, const EsStore *store, int chunk_max, bool tags, b
 	}
 	if (bulk)
 		writer->bulk = GetBulkInsertState();
-	writer->chunk_context = AllocSetContextCreate(CurrentMemoryContext, "event_store chunk",
-												  ALLOCSET_DEFAULT_SIZES);
+	if (chunk_max > 1)
+		writer->chunk_context = AllocSetContextCreate(CurrentMemoryContext, "event_store chunk",
+													  ALLOCSET_DEFAULT_SIZES);
 	return writer;
 }
 
@@ -568,7 +595,7 @@ es_writer_make(Relation event, const EsStore *store, int chunk_max, bool tags, b
 EsWriter *
 es_writer_begin(Relation event, const EsStore *store)
 {
-	return es_writer_make(event, store, ES_BULK_CHUNK_EVENTS, true, true);
+	return es_writer_make(event, store, ES_BULK_CHUNK_EVENTS, true, true, true);
 }
 
 /*
@@ -580,10 +607,14 @@ es_writer_begin_append(Relation event, const EsStore *store, const EsNewEvent *e
 					   int nevents)
 {
 	bool		any_tags = false;
+	bool		any_id = es_hash_chain;
 
-	for (int i = 0; i < nevents && !any_tags; i++)
-		any_tags = events[i].tags != NULL;
-	return es_writer_make(event, store, Min(nevents, ES_CHUNK_EVENTS), any_tags, false);
+	for (int i = 0; i < nevents; i++)
+	{
+		any_tags |= events[i].tags != NULL;
+		any_id |= events[i].id_given;
+	}
+	return es_writer_make(event, store, Min(nevents, ES_CHUNK_EVENTS), any_tags, any_id, false);
 }
 
 /*
@@ -600,7 +631,7 @@ es_writer_write(EsWriter *writer, const EsStore *store, EsNewEvent *events, int 
 {
 	TimestampTz now = GetCurrentTimestamp();
 	int			chunk_bytes = writer->bulk != NULL ? ES_BULK_CHUNK_BYTES : ES_CHUNK_BYTES;
-	MemoryContext old_context = MemoryContextSwitchTo(writer->chunk_context);
+	MemoryContext old_context = CurrentMemoryContext;
 	int			done = 0;
 
 	/* assigned outside the insertion lock; an error here is no event's */
@@ -609,6 +640,8 @@ es_writer_write(EsWriter *writer, const EsStore *store, EsNewEvent *events, int 
 	(void) GetCurrentTransactionId();
 
 	writer->store = store;
+	if (writer->chunk_context != NULL)
+		MemoryContextSwitchTo(writer->chunk_context);
 	while (done < nevents)
 	{
 		Size		bytes = 0;
@@ -632,7 +665,8 @@ es_writer_write(EsWriter *writer, const EsStore *store, EsNewEvent *events, int 
 			for (int i = 0; i < n; i++)
 				ExecClearTuple(writer->slots[i]);
 		}
-		MemoryContextReset(writer->chunk_context);
+		if (writer->chunk_context != NULL)
+			MemoryContextReset(writer->chunk_context);
 	}
 	MemoryContextSwitchTo(old_context);
 }
@@ -649,7 +683,8 @@ es_writer_current(const EsWriter *writer)
 void
 es_writer_end(EsWriter *writer)
 {
-	MemoryContextDelete(writer->chunk_context);
+	if (writer->chunk_context != NULL)
+		MemoryContextDelete(writer->chunk_context);
 	if (writer->bulk != NULL)
 		FreeBulkInsertState(writer->bulk);
 	if (writer->slots != NULL)
@@ -658,6 +693,9 @@ es_writer_end(EsWriter *writer)
 			ExecDropSingleTupleTableSlot(writer->slots[i]);
 	}
 	for (int k = 0; k < writer->nindexes; k++)
-		index_close(writer->indexes[k].rel, NoLock);
+	{
+		if (writer->indexes[k].rel != NULL)
+			index_close(writer->indexes[k].rel, NoLock);
+	}
 	relation_close(writer->position_seq, NoLock);
 }
