@@ -258,6 +258,8 @@ COMMENT ON FUNCTION event_store.es_id_has_position(uuid, bigint) IS 'does an eve
 REVOKE ALL ON FUNCTION event_store.es_id_has_position(uuid, bigint) FROM PUBLIC;
 CREATE UNIQUE INDEX event_event_id_idx ON event_store.event (event_id)
     WHERE NOT event_store.es_id_has_position(event_id, global_position);
+-- of a type, too, entries arrive in order but for a few of concurrent appends
+ALTER INDEX IF EXISTS event_store.event_type_no_global_position_idx SET (fillfactor = 97);
 -- reads the table once, and finds nothing to enter
 CREATE INDEX event_tags_global_position_idx ON event_store.event USING event_store_tags (tags, global_position);
 -- the library looks for all of these from now on

@@ -74,7 +74,7 @@ COMMENT ON FUNCTION event_store.es_id_has_position(uuid, bigint) IS 'does an eve
 REVOKE ALL ON FUNCTION event_store.es_id_has_position(uuid, bigint) FROM PUBLIC;
 CREATE UNIQUE INDEX event_event_id_idx ON event_store.event (event_id)
     WHERE NOT event_store.es_id_has_position(event_id, global_position);
-CREATE INDEX event_type_no_global_position_idx ON event_store.event (type_no, global_position);
+CREATE INDEX event_type_no_global_position_idx ON event_store.event (type_no, global_position) WITH (fillfactor = 97);
 CREATE INDEX event_tags_global_position_idx ON event_store.event USING event_store_tags (tags, global_position);
 CREATE SEQUENCE event_store.event_global_position_seq AS bigint
     OWNED BY event_store.event.global_position;
