@@ -29,6 +29,7 @@
 #include "log/known.h"
 #include "log/last.h"
 #include "log/order.h"
+#include "log/queue.h"
 #include "log/sequence.h"
 #include "log/store.h"
 #include "log/stream.h"
@@ -54,6 +55,7 @@ _PG_init(void)
 	es_drop_init();
 	es_order_init();
 	es_durable_init();
+	es_queue_init();
 	es_gaps_init();
 	es_sequence_init();
 	es_last_init();

@@ -30,6 +30,7 @@ bool		es_fault_no_flush = false;
 bool		es_fault_no_confirm = false;
 bool		es_fault_no_undo = false;
 bool		es_fault_no_id_look = false;
+int			es_fault_queue_ms = 20;
 
 static char *es_fault_spec = NULL;
 static int	es_fault_malloc = 0;
@@ -95,6 +96,10 @@ es_fault_init(void)
 							 "Test build: a given id is not looked for at the position that it ends with once it has an entry.",
 							 NULL, &es_fault_no_id_look, false, PGC_SUSET, 0,
 							 NULL, NULL, NULL);
+	DefineCustomIntVariable("event_store.fault_queue_ms",
+							"Test build: how long one waits for a stream before it is left to the lock manager.",
+							NULL, &es_fault_queue_ms, 20, 0, INT_MAX, PGC_SUSET, 0,
+							NULL, NULL, NULL);
 }
 
 /*

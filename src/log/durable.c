@@ -43,8 +43,9 @@
  * What is lost in between is the transaction of someone who was told nothing,
  * as if the crash had come before the commit.
  *
- * What is left of a queue at one stream is a sleep and a wake-up for each
- * append, some 20 us of CPU time.  They would go if one session wrote for all
+ * Who waits for a stream sleeps in log/queue.c, and is woken from here.  What is
+ * left of a queue at one stream is a sleep and a wake-up for most
+ * appends, some 20 us of CPU time.  They would go if one session wrote for all
  * who wait.  But then the events of many were of one transaction, of which the
  * others know nothing: they would stay when theirs, of which the append is one
  * statement, rolls back, and vanish when his does.  Tried and not kept: to give
@@ -82,6 +83,7 @@
 #include "base/fault.h"
 #include "log/durable.h"
 #include "log/last.h"
+#include "log/queue.h"
 #include "settings.h"
 
 /* transactions that are on this way at a time; more take the ordinary one */
@@ -135,6 +137,8 @@ static bool es_append_forced = false;
 /* locks that others may wait for */
 static LOCKTAG es_held[ES_DURABLE_LOCKS];
 static int	es_nheld = 0;
+static bool es_held_more = false;	/* there are more */
+static bool es_held_unsure = false; /* some may have been given back */
 
 static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
 #ifdef ES_HAVE_SHMEM_REQUEST_HOOK
@@ -207,8 +211,31 @@ es_durable_end_append(int64 position)
 void
 es_durable_hold(const LOCKTAG *tag)
 {
+	if (es_durable == NULL)
+		return;
 	if (es_nheld < ES_DURABLE_LOCKS)
 		es_held[es_nheld++] = *tag;
+	else
+		es_held_more = true;
+}
+
+/*
+ * Locks have been released, or maybe so.
+ */
+static void
+es_durable_wake(void)
+{
+	for (int i = 0; i < es_nheld; i++)
+		es_queue_wake(&es_held[i]);
+	if (es_held_more)
+		es_queue_wake_all();
+}
+
+static void
+es_durable_hold_none(void)
+{
+	es_nheld = 0;
+	es_held_more = es_held_unsure = false;
 }
 
 /*
@@ -221,7 +248,8 @@ es_durable_has_waiters(void)
 
 	for (int i = 0; i < es_nheld; i++)
 	{
-		if (LockHasWaiters(&es_held[i], ExclusiveLock, false))
+		if (es_queue_has_waiters(&es_held[i]) ||
+			(!es_held_unsure && LockHasWaiters(&es_held[i], ExclusiveLock, false)))
 			return true;
 	}
 
@@ -358,7 +386,8 @@ es_durable_xact_callback(XactEvent event, void *arg)
 	}
 	es_append_position = 0;
 	es_append_mixed = es_append_forced = false;
-	es_nheld = 0;
+	if (event == XACT_EVENT_PREPARE)
+		es_durable_hold_none();
 }
 
 /*
@@ -368,19 +397,25 @@ static void
 es_durable_subxact_callback(SubXactEvent event, SubTransactionId subid,
 							SubTransactionId parent, void *arg)
 {
-	if (event == SUBXACT_EVENT_ABORT_SUB)
-		es_nheld = 0;
+	if (event == SUBXACT_EVENT_ABORT_SUB && es_nheld > 0)
+		es_held_unsure = true;
 }
 
 /*
- * The commit has released its locks: the rest of it.  Interrupts are held off,
- * as they are for the flush of an ordinary commit.
+ * The end of a transaction or subtransaction has released its locks: the rest of
+ * it.  Interrupts are held off, as they are for the flush of an ordinary commit.
  */
 static void
 es_durable_release(ResourceReleasePhase phase, bool is_commit, bool is_top, void *arg)
 {
-	if (likely(es_commit_end == InvalidXLogRecPtr) ||
-		phase != RESOURCE_RELEASE_AFTER_LOCKS || !is_top)
+	if (phase != RESOURCE_RELEASE_AFTER_LOCKS)
+		return;
+	if (es_nheld > 0 && (is_top || !is_commit))
+		es_durable_wake();
+	if (!is_top)
+		return;
+	es_durable_hold_none();
+	if (likely(es_commit_end == InvalidXLogRecPtr))
 		return;
 
 	ES_FAULT_POINT("commit_visible");

@@ -44,6 +44,7 @@
 #include "log/durable.h"
 #include "log/known.h"
 #include "log/names.h"
+#include "log/queue.h"
 #include "log/sequence.h"
 #include "log/stream.h"
 #include "log/table.h"
@@ -543,7 +544,7 @@ es_stream_lock_remembered(const EsStore *store, Relation event, const char *name
 	if (stream_no == 0 || !es_last_is_known(event, store, stream_no))
 		return 0;
 
-	held_before = LockAcquire(tag, ExclusiveLock, false, false) != LOCKACQUIRE_OK;
+	held_before = es_queue_lock(tag) != LOCKACQUIRE_OK;
 	ES_FAULT_POINT("stream_locked");
 	es_last_claim(event, store, stream_no, last);
 	if (last->is_exact && !held_before)
@@ -625,7 +626,7 @@ es_stream_lock(const EsStore *store, Relation event, const char *name, int len,
 		if (locked)
 			break;				/* still the same under the lock */
 
-		held_before = LockAcquire(&tag, ExclusiveLock, false, false) != LOCKACQUIRE_OK;
+		held_before = es_queue_lock(&tag) != LOCKACQUIRE_OK;
 		es_stream_nlocks++;
 		locked = true;
 		ES_FAULT_POINT("stream_locked");

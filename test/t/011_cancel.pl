@@ -420,8 +420,9 @@ sub fault_points
 		open my $source, '<', $file or die "$file: $!";
 		while (<$source>)
 		{
-			# after the commit record no error can come any more, only a pause
-			$points{$1} = 1 if /ES_FAULT_POINT\("(\w+)"\)/ && $1 !~ /^commit_/;
+			# after the commit record no error can come any more, only a pause; for one in
+			# the queue see 017
+			$points{$1} = 1 if /ES_FAULT_POINT\("(\w+)"\)/ && $1 !~ /^(?:commit_|queued$)/;
 		}
 		close $source;
 	}

@@ -45,6 +45,7 @@ start_server();
 readers_wait(0);
 readers_wait(1);
 ordinary_way();
+queue();
 crashes_under_load();
 
 is(scalar(grep { /past end of generated WAL/ } split /\n/, PostgreSQL::Test::Utils::slurp_file($node->logfile)),
@@ -168,7 +169,20 @@ sub ready
 sub waits_for_lock
 {
 	my ($watch, $session) = @_;
-	return poll_until(sub { activity($watch, $session) =~ /^Lock / });
+	return poll_until(
+		sub {
+			return sql_value($watch, 'SELECT count(*) FROM pg_catalog.pg_locks WHERE pid = $1 AND NOT granted',
+				$session->{pid}) == 1;
+		});
+}
+
+# It waits before that, in the store's own queue (log/queue.c).
+sub is_queued
+{
+	my ($watch, $session) = @_;
+	return poll_until(sub { activity($watch, $session) eq 'Lock advisory' })
+	  && sql_value($watch, 'SELECT count(*) FROM pg_catalog.pg_locks WHERE pid = $1 AND NOT granted',
+		$session->{pid}) == 0;
 }
 
 # It waits for the disk, or has not.
@@ -364,6 +378,73 @@ sub ordinary_way
 		$_->{dbh}->disconnect for $one, $two;
 	}
 	is(sql_value($watch, 'SELECT count(*) FROM beside'), 4, 'the rows are there');
+	$watch->disconnect;
+	return;
+}
+
+# ---------------------------------------------------------------------------
+
+# Who waits for a stream outside the lock manager.  Those here would wait for
+# ever: whatever gives up the lock has to wake them.
+sub queue
+{
+	my $watch = connect_store($node);
+	my $number = 0;
+	my %case = (
+		'a commit' => [ [], sub { $_[0]->{dbh}->do('COMMIT') } ],
+		'a rollback' => [ [], sub { $_[0]->{dbh}->do('ROLLBACK') } ],
+		'an error' => [ [], sub { eval { $_[0]->{dbh}->do('SELECT 1/0') }; $_[0]->{dbh}->do('ROLLBACK') } ],
+		'a session that is ended' => [ [], sub { $watch->do("SELECT pg_catalog.pg_terminate_backend($_[0]->{pid})") } ],
+		'a rollback to a savepoint' => [ ['SAVEPOINT s'], sub { $_[0]->{dbh}->do('ROLLBACK TO s') } ],
+		'one of many streams' => [ [ map { "SELECT es_append('Many-$_', es_any(), 'T', '{}')" } 1 .. 9 ],
+			sub { $_[0]->{dbh}->do('COMMIT') } ],
+	);
+	append($watch, "Many-$_", ANY, 'T', random_uuid()) for 1 .. 9;
+	foreach my $name (sort keys %case)
+	{
+		my ($before, $end) = @{ $case{$name} };
+		my $stream = 'Queue-' . ++$number;
+		my ($one, $two) = map { session() } 1 .. 2;
+		append($watch, $stream, ANY, 'T', random_uuid());
+
+		run_sql($one->{dbh}, 'BEGIN', @$before, "SELECT es_append('$stream', es_any(), 'T', '{}')");
+		run_sql($two->{dbh}, 'SET lock_timeout = 0', 'SET event_store.fault_queue_ms = 1000000000');
+		begin($two, "SELECT es_append('$stream', es_any(), 'T', '{}')");
+		ok(is_queued($watch, $two), "queue, $name: another one waits");
+		$end->($one);
+		ok(poll_until(sub { ready($two) }), "queue, $name: and is woken");
+		is(finish($two), '00000', "queue, $name: it appends");
+		$_->{dbh}->disconnect for $one, $two;
+	}
+
+	# nobody says so: after a while they wait in the lock manager
+	my ($one, $two) = map { session() } 1 .. 2;
+	append($watch, 'Queue-0', ANY, 'T', random_uuid());
+	run_sql($one->{dbh}, 'BEGIN', q{SELECT es_append('Queue-0', es_any(), 'T', '{}')}, "PREPARE TRANSACTION 'queue'");
+	begin($two, q{SELECT es_append('Queue-0', es_any(), 'T', '{}')});
+	ok(waits_for_lock($watch, $two), 'queue, prepared: another one waits in the lock manager');
+	$watch->do("COMMIT PREPARED 'queue'");
+	is(finish($two), '00000', 'queue, prepared: it appends');
+
+	# Whoever dies there is not counted any more: the lock that nobody waits for is
+	# held until the commit is on disk.
+	foreach my $how (qw(error fatal))
+	{
+		($one, $two, my $three) = map { session() } 1 .. 3;
+		run_sql($one->{dbh}, 'BEGIN', q{SELECT es_append('Queue-0', es_any(), 'T', '{}')});
+		$two->{dbh}->do("SET event_store.fault = 'queued:$how'");
+		begin($two, q{SELECT es_append('Queue-0', es_any(), 'T', '{}')});
+		ok(poll_until(sub { ready($two) }), "queue, $how: one in the queue dies");
+		isnt(finish($two), '00000', "queue, $how: by an error");
+		hold();
+		begin($one, 'COMMIT');
+		ok(waits_for_disk($watch, $one), "queue, $how: the commit waits for the disk");
+		begin($three, q{SELECT es_append('Queue-0', es_any(), 'T', '{}')});
+		ok(waits_for_lock($watch, $three), "queue, $how: and has the lock");
+		let_go();
+		is(finish($one), '00000', "queue, $how: the commit is answered");
+		is(finish($three), '00000', "queue, $how: the next one appends");
+	}
 	$watch->disconnect;
 	return;
 }
