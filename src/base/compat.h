@@ -43,6 +43,11 @@
 #include "utils/backend_status.h"
 #endif
 
+/* PG 17 moved the classes of waits to a header of their own.  Drop with 16. */
+#if PG_VERSION_NUM >= 170000
+#include "utils/wait_classes.h"
+#endif
+
 /* PG 16 moved the varlena macros to a header of their own.  Drop with 15. */
 #if PG_VERSION_NUM >= 160000
 #include "varatt.h"
