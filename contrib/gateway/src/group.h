@@ -99,6 +99,7 @@ struct Group
 	int			done_count;		/* ... as many of which are not acknowledged in the store */
 	int64_t		done_since;
 	int64_t		looked;			/* when the store was asked last */
+	int64_t		pause_until;	/* PostgreSQL is away */
 	int64_t		total;
 	int			queries;		/* under way */
 	bool		fetching;

@@ -67,7 +67,11 @@ went_wrong(Group *group, const DbError *error)
 	if (error == NULL)
 		return false;
 	if (error->lost)
-		return true;			/* the next tick tries again */
+	{
+		/* a tick tries again */
+		group->pause_until = now_ms() + TICK_MS;
+		return true;
+	}
 	/* another gateway took over */
 	if (strcmp(error->code, "55000") == 0 || strcmp(error->code, "55006") == 0)
 	{
@@ -162,10 +166,8 @@ ack_done(void *arg, const PGresult *r, const DbError *error)
 
 	(void) r;
 	group->acking = false;
-	if (error && error->lost)
+	if (went_wrong(group, error) && error->lost)
 		group->done_count++;	/* once more */
-	else
-		went_wrong(group, error);
 	query_over(group);
 }
 
@@ -349,6 +351,8 @@ group_work(Group *group)
 	group_hand_out(group, &group->replays);
 	group_hand_out(group, &group->items);
 
+	if (group->pause_until > now_ms())
+		return;
 	idle = group->items.count == 0;
 	if (!group->acking && !group->fetching && group->done_count > 0 &&
 		(idle || group->nconsumers == 0 || group->done_count >= group->row.min_checkpoint ||

@@ -251,6 +251,11 @@ module.exports = (client_name) => {
     const got = consume(subscription, async (e) => { seen.add(e.event.data.n); await delay(3); });
     await until('some events', () => seen.size > 20);
     await pg.stop('immediate');
+    // it looks now and then whether PostgreSQL is back, and says how often once a second
+    const mark = Gateway.log().length;
+    const said = () => [...Gateway.log().slice(mark).matchAll(/unsaid=(\d+)/g)].map((m) => Number(m[1]));
+    await until('two lines', () => said().length >= 2);
+    assert.ok(Math.max(...said()) < 200, `${said()}`);
     await pg.start();
     await until('the gateway is back', () => client.appendToStream(stream, events(20, 100)).then(() => true, () => false));
     await until('all events', () => seen.size === 120);
