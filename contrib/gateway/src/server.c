@@ -33,6 +33,8 @@ typedef struct CallTag
 
 struct Call
 {
+	Call	   *prev,			/* of those that have begun */
+			   *next;
 	grpc_call  *call;
 	grpc_call_details details;
 	grpc_metadata_array headers;
@@ -72,6 +74,7 @@ struct Call
 
 static grpc_server *server;
 static bool stopping;
+static Call *calls;
 static int	ncalls;
 static Tag	shutdown_tag;
 static Tag	ignore_tag;
@@ -112,7 +115,12 @@ call_release(Call *call)
 	if (call->call)
 		grpc_call_unref(call->call);
 	if (call->began)
+	{
+		*(call->prev ? &call->prev->next : &calls) = call->next;
+		if (call->next)
+			call->next->prev = call->prev;
 		ncalls--;
+	}
 	free(call);
 }
 
@@ -596,6 +604,10 @@ accept_done(Tag *tag, bool ok)
 	if (!stopping)
 		accept_next();
 	call->began = true;
+	call->next = calls;
+	if (calls)
+		calls->prev = call;
+	calls = call;
 	ncalls++;
 	call->method = find_method(call->details.method);
 
@@ -712,10 +724,20 @@ server_start(void)
 static Timer patience;
 
 static void
-no_more_patience(Timer *timer)
+break_off(Timer *timer)
 {
 	(void) timer;
 	grpc_server_cancel_all_calls(server);
+}
+
+/* What is worth a retry says so; CANCELLED would not, to all clients. */
+static void
+no_more_patience(Timer *timer)
+{
+	for (Call *call = calls; call; call = call->next)
+		call_finish(call, GRPC_STATUS_UNAVAILABLE, "the gateway is shutting down");
+	timer->due = break_off;
+	timer_in(timer, 1000);
 }
 
 static void

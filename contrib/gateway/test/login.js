@@ -139,6 +139,7 @@ test('it stops when told to, with subscribers connected', async () => {
   await until('live', () => got.caughtUp);
   assert.deepEqual(await gateway.stop(), { code: 0, signal: null });
   await until('the subscriber is told', () => got.error);
+  assert.equal(got.error.type, 'unavailable');
   await until('no connection is left', () => pg.psql(
     "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'event_store_gateway'") === '0');
 });

@@ -403,6 +403,17 @@ test('calls that are given up leave nothing behind', async () => {
   assert.match(Gateway.log(), /"shutting down" calls=0/);
 });
 
+test('calls that the end of the gateway cuts short are worth a retry', async () => {
+  await gateway.start();
+  const client = http();
+  const call = begin(client, `${S}Read`, subscribe(fresh('Cut')));
+  call.request.end();
+  await until('it is answered', () => call.answered);
+  await gateway.stop();
+  assert.equal(await call.over, 14);
+  client.close();
+});
+
 run(async () => {
   await pg.start();
   pg.psql('CREATE EXTENSION event_store');
