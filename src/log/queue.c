@@ -249,6 +249,9 @@ es_queue_has_waiters(const LOCKTAG *tag)
 void
 es_queue_wake(const LOCKTAG *tag)
 {
+	if (es_queues == NULL)
+		return;
+
 	/* who has not counted himself yet will find the lock free */
 	pg_memory_barrier();
 	if (es_queue_has_waiters(tag))

@@ -498,6 +498,17 @@ es_stream_lock_order(const char *a, int a_len, const char *b, int b_len)
 }
 
 /*
+ * Release a stream's lock that has been acquired before its transaction ends, if
+ * only once too often.
+ */
+static void
+es_stream_unlock(const LOCKTAG *tag)
+{
+	(void) LockRelease(tag, ExclusiveLock, false);
+	es_queue_wake(tag);
+}
+
+/*
  * The number of a stream, if it is remembered; 0 if one has to look.
  */
 static int64
@@ -553,7 +564,7 @@ es_stream_lock_remembered(const EsStore *store, Relation event, const char *name
 		es_durable_hold(tag);
 		return stream_no;
 	}
-	(void) LockRelease(tag, ExclusiveLock, false);
+	es_stream_unlock(tag);
 	return last->is_exact ? stream_no : 0;
 }
 
@@ -616,7 +627,7 @@ es_stream_lock(const EsStore *store, Relation event, const char *name, int len,
 			/* its creator never takes the lock again, so do not sit on it */
 			if (locked)
 			{
-				(void) LockRelease(&tag, ExclusiveLock, false);
+				es_stream_unlock(&tag);
 				es_stream_nlocks--;
 			}
 			locked = false;
@@ -640,7 +651,7 @@ es_stream_lock(const EsStore *store, Relation event, const char *name, int len,
 	else if (state == ES_STREAM_COMMITTED && held_before)
 	{
 		/* locked by an earlier append of this transaction */
-		(void) LockRelease(&tag, ExclusiveLock, false);
+		es_stream_unlock(&tag);
 		es_stream_nlocks--;
 		es_last_claim(event, store, stream.stream_no, last);
 	}
@@ -663,7 +674,7 @@ es_stream_lock(const EsStore *store, Relation event, const char *name, int len,
 									LockWaitBlock, 0, &tmfd);
 			ExecDropSingleTupleTableSlot(slot);
 			es_last_refuse(event, store, stream.stream_no);
-			(void) LockRelease(&tag, ExclusiveLock, false);
+			es_stream_unlock(&tag);
 			es_stream_nlocks--;
 		}
 	}
@@ -698,7 +709,7 @@ es_stream_create(const EsStore *store, Relation event, const char *name, int len
 
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash,
 						 ES_LOCK_CLASS_STREAM);
-	(void) LockRelease(&tag, ExclusiveLock, false);
+	es_stream_unlock(&tag);
 	es_stream_nlocks--;
 	return stream_no;
 }

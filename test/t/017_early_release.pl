@@ -417,8 +417,24 @@ sub queue
 		$_->{dbh}->disconnect for $one, $two;
 	}
 
-	# nobody says so: after a while they wait in the lock manager
+	# a stream that is being made: its row is waited for instead
 	my ($one, $two) = map { session() } 1 .. 2;
+	$one->{dbh}->do(q{SET event_store.fault = 'stream_locked:pause=3000'});
+	$one->{dbh}->do('BEGIN');
+	begin($one, q{SELECT es_append('Queue-new', es_any(), 'T', '{}')});
+	ok(poll_until(sub { sql_value($watch, q{SELECT count(*) FROM pg_catalog.pg_locks
+		WHERE pid = $1 AND locktype = 'advisory'}, $one->{pid}) }), 'queue, a new stream: one makes it');
+	run_sql($two->{dbh}, 'SET lock_timeout = 0', 'SET event_store.fault_queue_ms = 1000000000');
+	begin($two, q{SELECT es_append('Queue-new', es_any(), 'T', '{}')});
+	ok(poll_until(sub { activity($watch, $two) eq 'Lock transactionid' }),
+		'queue, a new stream: another one waits for its row');
+	is(finish($one), '00000', 'queue, a new stream: it is made');
+	$one->{dbh}->do('COMMIT');
+	is(finish($two), '00000', 'queue, a new stream: the other one appends');
+	$_->{dbh}->disconnect for $one, $two;
+
+	# nobody says so: after a while they wait in the lock manager
+	($one, $two) = map { session() } 1 .. 2;
 	append($watch, 'Queue-0', ANY, 'T', random_uuid());
 	run_sql($one->{dbh}, 'BEGIN', q{SELECT es_append('Queue-0', es_any(), 'T', '{}')}, "PREPARE TRANSACTION 'queue'");
 	begin($two, q{SELECT es_append('Queue-0', es_any(), 'T', '{}')});
