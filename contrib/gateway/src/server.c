@@ -730,7 +730,7 @@ break_off(Timer *timer)
 	grpc_server_cancel_all_calls(server);
 }
 
-/* What is worth a retry says so; CANCELLED would not, to all clients. */
+/* Who is cut short is told why.  What comes from now on gRPC's core answers, with CANCELLED. */
 static void
 no_more_patience(Timer *timer)
 {
