@@ -43,8 +43,8 @@
 #include "utils/backend_status.h"
 #endif
 
-/* PG 17 moved the classes of waits to a header of their own.  Drop with 16. */
-#if PG_VERSION_NUM >= 170000
+/* PG 18 moved the classes of waits to a header of their own.  Drop with 17. */
+#if PG_VERSION_NUM >= 180000
 #include "utils/wait_classes.h"
 #endif
 
