@@ -21,6 +21,7 @@
 #include "pgstat.h"
 #include "port/atomics.h"
 #include "postmaster/bgworker.h"
+#include "replication/walsender_private.h"
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
 #include "storage/proc.h"
@@ -273,6 +274,18 @@ es_reserve_guc_prefix(const char *prefix)
 #define es_proc_number()		((uint32) MyProcNumber)
 #else
 #define es_proc_number()		((uint32) MyProc->pgprocno)
+#endif
+
+/*
+ * Are synchronous standbys named?  The minor releases of May 2025 made several
+ * bits of the flag in shared memory.  Drop when none before them is supported.
+ */
+#ifdef SYNC_STANDBY_DEFINED
+#define es_sync_standbys_defined() \
+	((((volatile WalSndCtlData *) WalSndCtl)->sync_standbys_status & SYNC_STANDBY_DEFINED) != 0)
+#else
+#define es_sync_standbys_defined() \
+	(((volatile WalSndCtlData *) WalSndCtl)->sync_standbys_defined)
 #endif
 
 /* what our processes wait for, in pg_stat_activity */

@@ -29,6 +29,7 @@ bool		es_fault_no_stop = false;
 bool		es_fault_no_flush = false;
 bool		es_fault_no_confirm = false;
 bool		es_fault_no_undo = false;
+bool		es_fault_no_standby = false;
 bool		es_fault_no_id_look = false;
 int			es_fault_queue_ms = 20;
 
@@ -91,6 +92,10 @@ es_fault_init(void)
 	DefineCustomBoolVariable("event_store.fault_no_undo",
 							 "Test build: last versions of streams are kept when a transaction rolls back.",
 							 NULL, &es_fault_no_undo, false, PGC_SUSET, 0,
+							 NULL, NULL, NULL);
+	DefineCustomBoolVariable("event_store.fault_no_standby",
+							 "Test build: locks go early although a synchronous standby is to be waited for.",
+							 NULL, &es_fault_no_standby, false, PGC_SUSET, 0,
 							 NULL, NULL, NULL);
 	DefineCustomBoolVariable("event_store.fault_no_id_look",
 							 "Test build: a given id is not looked for at the position that it ends with once it has an entry.",

@@ -15,6 +15,7 @@ extern bool es_fault_no_stop;	/* readers step over unsettled positions */
 extern bool es_fault_no_flush;	/* readers do not wait for the disk */
 extern bool es_fault_no_confirm;	/* conditions are not looked at again */
 extern bool es_fault_no_undo;	/* last versions outlive an abort */
+extern bool es_fault_no_standby;	/* synchronous standbys are not heeded */
 extern bool es_fault_no_id_look;	/* an id's entry is all that is looked at */
 extern int	es_fault_queue_ms;	/* how long one queues up outside the lock manager */
 
@@ -30,6 +31,7 @@ extern void es_fault_point(const char *name);
 #define es_fault_no_flush		false
 #define es_fault_no_confirm		false
 #define es_fault_no_undo		false
+#define es_fault_no_standby		false
 #define es_fault_no_id_look		false
 #define es_fault_queue_ms		20
 #define es_fault_init()			((void) 0)

@@ -319,6 +319,21 @@ es_durable_slot_free(EsDurableSlot *slot)
 }
 
 /*
+ * Will this commit have to wait for a synchronous standby?
+ *
+ * That is decided by what is in shared memory, as PostgreSQL does: a session
+ * reads the setting anew between its statements only, and one that has waited
+ * for a stream since before a standby was named does not know of it.
+ */
+static bool
+es_durable_waits_for_standby(void)
+{
+	return SyncRepRequested() && !es_fault_no_standby &&
+		((SyncRepStandbyNames != NULL && SyncRepStandbyNames[0] != '\0') ||
+		 es_sync_standbys_defined());
+}
+
+/*
  * Can this transaction become visible before it is on disk?
  */
 static bool
@@ -326,7 +341,7 @@ es_durable_may_go_first(void)
 {
 	return es_durable != NULL && es_early_lock_release &&
 		!es_append_mixed && XactLastRecEnd == es_append_end &&
-		(!SyncRepRequested() || SyncRepStandbyNames == NULL || SyncRepStandbyNames[0] == '\0') &&
+		!es_durable_waits_for_standby() &&
 		es_durable_has_waiters() &&
 		!es_durable_notifies();
 }
@@ -423,7 +438,7 @@ es_durable_release(ResourceReleasePhase phase, bool is_commit, bool is_top, void
 	es_durable_slot_free(es_my_slot);
 	es_my_slot = NULL;
 
-	/* in case that synchronous standbys have been named since */
+	/* in case that synchronous standbys have been named in this moment */
 	SyncRepWaitForLSN(es_commit_end, true);
 	es_commit_end = InvalidXLogRecPtr;
 }

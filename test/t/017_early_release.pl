@@ -5,6 +5,9 @@
 # only what was flushed is left after a crash: the server is killed and the
 # rest of its WAL taken away.  The control is a session that does not wait for
 # the disk before it reads: it sees events that are gone afterwards.
+#
+# Where a synchronous standby is named, which may be at any moment, commits are
+# visible when it has them; the control does not heed it.
 
 use strict;
 use warnings;
@@ -29,7 +32,7 @@ seed_random();
 
 # CREATE EXTENSION loads the installed library, which cannot be loaded beside
 # the other one: so the store is made before that is preloaded.
-my $node = store_cluster('early');
+my $node = store_cluster('early', conf => "wal_level = replica\nmax_wal_senders = 5\n");
 create_store($node);
 use_fault_build($node);
 $node->stop;
@@ -46,11 +49,13 @@ readers_wait(0);
 readers_wait(1);
 ordinary_way();
 queue();
+standby_named($_) for 0, 1;
 crashes_under_load();
 
 is(scalar(grep { /past end of generated WAL/ } split /\n/, PostgreSQL::Test::Utils::slurp_file($node->logfile)),
 	0, 'nobody has waited for WAL that there is not');
 $node->stop;
+standby_under_load($_) for 0, 1;
 done_testing();
 
 # ---------------------------------------------------------------------------
@@ -467,6 +472,164 @@ sub queue
 
 # ---------------------------------------------------------------------------
 
+# Have the server wait for these standbys, or for none; $dbh is a session that
+# will know.
+sub name_standbys
+{
+	my ($server, $dbh, $names) = @_;
+	run_sql($dbh, "ALTER SYSTEM SET synchronous_standby_names = '$names'", 'SELECT pg_reload_conf()');
+	poll_until(
+		sub {
+			my $new = connect_store($server, plain => 1);
+			my $set = sql_value($new, 'SHOW synchronous_standby_names');
+			$new->disconnect;
+			return $set eq $names;
+		}) or die 'the setting is not read';
+
+	# the checkpointer tells all, and before it does what it is asked to
+	$dbh->do('CHECKPOINT') for 1 .. 2;
+	return;
+}
+
+# A session waits for a stream since before a standby is named, so it has not
+# read the setting anew when its turn comes; others wait behind it.
+sub standby_named
+{
+	my ($ignored) = @_;
+	my $case = $ignored ? 'control: a standby that is not heeded' : 'a standby that is named meanwhile';
+	my $stream = "Standby-$ignored";
+	my $watch = connect_store($node);
+	my ($first, $second, $third) = map { session() } 1 .. 3;
+	my $visible = sub {
+		sql_value($watch, q{SELECT count(*) - 1 FROM event_store.events WHERE stream_id = ?}, $stream);
+	};
+
+	my $committing = sub {
+		return scalar grep { activity($watch, $_) eq 'IPC SyncRep' } $second, $third;
+	};
+
+	append($watch, $stream, ANY, 'T', random_uuid());
+	$watch->do('SET synchronous_commit = local');
+	foreach my $next ($ignored ? ($second, $third) : ())
+	{
+		$next->{dbh}->do('SET event_store.fault_no_standby = on');
+	}
+	$first->{dbh}->do('BEGIN');
+	append($first->{dbh}, $stream, ANY, 'T', random_uuid());
+	foreach my $next ($second, $third)
+	{
+		begin($next, "SELECT es_append('$stream', es_any(), 'T', '{}')");
+		ok(waits_for_lock($watch, $next), "$case: one waits for the stream");
+	}
+	name_standbys($node, $watch, 'nobody');
+	$first->{dbh}->do('ROLLBACK');
+	ok(poll_until($committing), "$case: whoever comes first waits for it");
+	is($visible->(), $ignored, "$case: his event is " . ($ignored ? '' : 'not ') . 'visible by then');
+	is($committing->(), 1, "$case: nor has the other one the stream") unless $ignored;
+
+	name_standbys($node, $watch, '');
+	is(finish($_), '00000', "$case: named no longer it is answered") for $second, $third;
+	is($visible->(), 2, "$case: and visible");
+	$_->disconnect for $watch, map { $_->{dbh} } $first, $second, $third;
+	return;
+}
+
+# Standbys are named, and none, and named again, while many append to few streams
+# and many read.  Then the standby gets nothing more, and when nothing moves any
+# longer the primary is gone: all that anybody was told is on the standby.
+sub standby_under_load
+{
+	my ($ignored) = @_;
+	my $case = $ignored ? 'control: a standby that is not heeded' : 'standbys under load';
+	my $primary = store_cluster("sync_primary_$ignored", streaming => 1);
+	create_store($primary);
+	use_fault_build($primary);
+	$primary->append_conf('postgresql.conf', "shared_preload_libraries = '$libdir/event_store'\n");
+	$primary->restart;
+	$primary->backup('base');
+	my $standby = PostgreSQL::Test::Cluster->new("sync_standby_$ignored");
+	$standby->init_from_backup($primary, 'base', has_streaming => 1);
+	$standby->start;
+	my $dbh = connect_store($primary);
+	$dbh->do('SET synchronous_commit = local');
+	$dbh->do(q{SELECT es_create_subscription('hot')});
+
+	my %reader = (
+		follower => q{SELECT global_position, event_id FROM es_read_all($1, 100000)},
+		view => q{SELECT global_position, event_id FROM event_store.events WHERE global_position > $1},
+		subscriber => q{WITH f AS (SELECT * FROM es_fetch('hot') WHERE global_position > $1),
+			a AS (SELECT es_ack('hot', max(global_position)) FROM f HAVING count(*) > 0)
+			SELECT global_position, event_id FROM f LEFT JOIN a ON true});
+	# its checkpoint waits for the standby, too
+	delete $reader{subscriber} if $ignored;
+	my @fault = $ignored ? ('SET event_store.fault_no_standby = on') : ();
+	new_flags();
+	start_client("writer_$_", sub { write_hot($primary, @fault) }) for 1 .. $writers;
+	start_client("reader_$_", sub { read_hot($reader{$_}, 0, $primary) }) for sort keys %reader;
+	my $events = sub {
+		my ($more) = @_;
+		my $head = sql_value($dbh, 'SELECT es_head()');
+		return poll_until(sub { sql_value($dbh, 'SELECT es_head()') >= $head + $more });
+	};
+	foreach my $round (1 .. 3)
+	{
+		$events->(random_int(50, 200)) or die 'there is no load';
+		name_standbys($primary, $dbh, '*');
+		$events->(random_int(50, 200)) or die 'there is no load with a standby';
+		name_standbys($primary, $dbh, '') if $round < 3;
+	}
+	pass("$case: there is load, with a standby and without");
+
+	# the walreceiver is gone with it
+	$standby->stop('immediate');
+	ok( poll_until(
+			sub {
+				return sql_value($dbh,
+					q{SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE application_name = 'writer'
+					  AND (wait_event = 'SyncRep' OR wait_event_type = 'Lock')}) == $writers;
+			}),
+		"$case: nothing moves");
+	# who reads may read what is visible now
+	my $seen = sql_value($dbh, 'SELECT max(global_position) FROM event_store.event');
+	my $reads = q{SELECT reads FROM event_store.statistics};
+	my $before = sql_value($dbh, $reads);
+	poll_until(sub { sql_value($dbh, $reads) > $before + 20 });
+	$dbh->disconnect;
+	kill_server($primary);
+	my $result = wait_clients(test => "$case: no client failed");
+
+	$standby->append_conf('postgresql.conf', "synchronous_standby_names = ''\n");
+	$standby->start;
+	$standby->promote;
+	$dbh = connect_store($standby);
+	poll_until(sub { sql_value($dbh, 'SELECT NOT pg_is_in_recovery()') });
+	my $there = $dbh->selectall_hashref('SELECT global_position, event_id FROM event_store.event', 'global_position');
+	my %count = (told => 0, missing => 0);
+	foreach my $event (map { @{ $_->{events} || [] } } values %$result)
+	{
+		$count{told}++;
+		$count{missing}++ if ($there->{ $event->[0] }{event_id} || '') ne $event->[1];
+	}
+	note "$case: told of $count{told}, of which $count{missing} are missing; visible were positions up to $seen";
+	cmp_ok($count{told}, '>', 500, "$case: the clients were told of events");
+	if ($ignored)
+	{
+		cmp_ok($count{missing}, '>', 0, "$case: somebody was told of what the standby does not have");
+	}
+	else
+	{
+		is($count{missing}, 0, "$case: every event that anybody was told of is on the standby");
+		is(sql_value($dbh, 'SELECT count(*) FROM event_store.event WHERE global_position = ?', $seen), 1,
+			"$case: so is the last one that was visible");
+		is(sql_value($dbh, 'SELECT count(*) FROM es_verify()'), 0, "$case: es_verify finds nothing");
+	}
+	$dbh->disconnect;
+	$standby->stop;
+	return;
+}
+
+# ---------------------------------------------------------------------------
+
 # Many who append to few streams, many who read in every way, and power cuts.
 sub crashes_under_load
 {
@@ -502,8 +665,8 @@ sub crashes_under_load
 		$control->do('SET event_store.fault_no_flush = on');
 		disk_set(4, random_int(1, 4) * 1000);
 		new_flags();
-		start_client("writer_$_", \&write_hot) for 1 .. $writers;
-		start_client("reader_$_", sub { read_hot($reader{$_}, $head) }) for sort keys %reader;
+		start_client("writer_$_", sub { write_hot($node) }) for 1 .. $writers;
+		start_client("reader_$_", sub { read_hot($reader{$_}, $head, $node) }) for sort keys %reader;
 		start_client('listener', \&listen_hot);
 
 		my $wanted = $head + random_int(500, 1500);
@@ -564,8 +727,10 @@ sub crashes_under_load
 
 sub write_hot
 {
+	my ($server, @settings) = @_;
 	my @events;
-	my $dbh = connect_store($node, app => 'writer');
+	my $dbh = connect_store($server, app => 'writer');
+	run_sql($dbh, @settings);
 
 	# visible, and no reader knows where its commit record ends
 	$dbh->do("SET event_store.fault = 'commit_ended:pause=2\@20'") if random_int(0, 1);
@@ -581,9 +746,9 @@ sub write_hot
 
 sub read_hot
 {
-	my ($query, $after) = @_;
+	my ($query, $after, $server) = @_;
 	my (@events, $rows);
-	my $dbh = connect_store($node, app => 'reader');
+	my $dbh = connect_store($server, app => 'reader');
 	while ($rows = eval { $dbh->selectall_arrayref($query, undef, $after) })
 	{
 		push @events, @$rows;
