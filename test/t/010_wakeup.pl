@@ -379,7 +379,14 @@ sub waiters_go
 		$wait->();
 		$end{$how}->($_) for @waiters;
 		poll_until(sub { client_count($dbh) == 0 }) or die 'they do not go';
-		my @others = map { connect_store($node) } 1 .. 5;
+		# newer releases give away the place next that was free first, so that all others come before
+		my @others;
+		for (1 .. 60)
+		{
+			$_->disconnect for @others;
+			@others = map { connect_store($node) } 1 .. 5;
+			last if grep { $theirs{ $place->($_) } } @others;
+		}
 		ok((grep { $theirs{ $place->($_) } } @others), "waiters, $how: others have their places");
 		is($woken->(), 0, "waiters, $how: nobody is counted");
 		$_->disconnect for @others;
