@@ -352,8 +352,12 @@ SELECT pg_temp.after('ALTER TYPE es_event ADD ATTRIBUTE five int', call) FROM un
 SELECT pg_temp.after('ALTER TYPE es_event ALTER ATTRIBUTE version TYPE text', call) FROM unnest(ARRAY[
     'SELECT * FROM es_read_all()', $$SELECT e FROM es_read_all() AS e$$, $$SELECT es_load('Guard-1')$$]) AS call;
 SELECT pg_temp.after('ALTER TYPE es_event DROP ATTRIBUTE metadata', 'SELECT * FROM es_read_all()');
+SELECT pg_temp.after('ALTER TYPE es_event ALTER ATTRIBUTE event_id TYPE int',
+    $$SELECT es_tags(ROW((SELECT min(global_position) FROM event_store.events), 'x', 1, 5, 'A', 1, '1', '{}', now())::es_event)$$);
 SELECT pg_temp.after($$SELECT es_create_subscription('guarded'); ALTER TYPE es_event DROP ATTRIBUTE metadata$$, $$SELECT * FROM es_fetch('guarded')$$);
 SELECT pg_temp.after('ALTER TYPE es_appended ADD ATTRIBUTE five int', $$SELECT es_append('Guard-1', es_any(), 'A', '1')$$);
+SELECT pg_temp.after('ALTER TYPE es_appended ADD ATTRIBUTE five int', $$SELECT * FROM es_append('Guard-1', es_any(), 'A', '1')$$);
+SELECT pg_temp.after('ALTER TYPE es_appended ALTER ATTRIBUTE version TYPE text', $$SELECT * FROM es_append('Guard-1', es_any(), 'A', '1')$$);
 SELECT pg_temp.after('ALTER TYPE es_appended ALTER ATTRIBUTE version TYPE text', $$SELECT es_append_batch('Guard-1', es_any(), '{A}', '{1}')$$);
 
 --

@@ -266,12 +266,13 @@ SELECT pg_temp.error($$SELECT es_read_event('x')$$);
 CREATE INDEX read_position ON event_store.event (global_position DESC);
 CREATE INDEX read_type ON event_store.event (type_no, global_position DESC);
 CREATE INDEX read_stream ON event_store.event (stream_no DESC, version DESC);
+CREATE INDEX read_brin ON event_store.event USING brin (created_at);
 SELECT version FROM es_append('ReadOrder-1', 4, 'Placed', '12');
 SELECT pg_temp.short(:base, e) FROM es_read_all(:base + 8, 3) AS e;
 SELECT pg_temp.short(:base, e) FROM es_read_category('ReadOrder', :base, 3) AS e;
 SELECT array_agg(version) FROM es_read_stream('ReadOrder-1');
 SELECT es_stream_version('ReadOrder-1') AS version, es_head() > :base + 11 AS head;
-DROP INDEX event_store.read_position, event_store.read_type, event_store.read_stream;
+DROP INDEX event_store.read_position, event_store.read_type, event_store.read_stream, event_store.read_brin;
 
 --
 -- A stream whose name begins with "-" is of category "", which every reader,

@@ -182,6 +182,7 @@ es_condition_lock(const EsCondition *condition)
 		{
 			es_condition_nlocks++;
 			es_durable_hold(&tag);
+			es_durable_keep(&tag);
 		}
 		else
 		{

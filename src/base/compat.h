@@ -102,6 +102,18 @@ es_index_insert(Relation index, Datum *values, bool *isnull, ItemPointer tid,
 #endif
 }
 
+/*
+ * PG 17 lets an index keep what it needs from one entry to the next, as brin does
+ * with a page.  Drop with 16.
+ */
+static inline void
+es_index_insert_done(Relation index, struct IndexInfo *info)
+{
+#if PG_VERSION_NUM >= 170000
+	index_insert_cleanup(index, info);
+#endif
+}
+
 #if PG_VERSION_NUM >= 140000
 #define ES_HAVE_INDEX_UNCHANGED 1
 #endif

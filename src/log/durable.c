@@ -134,8 +134,14 @@ static XLogRecPtr es_append_end = InvalidXLogRecPtr;
 static bool es_append_mixed = false;
 static bool es_append_forced = false;
 
-/* locks that others may wait for */
-static LOCKTAG es_held[ES_DURABLE_LOCKS];
+/* a lock that others may wait for */
+typedef struct EsHeldLock
+{
+	LOCKTAG		tag;
+	bool		is_kept;		/* to the end of the transaction, for sure */
+} EsHeldLock;
+
+static EsHeldLock es_held[ES_DURABLE_LOCKS];
 static int	es_nheld = 0;
 static bool es_held_more = false;	/* there are more */
 static bool es_held_unsure = false; /* some may have been given back */
@@ -206,7 +212,8 @@ es_durable_end_append(int64 position)
 }
 
 /*
- * This transaction has got an exclusive lock that it keeps to its end.
+ * This transaction has got an exclusive lock.  If it ends with it, whoever waits
+ * is woken.
  */
 void
 es_durable_hold(const LOCKTAG *tag)
@@ -214,9 +221,44 @@ es_durable_hold(const LOCKTAG *tag)
 	if (es_durable == NULL)
 		return;
 	if (es_nheld < ES_DURABLE_LOCKS)
-		es_held[es_nheld++] = *tag;
+	{
+		es_held[es_nheld].tag = *tag;
+		es_held[es_nheld++].is_kept = false;
+	}
 	else
 		es_held_more = true;
+}
+
+static EsHeldLock *
+es_durable_last_held(const LOCKTAG *tag)
+{
+	if (es_nheld > 0 && memcmp(&es_held[es_nheld - 1].tag, tag, sizeof(LOCKTAG)) == 0)
+		return &es_held[es_nheld - 1];
+	return NULL;
+}
+
+/*
+ * The lock that it has got last is kept to the end.
+ */
+void
+es_durable_keep(const LOCKTAG *tag)
+{
+	EsHeldLock *held = es_durable_last_held(tag);
+
+	if (held != NULL)
+		held->is_kept = true;
+}
+
+/*
+ * It has been released.
+ */
+void
+es_durable_give_back(const LOCKTAG *tag)
+{
+	EsHeldLock *held = es_durable_last_held(tag);
+
+	if (held != NULL && !held->is_kept)
+		es_nheld--;
 }
 
 /*
@@ -226,7 +268,7 @@ static void
 es_durable_wake(void)
 {
 	for (int i = 0; i < es_nheld; i++)
-		es_queue_wake(&es_held[i]);
+		es_queue_wake(&es_held[i].tag);
 	if (es_held_more)
 		es_queue_wake_all();
 }
@@ -248,8 +290,9 @@ es_durable_has_waiters(void)
 
 	for (int i = 0; i < es_nheld; i++)
 	{
-		if (es_queue_has_waiters(&es_held[i]) ||
-			(!es_held_unsure && LockHasWaiters(&es_held[i], ExclusiveLock, false)))
+		if (es_queue_has_waiters(&es_held[i].tag) ||
+			(es_held[i].is_kept && !es_held_unsure &&
+			 LockHasWaiters(&es_held[i].tag, ExclusiveLock, false)))
 			return true;
 	}
 

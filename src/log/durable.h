@@ -14,6 +14,8 @@ extern void es_durable_init(void);
 extern void es_durable_begin_append(void);
 extern void es_durable_end_append(int64 position);
 extern void es_durable_hold(const LOCKTAG *tag);
+extern void es_durable_keep(const LOCKTAG *tag);
+extern void es_durable_give_back(const LOCKTAG *tag);
 
 /* who reads */
 extern int64 es_durable_below(void);

@@ -29,12 +29,12 @@
 #include "postgres.h"
 
 #include "miscadmin.h"
+#include "portability/instr_time.h"
 #include "storage/condition_variable.h"
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
 #include "storage/spin.h"
-#include "utils/timestamp.h"
 
 #include "base/compat.h"
 #include "base/fault.h"
@@ -154,13 +154,25 @@ es_queue_leave(void)
 }
 
 /*
+ * Leave without having tried again: a wake-up that has come meanwhile is for
+ * another one then.
+ */
+static void
+es_queue_give_up(void)
+{
+	ConditionVariableCancelSleep();
+	ConditionVariableSignal(&es_my_queue->q.released);
+	es_queue_leave();
+}
+
+/*
  * Process exit without an error, of who is told to end.
  */
 static void
 es_queue_exit(int code, Datum arg)
 {
 	if (es_my_queue != NULL)
-		es_queue_leave();
+		es_queue_give_up();
 }
 
 /*
@@ -169,21 +181,27 @@ es_queue_exit(int code, Datum arg)
 static LockAcquireResult
 es_queue_wait(EsQueue *queue, const LOCKTAG *tag)
 {
-	TimestampTz end = GetCurrentTimestamp() + ES_QUEUE_MS * INT64CONST(1000);
+	instr_time	start;
 	LockAcquireResult result;
+
+	/* by a clock that nobody sets back */
+	INSTR_TIME_SET_CURRENT(start);
 
 	/* a release from here on wakes us, one before we find */
 	ConditionVariablePrepareToSleep(&queue->q.released);
 	ES_FAULT_POINT("queued");
 	for (;;)
 	{
-		int64		left;
+		instr_time	now;
+		long		left;
 
 		result = LockAcquire(tag, ExclusiveLock, false, true);
-		left = end - GetCurrentTimestamp();
+		INSTR_TIME_SET_CURRENT(now);
+		INSTR_TIME_SUBTRACT(now, start);
+		left = ES_QUEUE_MS - (long) INSTR_TIME_GET_MILLISEC(now);
 		if (result != LOCKACQUIRE_NOT_AVAIL || left <= 0)
 			break;
-		(void) ConditionVariableTimedSleep(&queue->q.released, left / 1000 + 1,
+		(void) ConditionVariableTimedSleep(&queue->q.released, left,
 										   PG_WAIT_LOCK | LOCKTAG_ADVISORY);
 	}
 	ConditionVariableCancelSleep();
@@ -221,7 +239,7 @@ es_queue_lock(const LOCKTAG *tag)
 		}
 		PG_CATCH();
 		{
-			es_queue_leave();
+			es_queue_give_up();
 			PG_RE_THROW();
 		}
 		PG_END_TRY();

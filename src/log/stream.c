@@ -505,6 +505,7 @@ static void
 es_stream_unlock(const LOCKTAG *tag)
 {
 	(void) LockRelease(tag, ExclusiveLock, false);
+	es_durable_give_back(tag);
 	es_queue_wake(tag);
 }
 
@@ -556,12 +557,14 @@ es_stream_lock_remembered(const EsStore *store, Relation event, const char *name
 		return 0;
 
 	held_before = es_queue_lock(tag) != LOCKACQUIRE_OK;
+	if (!held_before)
+		es_durable_hold(tag);
 	ES_FAULT_POINT("stream_locked");
 	es_last_claim(event, store, stream_no, last);
 	if (last->is_exact && !held_before)
 	{
 		es_stream_nlocks++;
-		es_durable_hold(tag);
+		es_durable_keep(tag);
 		return stream_no;
 	}
 	es_stream_unlock(tag);
@@ -638,6 +641,8 @@ es_stream_lock(const EsStore *store, Relation event, const char *name, int len,
 			break;				/* still the same under the lock */
 
 		held_before = es_queue_lock(&tag) != LOCKACQUIRE_OK;
+		if (!held_before)
+			es_durable_hold(&tag);
 		es_stream_nlocks++;
 		locked = true;
 		ES_FAULT_POINT("stream_locked");
@@ -659,7 +664,7 @@ es_stream_lock(const EsStore *store, Relation event, const char *name, int len,
 	{
 		if (es_stream_nlocks <= ES_MAX_STREAM_LOCKS)
 		{
-			es_durable_hold(&tag);
+			es_durable_keep(&tag);
 			es_last_claim(event, store, stream.stream_no, last);
 			if (!last->is_exact)
 				es_stream_wait_for_row(rel, &stream);

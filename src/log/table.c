@@ -59,6 +59,7 @@ es_table_index_tuple(Relation rel, Relation index, HeapTuple tuple)
 		es_index_insert(index, values, isnull, &tuple->t_self, rel,
 						index->rd_index->indisunique ?
 						UNIQUE_CHECK_YES : UNIQUE_CHECK_NO, info);
+		es_index_insert_done(index, info);
 	}
 	ExecDropSingleTupleTableSlot(slot);
 	FreeExecutorState(estate);

@@ -21,6 +21,7 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/typcache.h"
 #include "utils/uuid.h"
 
 #include "base/args.h"
@@ -316,16 +317,20 @@ es_read_event(PG_FUNCTION_ARGS)
  *
  * The tags of a stored event, looked up by its position; an empty array when
  * it has none, or is not a stored event that the caller may see.
+ *
+ * Errors: 55000 when type es_event has been altered.
  */
 Datum
 es_tags(PG_FUNCTION_ARGS)
 {
 	HeapTupleHeader record = PG_GETARG_HEAPTUPLEHEADER(0);
+	TupleDesc	desc = lookup_rowtype_tupdesc(HeapTupleHeaderGetTypeId(record),
+											  HeapTupleHeaderGetTypMod(record));
 	ArrayType  *tags = NULL;
 	bool		position_null;
 	bool		id_null;
-	Datum		position = GetAttributeByNum(record, Anum_es_out_global_position, &position_null);
-	Datum		id = GetAttributeByNum(record, Anum_es_out_event_id, &id_null);
+	Datum		position;
+	Datum		id;
 	const EsStore *store;
 	Relation	event;
 	Relation	index;
@@ -335,6 +340,10 @@ es_tags(PG_FUNCTION_ARGS)
 	EsRowFilter *filter;
 	bool		isnull;
 
+	es_result_check_type(desc, es_out_types, Natts_es_out);
+	ReleaseTupleDesc(desc);
+	position = GetAttributeByNum(record, Anum_es_out_global_position, &position_null);
+	id = GetAttributeByNum(record, Anum_es_out_event_id, &id_null);
 	if (!position_null && !id_null)
 	{
 		event = es_store_open_event(&store, AccessShareLock);

@@ -105,7 +105,9 @@ sub places
 
 	# control: there are 16
 	my @importers = map { $start->() } 1 .. 17;
-	ok(poll_until(sub { sql_value($dbh, $shown) == 16 }), 'places, control: that was more than there are');
+	my $asleep = q{SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'};
+	ok(poll_until(sub { sql_value($dbh, $asleep) == 17 && sql_value($dbh, $shown) == 16 }),
+		'places, control: that was more than there are');
 	$dbh->do("SELECT pg_cancel_backend($_->{pg_pid})") for @importers;
 	eval { $_->pg_result } for @importers;
 	$_->disconnect for @importers;

@@ -438,6 +438,28 @@ sub queue
 	is(finish($two), '00000', 'queue, a new stream: the other one appends');
 	$_->{dbh}->disconnect for $one, $two;
 
+	# one that is not made after all, and one of which was only seen that it is not there
+	($one, $two) = map { session() } 1 .. 2;
+	$one->{dbh}->do(q{SET event_store.fault = 'stream_locked:pause=3000'});
+	begin($one, q{SELECT es_append('Queue-none', 5, 'T', '{}')});
+	ok(poll_until(sub { sql_value($watch, q{SELECT count(*) FROM pg_catalog.pg_locks
+		WHERE pid = $1 AND locktype = 'advisory'}, $one->{pid}) }), 'queue, no stream: one wants it to be there');
+	run_sql($two->{dbh}, 'SET lock_timeout = 0', 'SET event_store.fault_queue_ms = 1000000000');
+	begin($two, q{SELECT es_append('Queue-none', es_any(), 'T', '{}')});
+	ok(is_queued($watch, $two), 'queue, no stream: another one waits');
+	is(finish($one), 'VE001', 'queue, no stream: the first one fails');
+	ok(poll_until(sub { ready($two) }), 'queue, no stream: the other one is woken');
+	is(finish($two), '00000', 'queue, no stream: it appends');
+
+	run_sql($one->{dbh}, 'RESET event_store.fault', 'BEGIN',
+		q{SELECT es_append_streams('[{"stream_id": "Queue-checked", "expected_version": 0}]')});
+	begin($two, q{SELECT es_append('Queue-checked', es_any(), 'T', '{}')});
+	ok(is_queued($watch, $two), 'queue, checked: another one waits');
+	$one->{dbh}->do('COMMIT');
+	ok(poll_until(sub { ready($two) }), 'queue, checked: and is woken');
+	is(finish($two), '00000', 'queue, checked: it appends');
+	$_->{dbh}->disconnect for $one, $two;
+
 	# nobody says so: after a while they wait in the lock manager
 	($one, $two) = map { session() } 1 .. 2;
 	append($watch, 'Queue-0', ANY, 'T', random_uuid());
@@ -518,8 +540,10 @@ sub standby_named
 	append($first->{dbh}, $stream, ANY, 'T', random_uuid());
 	foreach my $next ($second, $third)
 	{
+		# in the queue, so that it is counted when the other one commits
+		run_sql($next->{dbh}, 'SET lock_timeout = 0', 'SET event_store.fault_queue_ms = 1000000000');
 		begin($next, "SELECT es_append('$stream', es_any(), 'T', '{}')");
-		ok(waits_for_lock($watch, $next), "$case: one waits for the stream");
+		ok(is_queued($watch, $next), "$case: one waits for the stream");
 	}
 	name_standbys($node, $watch, 'nobody');
 	$first->{dbh}->do('ROLLBACK');

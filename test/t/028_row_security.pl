@@ -33,7 +33,7 @@ my %tells = map { $_ => 1 } qw(
   es_read_stream es_read_all es_read_category es_read_query es_read_event es_envelope es_tags es_load es_state
   es_read_snapshot es_decide es_list_streams es_check_upcasters es_preview_upcasters es_append es_append_batch
   es_append_streams es_append_if es_import es_fetch es_run_projection
-  es_retry_projection_parked
+  es_retry_projection_parked consumers
   get_stream_messages get_stream_messages_where get_category_messages get_category_messages_where
   get_last_stream_message
   event stream snapshot events parked_events projections projection_parked
