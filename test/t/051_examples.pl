@@ -105,7 +105,7 @@ sub cut
 				SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
 				 WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
 				   AND CASE WHEN query NOT LIKE '%es_fetch%' THEN random() < 0.5
-							ELSE random() < 0.1 AND clock_timestamp() - query_start < '0.1 s' END});
+							ELSE random() < 0.04 AND clock_timestamp() - query_start < '0.1 s' END});
 			random_pause(30);
 		}
 		return { cuts => $cuts };
