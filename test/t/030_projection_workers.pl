@@ -157,7 +157,7 @@ sub several_at_once
 	my $end = time() + $seconds / 4;
 	ok(poll_until(sub { time() > $end }), 'runs for a while');
 	flag_set('stop');
-	my $result = wait_clients(limit => 60, test => 'no client failed');
+	my $result = wait_clients(limit => 240, test => 'no client failed');
 	my @applied = map { $result->{"runner_$_"}{applied} || 0 } 1 .. 4;
 	note "applied by sessions: @applied";
 	cmp_ok(scalar(grep { $_ > 0 } @applied), '>=', 2, 'several sessions applied events');
