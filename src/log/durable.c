@@ -81,6 +81,7 @@
 
 #include "base/compat.h"
 #include "base/fault.h"
+#include "base/shmem.h"
 #include "log/durable.h"
 #include "log/last.h"
 #include "log/queue.h"
@@ -146,31 +147,15 @@ static int	es_nheld = 0;
 static bool es_held_more = false;	/* there are more */
 static bool es_held_unsure = false; /* some may have been given back */
 
-static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
-#ifdef ES_HAVE_SHMEM_REQUEST_HOOK
-static shmem_request_hook_type prev_shmem_request_hook = NULL;
-#endif
 static ExecutorStart_hook_type prev_executor_start = NULL;
 static ProcessUtility_hook_type prev_process_utility = NULL;
 static object_access_hook_type prev_object_access = NULL;
-
-static void
-es_durable_request(void)
-{
-#ifdef ES_HAVE_SHMEM_REQUEST_HOOK
-	if (prev_shmem_request_hook)
-		prev_shmem_request_hook();
-#endif
-	RequestAddinShmemSpace(sizeof(EsDurableShared));
-}
 
 static void
 es_durable_startup(void)
 {
 	bool		found;
 
-	if (prev_shmem_startup_hook)
-		prev_shmem_startup_hook();
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	es_durable = ShmemInitStruct("event_store commits", sizeof(EsDurableShared), &found);
 	if (!found)
@@ -645,17 +630,10 @@ es_durable_init(void)
 	RegisterSubXactCallback(es_durable_subxact_callback, NULL);
 	RegisterResourceReleaseCallback(es_durable_release, NULL);
 
+	es_shmem_preload(sizeof(EsDurableShared), es_durable_startup);
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 
-#ifdef ES_HAVE_SHMEM_REQUEST_HOOK
-	prev_shmem_request_hook = shmem_request_hook;
-	shmem_request_hook = es_durable_request;
-#else
-	es_durable_request();
-#endif
-	prev_shmem_startup_hook = shmem_startup_hook;
-	shmem_startup_hook = es_durable_startup;
 	prev_executor_start = ExecutorStart_hook;
 	ExecutorStart_hook = es_durable_executor_start;
 	prev_process_utility = ProcessUtility_hook;

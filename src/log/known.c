@@ -26,12 +26,12 @@
 #include "postgres.h"
 
 #include "miscadmin.h"
-#include "storage/ipc.h"
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
 #include "storage/spin.h"
 
 #include "base/compat.h"
+#include "base/shmem.h"
 #include "log/known.h"
 #include "log/last.h"
 
@@ -60,21 +60,6 @@ typedef struct EsKnownSlot
 
 static char *es_known_slots = NULL;
 
-static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
-#ifdef ES_HAVE_SHMEM_REQUEST_HOOK
-static shmem_request_hook_type prev_shmem_request_hook = NULL;
-#endif
-
-static void
-es_known_request(void)
-{
-#ifdef ES_HAVE_SHMEM_REQUEST_HOOK
-	if (prev_shmem_request_hook)
-		prev_shmem_request_hook();
-#endif
-	RequestAddinShmemSpace(ES_KNOWN_SIZE * ES_KNOWN_SLOTS + PG_CACHE_LINE_SIZE);
-}
-
 static inline EsKnownSlot *
 es_known_slot(uint64 hash)
 {
@@ -86,8 +71,6 @@ es_known_startup(void)
 {
 	bool		found;
 
-	if (prev_shmem_startup_hook)
-		prev_shmem_startup_hook();
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	es_known_slots = ShmemInitStruct("event_store numbers of streams " ES_VERSION,
 									 ES_KNOWN_SIZE * ES_KNOWN_SLOTS, &found);
@@ -167,15 +150,5 @@ es_known_put(Relation rel, const EsStore *store, uint64 hash, const char *name, 
 void
 es_known_init(void)
 {
-	if (!process_shared_preload_libraries_in_progress)
-		return;
-
-#ifdef ES_HAVE_SHMEM_REQUEST_HOOK
-	prev_shmem_request_hook = shmem_request_hook;
-	shmem_request_hook = es_known_request;
-#else
-	es_known_request();
-#endif
-	prev_shmem_startup_hook = shmem_startup_hook;
-	shmem_startup_hook = es_known_startup;
+	es_shmem_preload(ES_KNOWN_SIZE * ES_KNOWN_SLOTS, es_known_startup);
 }

@@ -57,7 +57,6 @@
 #include "commands/trigger.h"
 #include "miscadmin.h"
 #include "port/atomics.h"
-#include "storage/ipc.h"
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
 #include "storage/spin.h"
@@ -67,6 +66,7 @@
 
 #include "base/compat.h"
 #include "base/fault.h"
+#include "base/shmem.h"
 #include "log/last.h"
 
 /* slots, powers of two; few in the test build, so that streams have to share them */
@@ -131,28 +131,11 @@ static uint32 es_last_xact = 1;
 /* this transaction has put rows into the store that are no appends */
 static bool es_last_foreign = false;
 
-static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
-#ifdef ES_HAVE_SHMEM_REQUEST_HOOK
-static shmem_request_hook_type prev_shmem_request_hook = NULL;
-#endif
-
-static void
-es_last_request(void)
-{
-#ifdef ES_HAVE_SHMEM_REQUEST_HOOK
-	if (prev_shmem_request_hook)
-		prev_shmem_request_hook();
-#endif
-	RequestAddinShmemSpace(sizeof(EsLastShared) + PG_CACHE_LINE_SIZE);
-}
-
 static void
 es_last_startup(void)
 {
 	bool		found;
 
-	if (prev_shmem_startup_hook)
-		prev_shmem_startup_hook();
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	es_last_shared = ShmemInitStruct("event_store last versions " ES_VERSION,
 									 sizeof(EsLastShared), &found);
@@ -490,15 +473,5 @@ es_last_init(void)
 	RegisterXactCallback(es_last_xact_callback, NULL);
 	RegisterSubXactCallback(es_last_subxact_callback, NULL);
 
-	if (!process_shared_preload_libraries_in_progress)
-		return;
-
-#ifdef ES_HAVE_SHMEM_REQUEST_HOOK
-	prev_shmem_request_hook = shmem_request_hook;
-	shmem_request_hook = es_last_request;
-#else
-	es_last_request();
-#endif
-	prev_shmem_startup_hook = shmem_startup_hook;
-	shmem_startup_hook = es_last_startup;
+	es_shmem_preload(sizeof(EsLastShared), es_last_startup);
 }

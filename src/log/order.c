@@ -38,6 +38,7 @@
 
 #include "base/compat.h"
 #include "base/fault.h"
+#include "base/shmem.h"
 #include "log/order.h"
 
 #define ES_NUM_INSERT_LOCKS		8	/* as NUM_XLOGINSERT_LOCKS */
@@ -70,21 +71,6 @@ static int64 es_xact_highest = 0;
 /* subtransaction of the first append that has not been rolled back */
 static SubTransactionId es_first_subid = InvalidSubTransactionId;
 
-static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
-#ifdef ES_HAVE_SHMEM_REQUEST_HOOK
-static shmem_request_hook_type prev_shmem_request_hook = NULL;
-#endif
-
-static void
-es_order_request(void)
-{
-#ifdef ES_HAVE_SHMEM_REQUEST_HOOK
-	if (prev_shmem_request_hook)
-		prev_shmem_request_hook();
-#endif
-	RequestAddinShmemSpace(sizeof(EsOrderShared) + PG_CACHE_LINE_SIZE);
-}
-
 /*
  * Find or make the shared array.
  */
@@ -110,14 +96,6 @@ es_order_create(void)
 
 	LWLockRegisterTranche(shared->tranche_id, "event_store_insert");
 	es_order = shared;
-}
-
-static void
-es_order_startup(void)
-{
-	if (prev_shmem_startup_hook)
-		prev_shmem_startup_hook();
-	es_order_create();
 }
 
 /*
@@ -274,15 +252,5 @@ es_order_init(void)
 	RegisterXactCallback(es_order_xact_callback, NULL);
 	RegisterSubXactCallback(es_order_subxact_callback, NULL);
 
-	if (!process_shared_preload_libraries_in_progress)
-		return;
-
-#ifdef ES_HAVE_SHMEM_REQUEST_HOOK
-	prev_shmem_request_hook = shmem_request_hook;
-	shmem_request_hook = es_order_request;
-#else
-	es_order_request();
-#endif
-	prev_shmem_startup_hook = shmem_startup_hook;
-	shmem_startup_hook = es_order_startup;
+	es_shmem_preload(sizeof(EsOrderShared), es_order_create);
 }

@@ -38,6 +38,7 @@
 
 #include "base/compat.h"
 #include "base/fault.h"
+#include "base/shmem.h"
 #include "log/queue.h"
 #include "settings.h"
 
@@ -66,28 +67,11 @@ static EsQueue *es_queues = NULL;
 /* where this process is counted, NULL = nowhere */
 static EsQueue *es_my_queue = NULL;
 
-static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
-#ifdef ES_HAVE_SHMEM_REQUEST_HOOK
-static shmem_request_hook_type prev_shmem_request_hook = NULL;
-#endif
-
-static void
-es_queue_request(void)
-{
-#ifdef ES_HAVE_SHMEM_REQUEST_HOOK
-	if (prev_shmem_request_hook)
-		prev_shmem_request_hook();
-#endif
-	RequestAddinShmemSpace(sizeof(EsQueue) * ES_NUM_QUEUES + PG_CACHE_LINE_SIZE);
-}
-
 static void
 es_queue_startup(void)
 {
 	bool		found;
 
-	if (prev_shmem_startup_hook)
-		prev_shmem_startup_hook();
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	es_queues = ShmemInitStruct("event_store queues", sizeof(EsQueue) * ES_NUM_QUEUES, &found);
 	if (!found)
@@ -296,15 +280,5 @@ es_queue_wake_all(void)
 void
 es_queue_init(void)
 {
-	if (!process_shared_preload_libraries_in_progress)
-		return;
-
-#ifdef ES_HAVE_SHMEM_REQUEST_HOOK
-	prev_shmem_request_hook = shmem_request_hook;
-	shmem_request_hook = es_queue_request;
-#else
-	es_queue_request();
-#endif
-	prev_shmem_startup_hook = shmem_startup_hook;
-	shmem_startup_hook = es_queue_startup;
+	es_shmem_preload(sizeof(EsQueue) * ES_NUM_QUEUES, es_queue_startup);
 }

@@ -35,21 +35,6 @@ EsWakeupShared *es_wakeup_shared = NULL;
 static EsWakeupEntry *es_wakeup_entry = NULL;
 static bool es_wakeup_tried = false;
 
-static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
-#ifdef ES_HAVE_SHMEM_REQUEST_HOOK
-static shmem_request_hook_type prev_shmem_request_hook = NULL;
-#endif
-
-static void
-es_wakeup_request(void)
-{
-#ifdef ES_HAVE_SHMEM_REQUEST_HOOK
-	if (prev_shmem_request_hook)
-		prev_shmem_request_hook();
-#endif
-	RequestAddinShmemSpace(sizeof(EsWakeupShared) + PG_CACHE_LINE_SIZE);
-}
-
 static void
 es_wakeup_reset(EsWakeupShared *shared, int n, Oid dboid)
 {
@@ -100,14 +85,6 @@ es_wakeup_attach(void)
 {
 	es_wakeup_shared = es_shmem_get("event_store wake-ups " ES_VERSION,
 									sizeof(EsWakeupShared), es_wakeup_init_shared);
-}
-
-static void
-es_wakeup_startup(void)
-{
-	if (prev_shmem_startup_hook)
-		prev_shmem_startup_hook();
-	es_wakeup_attach();
 }
 
 /*
@@ -242,15 +219,5 @@ void
 es_wakeup_shared_init(void)
 {
 	es_count_init(es_wakeup_attach_counters);
-	if (!process_shared_preload_libraries_in_progress)
-		return;
-
-#ifdef ES_HAVE_SHMEM_REQUEST_HOOK
-	prev_shmem_request_hook = shmem_request_hook;
-	shmem_request_hook = es_wakeup_request;
-#else
-	es_wakeup_request();
-#endif
-	prev_shmem_startup_hook = shmem_startup_hook;
-	shmem_startup_hook = es_wakeup_startup;
+	es_shmem_preload(sizeof(EsWakeupShared), es_wakeup_attach);
 }
