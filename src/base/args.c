@@ -395,16 +395,12 @@ es_function_named(const char *name)
 Oid
 es_arg_function(FunctionCallInfo fcinfo, int n, const char *argument)
 {
-	HeapTuple	tuple;
-	Oid			type;
+	Oid		   *argtypes;
+	int			nargs;
 
 	es_arg_required(fcinfo, n, argument);
-	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(fcinfo->flinfo->fn_oid));
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for function %u", fcinfo->flinfo->fn_oid);
-	type = ((Form_pg_proc) GETSTRUCT(tuple))->proargtypes.values[n];
-	ReleaseSysCache(tuple);
-	return type == TEXTOID ? es_function_named(text_to_cstring(PG_GETARG_TEXT_PP(n))) :
+	(void) get_func_signature(fcinfo->flinfo->fn_oid, &argtypes, &nargs);
+	return argtypes[n] == TEXTOID ? es_function_named(text_to_cstring(PG_GETARG_TEXT_PP(n))) :
 		PG_GETARG_OID(n);
 }
 

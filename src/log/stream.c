@@ -510,28 +510,31 @@ es_stream_unlock(const LOCKTAG *tag)
 }
 
 /*
- * The number of a stream, if it is remembered; 0 if one has to look.
+ * Is the stream remembered, here or for all?
  */
-static int64
-es_stream_remembered(const EsStore *store, const char *name, int len, uint64 hash)
+static bool
+es_stream_remembered(const EsStore *store, const char *name, int len, uint64 hash,
+					 EsStreamEntry *stream)
 {
 	EsStreamEntry *cached;
-	EsStreamEntry known;
 	Relation	rel;
+	bool		known;
 
 	es_stream_cache_begin();
 	cached = es_stream_cached(name, len);
 	if (cached != NULL)
-		return cached->stream_no;
+	{
+		*stream = *cached;
+		return true;
+	}
 	rel = RelationIdGetRelation(store->stream);
 	if (!RelationIsValid(rel))
-		return 0;
-	if (es_known_get(rel, store, hash, name, len, &known.stream_no, &known.tid))
-		es_check_known(rel, store, name, len, &known);
-	else
-		known.stream_no = 0;
+		return false;
+	known = es_known_get(rel, store, hash, name, len, &stream->stream_no, &stream->tid);
+	if (known)
+		es_check_known(rel, store, name, len, stream);
 	RelationClose(rel);
-	return known.stream_no;
+	return known;
 }
 
 /*
@@ -548,27 +551,27 @@ static int64
 es_stream_lock_remembered(const EsStore *store, Relation event, const char *name, int len,
 						  uint64 hash, const LOCKTAG *tag, EsLast *last)
 {
-	int64		stream_no = 0;
+	EsStreamEntry stream;
 	bool		held_before;
 
-	if (es_stream_nlocks < ES_MAX_STREAM_LOCKS)
-		stream_no = es_stream_remembered(store, name, len, hash);
-	if (stream_no == 0 || !es_last_is_known(event, store, stream_no))
+	if (es_stream_nlocks >= ES_MAX_STREAM_LOCKS ||
+		!es_stream_remembered(store, name, len, hash, &stream) ||
+		!es_last_is_known(event, store, stream.stream_no))
 		return 0;
 
 	held_before = es_queue_lock(tag) != LOCKACQUIRE_OK;
 	if (!held_before)
 		es_durable_hold(tag);
 	ES_FAULT_POINT("stream_locked");
-	es_last_claim(event, store, stream_no, last);
+	es_last_claim(event, store, stream.stream_no, last);
 	if (last->is_exact && !held_before)
 	{
 		es_stream_nlocks++;
 		es_durable_keep(tag);
-		return stream_no;
+		return stream.stream_no;
 	}
 	es_stream_unlock(tag);
-	return last->is_exact ? stream_no : 0;
+	return last->is_exact ? stream.stream_no : 0;
 }
 
 /*
@@ -588,7 +591,6 @@ es_stream_lock(const EsStore *store, Relation event, const char *name, int len,
 	uint64		hash = es_stream_hash(name, len);
 	int64		stream_no;
 	EsStreamEntry stream;
-	EsStreamEntry *cached;
 	EsStreamState state;
 	TransactionId pending;
 	bool		locked = false;
@@ -604,18 +606,8 @@ es_stream_lock(const EsStore *store, Relation event, const char *name, int len,
 	rel = table_open(store->stream, RowExclusiveLock);
 	for (;;)
 	{
-		es_stream_cache_begin();
-		cached = es_stream_cached(name, len);
-		if (cached != NULL)
-		{
-			stream = *cached;
+		if (es_stream_remembered(store, name, len, hash, &stream))
 			state = ES_STREAM_COMMITTED;
-		}
-		else if (es_known_get(rel, store, hash, name, len, &stream.stream_no, &stream.tid))
-		{
-			es_check_known(rel, store, name, len, &stream);
-			state = ES_STREAM_COMMITTED;
-		}
 		else
 		{
 			state = es_stream_lookup(rel, store, name, len, &stream, &pending);
