@@ -108,7 +108,7 @@ left_out     = $(filter-out $(ISOLATION),$(specs))
 installcheck: installcheck-server
 .PHONY: installcheck-server
 installcheck-server:
-	@$(bindir)/psql -XAtq -d postgres -c '' || \
+	@test "$$($(bindir)/psql -XAtq -d postgres -c 'SHOW is_superuser')" = on || \
 		{ echo "make installcheck needs a superuser of the server: sudo -u postgres createuser --superuser $$(id -un)"; exit 1; }
 	@$(if $(and $(ISOLATION),$(left_out)),echo "left out because max_prepared_transactions is $(max_prepared): $(left_out)",:)
 

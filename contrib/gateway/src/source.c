@@ -25,7 +25,7 @@ source_set(Source *source, const void *name, size_t len)
 		return true;
 	source->kind = SOURCE_STREAM;
 	source->key = source->name;
-	if (strncmp(source->name, "$ce-", 4) == 0 && source->name[4])
+	if (strncmp(source->name, "$ce-", 4) == 0)
 		source->kind = SOURCE_CATEGORY;
 	else if (strncmp(source->name, "$et-", 4) == 0 && source->name[4])
 		source->kind = SOURCE_TYPE;

@@ -187,6 +187,14 @@ module.exports = (client_name) => {
     assert.equal((await failure(collect(client.readStream('$ce-NobodyAtAll')))).type, 'stream-not-found');
   });
 
+  on('reads the category of streams that begin with a dash', async () => {
+    const stream = `-${fresh('Dash')}`;
+    await client.appendToStream(stream, events(2));
+    const read = await collect(client.readStream('$ce-', { resolveLinkTos: true }));
+    assert.deepEqual(read.filter(({ event: e }) => e.streamId === stream).map(({ event: e }) => e.data.n), [0, 1]);
+    assert.ok(read.every(({ event: e, link }) => e.streamId.startsWith('-') && link.streamId === '$ce-'));
+  });
+
   on('subscribes to a stream from the start, a revision, the end', async () => {
     const stream = fresh('Sub');
     await client.appendToStream(stream, events(10));
