@@ -9,10 +9,12 @@
  * any function has changed, and for another user or search path: it runs with
  * the rights of whoever reads, and sees what he would see in a query of his.
  * Who has the rights of the function's owner anyhow, a superuser above all,
- * lays down all others for the call: what an admin has defined must not act as
- * the superuser who happens to read.  There it may do no more than a SECURITY
- * DEFINER function that PostgreSQL does not trust: SET ROLE, temporary tables,
- * deferred triggers and settings that stay are refused or undone.
+ * lays down all others for the call, and to compile it: what an admin has
+ * defined must not act as the superuser who happens to read, and the planner
+ * executes what is IMMUTABLE and has constant arguments.  There it may do no
+ * more than a SECURITY DEFINER function that PostgreSQL does not trust: SET
+ * ROLE, temporary tables, deferred triggers and settings that stay are refused
+ * or undone.
  *
  * Whatever goes wrong inside is reported as VE006 and names the event; only
  * a cancelled query, a failed serialization and exhausted resources keep their
@@ -57,7 +59,7 @@ struct EsFunction
 	bool		busy;			/* being called: not reentrant */
 	bool		by_path;		/* what it does depends on search_path */
 	uint64		generation;		/* of es_function_generation; 0 = not compiled */
-	Oid			userid;			/* whom it was compiled for */
+	Oid			userid;			/* the reader whom it was compiled for */
 	Oid			owner;			/* of the function */
 	EsSearchPath *path;
 	Oid			funcid;
@@ -376,10 +378,38 @@ es_function_resolve(EsFunction *function, const Datum *event)
 }
 
 /*
- * Compile the call.
+ * Become the function's owner, if the reader has all that the owner may.  An
+ * error leaves user and settings to the abort.
+ *
+ * Result: for es_function_leave; 0 = the reader stays himself.
+ */
+static int
+es_function_enter(const EsFunction *function, Oid reader, int sec_context)
+{
+	if (likely(function->owner == reader) || superuser_arg(function->owner) ||
+		!has_privs_of_role(reader, function->owner))
+		return 0;
+
+	SetUserIdAndSecContext(function->owner, sec_context |
+						   SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
+	return NewGUCNestLevel();
+}
+
+static void
+es_function_leave(int guc_level, Oid reader, int sec_context)
+{
+	if (likely(guc_level == 0))
+		return;
+	AtEOXact_GUC(false, guc_level);
+	SetUserIdAndSecContext(reader, sec_context);
+}
+
+/*
+ * Compile the call, as whom es_function_enter has made the current user: the
+ * planner inlines and executes.
  */
 static void
-es_function_compile(EsFunction *function)
+es_function_compile(EsFunction *function, Oid reader)
 {
 	uint64		generation = es_function_generation;
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
@@ -423,7 +453,7 @@ es_function_compile(EsFunction *function)
 		MemoryContextDelete(function->context);
 	MemoryContextSetParent(context, TopMemoryContext);
 	function->context = context;
-	function->userid = GetUserId();
+	function->userid = reader;
 	function->generation = generation;
 }
 
@@ -440,32 +470,6 @@ es_function_result(const EsFunction *function, const Datum *args, Datum result)
 			return result;
 	}
 	return PointerGetDatum(PG_DETOAST_DATUM_COPY(result));
-}
-
-/*
- * Evaluate the call, as the function's owner if the reader has all that the
- * owner may.  An error leaves user and settings to the abort.
- */
-static Datum
-es_function_evaluate(EsFunction *function, bool *isnull)
-{
-	Oid			reader;
-	int			sec_context;
-	int			guc_level;
-	Datum		result;
-
-	GetUserIdAndSecContext(&reader, &sec_context);
-	if (likely(function->owner == reader) || superuser_arg(function->owner) ||
-		!has_privs_of_role(reader, function->owner))
-		return ExecEvalExpr(function->expr, function->econtext, isnull);
-
-	SetUserIdAndSecContext(function->owner, sec_context |
-						   SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
-	guc_level = NewGUCNestLevel();
-	result = ExecEvalExpr(function->expr, function->econtext, isnull);
-	AtEOXact_GUC(false, guc_level);
-	SetUserIdAndSecContext(reader, sec_context);
-	return result;
 }
 
 /*
@@ -500,9 +504,7 @@ es_function_call(EsFunction *function, const Datum *args, const Datum *event)
 		nested.busy = false;
 		callee = &nested;
 	}
-	compiled = callee->generation == es_function_generation &&
-		callee->userid == GetUserId() &&
-		(!callee->by_path || es_search_path_matches(callee->path));
+	compiled = callee->generation == es_function_generation && callee->userid == reader;
 	if (unlikely(!compiled))
 	{
 		callee->generation = 0;
@@ -513,17 +515,20 @@ es_function_call(EsFunction *function, const Datum *args, const Datum *event)
 	{
 		ErrorContextCallback *error_context = error_context_stack;
 		EsFunction *f = callee;
+		int			guc_level;
 
 		/* what is further up is added when the error is reported anew */
 		error_context_stack = NULL;
-		if (unlikely(!compiled))
-			es_function_compile(f);
+		guc_level = es_function_enter(f, reader, sec_context);
+		if (unlikely(!compiled) || (f->by_path && unlikely(!es_search_path_matches(f->path))))
+			es_function_compile(f, reader);
 		f->busy = true;
 		for (int i = 0; i < f->nargs; i++)
 			f->params->params[i].value = args[i];
 		f->econtext->ecxt_per_tuple_memory = context;
-		result = es_function_evaluate(f, &isnull);
+		result = ExecEvalExpr(f->expr, f->econtext, &isnull);
 		f->busy = false;
+		es_function_leave(guc_level, reader, sec_context);
 		error_context_stack = error_context;
 	}
 	PG_CATCH();

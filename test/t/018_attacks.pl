@@ -176,13 +176,39 @@ sub given_functions
 				\$f\$ BEGIN $body RETURN data; END \$f\$",
 			"CREATE FUNCTION evil.fold_$name(state jsonb, e public.es_event) RETURNS jsonb LANGUAGE plpgsql AS
 				\$f\$ BEGIN $body RETURN '{}'; END \$f\$");
-		append($dbh, "Up$n-1", ANY, "Up$name") for 1 .. 2;
-		append($dbh, "Fold$n-1", ANY, 'T') for 1 .. 2;
-		$mallory->do(q{SELECT public.es_define_upcaster(?, 1, ?::regprocedure)}, undef, "Up$name", "evil.up_$name(jsonb)");
-		$mallory->do(q{SELECT public.es_define_aggregate(?, ?::regprocedure)}, undef, "Fold$n",
-			"evil.fold_$name(jsonb, public.es_event)");
-		$n++;
+
+		# and what the planner inlines, and executes since it is immutable and has no arguments
+		run_sql($mallory,
+			"CREATE FUNCTION evil.boom_$name() RETURNS jsonb LANGUAGE plpgsql IMMUTABLE AS
+				\$f\$ BEGIN $body RETURN '{}'; END \$f\$",
+			"CREATE FUNCTION evil.up_planned_$name(data jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS
+				\$f\$ SELECT data || evil.boom_$name() \$f\$",
+			"CREATE FUNCTION evil.up_planned_$name(data jsonb, metadata jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS
+				\$f\$ SELECT data || evil.boom_$name() || metadata \$f\$",
+			"CREATE FUNCTION evil.fold_planned_$name(state jsonb, e public.es_event) RETURNS jsonb LANGUAGE sql IMMUTABLE AS
+				\$f\$ SELECT state || evil.boom_$name() \$f\$");
+		foreach my $kind ('', 'planned_')
+		{
+			append($dbh, "Up$n-1", ANY, "Up$kind$name") for 1 .. 2;
+			append($dbh, "Fold$n-1", ANY, 'T') for 1 .. 2;
+			my $arguments = $kind && $n % 4 == 3 ? 'jsonb, jsonb' : 'jsonb';
+			$mallory->do(q{SELECT public.es_define_upcaster(?, 1, ?::regprocedure)}, undef, "Up$kind$name",
+				"evil.up_$kind$name($arguments)");
+			$mallory->do(q{SELECT public.es_define_aggregate(?, ?::regprocedure)}, undef, "Fold$n",
+				"evil.fold_$kind$name(jsonb, public.es_event)");
+			$n++;
+		}
 	}
+
+	# handlers of his projections, which a superuser runs, rebuilds and switches
+	run_sql($mallory,
+		q{CREATE FUNCTION evil.handle(e public.es_event) RETURNS void LANGUAGE sql AS
+			$$ SELECT evil.boom_plain(); SELECT evil.act('handler') $$},
+		q{CREATE FUNCTION evil.reset() RETURNS void LANGUAGE sql AS $$ SELECT evil.boom_plain(); SELECT evil.act('reset handler') $$},
+		q{CREATE FUNCTION evil.switch() RETURNS void LANGUAGE sql AS $$ SELECT evil.boom_plain(); SELECT evil.act('switch handler') $$},
+		q{SELECT public.es_create_projection('his', 'evil.handle(public.es_event)', '{Fold0}', paused => true,
+			reset_handler => 'evil.reset()')},
+		q{SELECT public.es_prepare_projection('his', 'evil.handle(public.es_event)', 'evil.reset()')});
 
 	# the same in the worker of a superuser's projection
 	run_sql($dbh, 'CREATE TABLE public.supers (n bigint)',
@@ -201,12 +227,19 @@ sub given_functions
 	run_sql($dbh, q{SELECT es_create_subscription('s')}, 'ALTER DATABASE given SET search_path = evil, public, pg_catalog');
 	my $reader = connect_store($node, db => 'given', plain => 1);
 	my @reads = (
+		'EXPLAIN (VERBOSE) SELECT data FROM event_store.events',
+		(map { "SELECT data FROM event_store.events WHERE stream_id = 'Up$_-1'" } reverse 0 .. $n - 1),
 		'SELECT count(*) FROM public.es_read_all(0, NULL)', 'SELECT data FROM event_store.events',
 		q{SELECT count(*) FROM public.es_read_category('Up0')}, q{SELECT * FROM public.es_read_stream('Up1-1')},
 		q{SELECT * FROM public.es_load('Up2-1')}, q{SELECT * FROM public.es_fetch('s')},
 		'SELECT * FROM public.es_check_upcasters(NULL)', 'SELECT * FROM public.es_preview_upcasters()',
 		q{SELECT * FROM public.es_read_query('{}', 0, NULL)},
 		(map { "SELECT * FROM public.es_state('Fold$_-1')" } 0 .. $n - 1),
+		q{SELECT * FROM public.es_decide('{"items": [{"streams": ["Fold1-1"]}]}', 'evil.fold_planned_plain(jsonb, public.es_event)', '[]')},
+		q{SELECT * FROM event_store.parked_events}, q{SELECT event_store.es_upcast_data('Upplanned_plain', 1, '{}',
+			'00000000-0000-4000-8000-000000000001', '', 0, '{}')},
+		q{SELECT public.es_run_projection('his')}, q{SELECT public.es_switch_projection('his', 'evil.switch()')},
+		q{SELECT public.es_rebuild_projection('his')}, q{SELECT public.es_run_projection('his')},
 		(map { "SELECT * FROM public.es_read_stream('Up$_-1')" } 0 .. $n - 1));
 	foreach my $read (@reads)
 	{
