@@ -432,3 +432,57 @@ SELECT version FROM es_append('Guard-1', 4, 'D', '5');
 
 SELECT pg_temp.error('SELECT event_store.es_check_table(0)');
 SELECT pg_temp.error('SELECT event_store.es_check_table(4294967295::oid)');
+
+--
+-- Anybody may make an index with the access method of tags on a table of his own
+--
+
+CREATE FUNCTION pg_temp.anybody(command text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    result text;
+BEGIN
+    SET LOCAL ROLE regress_es_anybody;
+    result := pg_temp.error(command);
+    RESET ROLE;
+    RETURN result;
+END
+$$;
+CREATE ROLE regress_es_anybody;
+GRANT USAGE ON SCHEMA event_store TO regress_es_anybody;
+SET ROLE regress_es_anybody;
+CREATE TEMP TABLE any_table (n bigint, tags text[], position bigint, names varchar[], PRIMARY KEY (n));
+RESET ROLE;
+INSERT INTO any_table VALUES (1, '{a,b}', 7);
+SELECT pg_temp.anybody('CREATE INDEX ON any_table USING event_store_tags (n)');
+SELECT columns, left(pg_temp.anybody(format('CREATE INDEX ON any_table USING event_store_tags %s', columns)), 5)
+FROM unnest(ARRAY['(tags)', '(n, position)', '(position, tags)', '(tags, tags)', '(tags, position, n)',
+                  '(tags, position) WHERE n > 0', '(tags, (position + 1))', '((tags || tags), position)',
+                  '(names, position)', '(names event_store.es_tag_ops, position)', '(n event_store.es_tag_ops, position)',
+                  '(tags, position) INCLUDE (n)', '(tags, position DESC)', '(tags NULLS FIRST, position)']) WITH ORDINALITY AS c (columns, n)
+ORDER BY c.n;
+SELECT left(pg_temp.anybody('CREATE UNIQUE INDEX ON any_table USING event_store_tags (tags, position)'), 5);
+SELECT left(pg_temp.anybody('ALTER TABLE any_table ADD EXCLUDE USING event_store_tags (tags WITH =, position WITH =)'), 5);
+-- empty, unlogged, partitioned
+SELECT left(pg_temp.anybody('CREATE TEMP TABLE any_empty (n bigint); CREATE INDEX ON any_empty USING event_store_tags (n)'), 5);
+CREATE UNLOGGED TABLE any_unlogged (n bigint);
+SELECT left(pg_temp.error('CREATE INDEX ON any_unlogged USING event_store_tags (n)'), 5);
+DROP TABLE any_unlogged;
+CREATE TABLE any_parent (n bigint) PARTITION BY LIST (n);
+CREATE INDEX ON any_parent USING event_store_tags (n);
+SELECT left(pg_temp.error('CREATE TABLE any_child PARTITION OF any_parent FOR VALUES IN (1)'), 5);
+DROP TABLE any_parent;
+-- what it is made for
+SET ROLE regress_es_anybody;
+CREATE INDEX any_index ON any_table USING event_store_tags (tags, position);
+RESET ROLE;
+INSERT INTO any_table VALUES (2, '{c,c,NULL}', NULL), (3, NULL, 9), (4, '{}', 10), (5, '{{d,e},{f,g}}', 11);
+SET enable_seqscan = off;
+SELECT count(*) FROM any_table WHERE tags = '{a,b}' AND position = 7;
+RESET enable_seqscan;
+SELECT left(pg_temp.anybody('INSERT INTO any_table VALUES (6, ARRAY[(SELECT string_agg(md5(i::text), '''') FROM generate_series(1, 1000) i)], 12)'), 5);
+REINDEX INDEX any_index;
+VACUUM any_table;
+SELECT left(pg_temp.anybody('CLUSTER any_table USING any_index'), 5);
+DROP TABLE any_table;
+REVOKE USAGE ON SCHEMA event_store FROM regress_es_anybody;
+DROP ROLE regress_es_anybody;

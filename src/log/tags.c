@@ -19,6 +19,10 @@
  *
  * The planner never chooses such an index: it has no operators, returns no
  * columns and needs a condition on the first one.
+ *
+ * An access method asks for no privilege, so anybody may make such an index on a
+ * table of his own, over whatever has an operator class.  What it is made for is
+ * all that it takes: two plain columns, text[] and bigint, every row.
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -183,6 +187,21 @@ es_tag_insert_one(Relation index, Datum *values, bool *isnull, ItemPointer tid,
 }
 
 /*
+ * Refuse an index over anything but a text[] and a bigint (0A000): what is entered
+ * is taken for these.
+ */
+static inline void
+es_tag_check_columns(Relation index, bool is_plain)
+{
+	if (unlikely(!is_plain || index->rd_index->indnatts != 2 ||
+				 index->rd_opcintype[0] != TEXTARRAYOID || index->rd_opcintype[1] != INT8OID))
+		ereport(ERROR,
+				errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				errmsg("access method \"event_store_tags\" does not support such an index"),
+				errdetail("It takes one column of type text[] and one of type bigint, in this order, without expressions and conditions."));
+}
+
+/*
  * Enter each tag of a row.
  *
  * values		tags and position
@@ -218,6 +237,8 @@ es_tag_insert(Relation index, Datum *values, bool *isnull, ItemPointer tid, Rela
 #endif
 			  IndexInfo *info)
 {
+	/* it may have been made by a library that took others */
+	es_tag_check_columns(index, true);
 	(void) es_tag_insert_all(index, values, isnull, tid, heap, info);
 	return false;
 }
@@ -242,8 +263,10 @@ es_tag_build(Relation heap, Relation index, IndexInfo *info)
 {
 	IndexBuildResult *result = palloc0(sizeof(IndexBuildResult));
 	EsTagBuild	build = {0};
-	Buffer		meta = ReadBuffer(index, P_NEW);
+	Buffer		meta;
 
+	es_tag_check_columns(index, info->ii_Expressions == NIL && info->ii_Predicate == NIL);
+	meta = ReadBuffer(index, P_NEW);
 	LockBuffer(meta, BUFFER_LOCK_EXCLUSIVE);
 	START_CRIT_SECTION();
 	_bt_initmetapage(BufferGetPage(meta), P_NONE, 0, false);
