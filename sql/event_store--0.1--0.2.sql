@@ -683,6 +683,15 @@ COMMENT ON FUNCTION event_store.es_projection_error_visible(text) IS
     'whether the current user may read the errors of this role''s handlers, which may quote events';
 REVOKE ALL ON FUNCTION event_store.es_projection_error_visible(text) FROM PUBLIC;
 
+-- what a projection has still to do, in all or up to the target of a rebuild
+CREATE FUNCTION event_store.es_projection_backlog(name text, is_shadow boolean, to_target boolean DEFAULT false,
+        OUT events bigint, OUT oldest timestamptz)
+    RETURNS record
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'es_projection_backlog';
+COMMENT ON FUNCTION event_store.es_projection_backlog(text, boolean, boolean) IS
+    'number and age of the events that a projection, or its new version, has not applied yet; see view event_store.projections';
+REVOKE ALL ON FUNCTION event_store.es_projection_backlog(text, boolean, boolean) FROM PUBLIC;
+
 -- error: what is in the way now; last_error: also what has been overcome
 CREATE OR REPLACE VIEW event_store.projections AS
     SELECT p.name, p.is_shadow, p.owner, p.handler, p.reset_handler, p.categories, p.event_types,
@@ -720,7 +729,7 @@ CREATE OR REPLACE VIEW event_store.projections AS
       FROM event_store.projection p
       CROSS JOIN event_store.es_worker_status() d
       CROSS JOIN event_store.es_head_status() h
-      CROSS JOIN LATERAL event_store.es_projection_backlog(p.position, 9223372036854775807, p.categories, p.event_types) b
+      CROSS JOIN LATERAL event_store.es_projection_backlog(p.name, p.is_shadow) b
       LEFT JOIN pg_catalog.pg_roles r ON r.rolname OPERATOR(pg_catalog.=) p.owner::pg_catalog.name
       LEFT JOIN LATERAL (
             SELECT l.pid FROM pg_catalog.pg_locks l
@@ -762,11 +771,14 @@ CREATE OR REPLACE VIEW event_store.projection_progress AS
                      ON p.is_shadow AND NOT o.is_shadow AND o.name OPERATOR(pg_catalog.=) p.name
               CROSS JOIN LATERAL (
                     SELECT CASE WHEN p.is_shadow THEN o.position ELSE p.replay_until END AS target_position) t
-              CROSS JOIN LATERAL event_store.es_projection_backlog(p.position, t.target_position, p.categories, p.event_types) b
+              CROSS JOIN LATERAL event_store.es_projection_backlog(p.name, p.is_shadow, true) b
              WHERE p.is_shadow OR p.position OPERATOR(pg_catalog.<) p.replay_until) q
      WHERE q.is_shadow OR q.events_to_do OPERATOR(pg_catalog.>) 0;
 COMMENT ON VIEW event_store.projection_progress IS
     'rebuilds that are going on: events done and to do, events per second, time left';
+
+-- which told everybody of any range and filter
+DROP FUNCTION event_store.es_projection_backlog(bigint, bigint, text[], text[]);
 
 CREATE VIEW event_store.consumers AS
     SELECT p.name, CASE WHEN p.is_shadow THEN 'new version' ELSE 'projection' END AS kind,
@@ -1083,7 +1095,7 @@ CREATE OR REPLACE FUNCTION event_store.es_role_functions(kind text) RETURNS SETO
         ('admin', '%1$s.es_retry_parked(text, text)'),
         ('admin', '%1$s.es_discard_parked(text, bigint)'),
         ('admin', '%1$s.es_discard_parked_stream(text, text)'),
-        ('watch', 'event_store.es_projection_backlog(bigint, bigint, text[], text[])'),
+        ('watch', 'event_store.es_projection_backlog(text, boolean, boolean)'),
         ('watch', 'event_store.es_projection_error_visible(text)'),
         ('reader', 'event_store.es_stream_visible(bigint)')
       ) AS f (kind, name)

@@ -303,6 +303,10 @@ SELECT * FROM pg_temp.leaks();
 SELECT stream_id FROM event_store.stream WHERE stream_id LIKE 'Priv_-%' ORDER BY 1;
 SELECT name, state, error_sqlstate, error_message, last_error_message FROM event_store.projections WHERE name LIKE 'priv%' ORDER BY 1;
 SELECT count(*) FROM event_store.categories;
+-- figures of a projection, not of any range and filter, which would tell of single events
+SELECT events FROM event_store.es_projection_backlog('priv_stops', false);
+SELECT pg_temp.error($$SELECT event_store.es_projection_backlog(0, 9223372036854775807, '{PrivB}', '{B}')$$);
+SELECT pg_temp.error($$SELECT event_store.es_projection_backlog('none', false)$$);
 SELECT event_id FROM es_check_upcasters(NULL);
 SET ROLE regress_es_monitor;
 SELECT relation, leaks FROM pg_temp.leaks();

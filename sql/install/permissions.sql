@@ -88,7 +88,7 @@ CREATE FUNCTION event_store.es_role_functions(kind text) RETURNS SETOF regproced
         ('admin', '%1$s.es_retry_parked(text, text)'),
         ('admin', '%1$s.es_discard_parked(text, bigint)'),
         ('admin', '%1$s.es_discard_parked_stream(text, text)'),
-        ('watch', 'event_store.es_projection_backlog(bigint, bigint, text[], text[])'),
+        ('watch', 'event_store.es_projection_backlog(text, boolean, boolean)'),
         ('watch', 'event_store.es_projection_error_visible(text)'),
         ('reader', 'event_store.es_stream_visible(bigint)')
       ) AS f (kind, name)

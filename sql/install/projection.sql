@@ -211,14 +211,14 @@ COMMENT ON FUNCTION @extschema@.es_discard_projection_parked(text, text) IS
     'gives up the parked and skipped events, of one stream or all; number of events given up';
 REVOKE ALL ON FUNCTION @extschema@.es_discard_projection_parked(text, text) FROM PUBLIC;
 
--- what a projection has still to do: events up to a position, and the oldest
-CREATE FUNCTION event_store.es_projection_backlog(after_position bigint, upto bigint, categories text[], event_types text[],
+-- what a projection has still to do, in all or up to the target of a rebuild
+CREATE FUNCTION event_store.es_projection_backlog(name text, is_shadow boolean, to_target boolean DEFAULT false,
         OUT events bigint, OUT oldest timestamptz)
     RETURNS record
     LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'es_projection_backlog';
-COMMENT ON FUNCTION event_store.es_projection_backlog(bigint, bigint, text[], text[]) IS
-    'number and age of the events that the filters want in a range of positions';
-REVOKE ALL ON FUNCTION event_store.es_projection_backlog(bigint, bigint, text[], text[]) FROM PUBLIC;
+COMMENT ON FUNCTION event_store.es_projection_backlog(text, boolean, boolean) IS
+    'number and age of the events that a projection, or its new version, has not applied yet; see view event_store.projections';
+REVOKE ALL ON FUNCTION event_store.es_projection_backlog(text, boolean, boolean) FROM PUBLIC;
 
 CREATE FUNCTION @extschema@.es_take_over() RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_take_over';
@@ -269,7 +269,7 @@ CREATE VIEW event_store.projections AS
       FROM event_store.projection p
       CROSS JOIN event_store.es_worker_status() d
       CROSS JOIN event_store.es_head_status() h
-      CROSS JOIN LATERAL event_store.es_projection_backlog(p.position, 9223372036854775807, p.categories, p.event_types) b
+      CROSS JOIN LATERAL event_store.es_projection_backlog(p.name, p.is_shadow) b
       LEFT JOIN pg_catalog.pg_roles r ON r.rolname OPERATOR(pg_catalog.=) p.owner::pg_catalog.name
       LEFT JOIN LATERAL (
             SELECT l.pid FROM pg_catalog.pg_locks l
@@ -340,7 +340,7 @@ CREATE VIEW event_store.projection_progress AS
                      ON p.is_shadow AND NOT o.is_shadow AND o.name OPERATOR(pg_catalog.=) p.name
               CROSS JOIN LATERAL (
                     SELECT CASE WHEN p.is_shadow THEN o.position ELSE p.replay_until END AS target_position) t
-              CROSS JOIN LATERAL event_store.es_projection_backlog(p.position, t.target_position, p.categories, p.event_types) b
+              CROSS JOIN LATERAL event_store.es_projection_backlog(p.name, p.is_shadow, true) b
              WHERE p.is_shadow OR p.position OPERATOR(pg_catalog.<) p.replay_until) q
      WHERE q.is_shadow OR q.events_to_do OPERATOR(pg_catalog.>) 0;
 COMMENT ON VIEW event_store.projection_progress IS

@@ -64,7 +64,7 @@ INSERT INTO documented VALUES
     ('es_switch_projection(text,regprocedure,bigint)', ''), ('es_switch_projection(text,text,bigint)', ''), ('es_cancel_rebuild(text)', ''),
     ('es_take_over()', ''),
     ('es_retry_projection_parked(text,text)', ''), ('es_discard_projection_parked(text,text)', ''),
-    ('event_store.es_projection_backlog(bigint,bigint,text[],text[])', 'rm'), ('event_store.es_projection_error_visible(text)', 'rm'),
+    ('event_store.es_projection_backlog(text,boolean,boolean)', 'rm'), ('event_store.es_projection_error_visible(text)', 'rm'),
     -- watching
     ('event_store.es_head_status()', 'rwm'), ('event_store.es_transaction_status(xid)', 'rm'), ('event_store.es_worker_status()', 'rm'),
     ('event_store.es_statistics()', 'm'), ('es_reset_statistics()', ''),

@@ -241,7 +241,7 @@ sub calls
 		es_cancel_rebuild => [ q{es_cancel_rebuild('own')}, q{es_cancel_rebuild('stops')} ],
 		es_retry_projection_parked => [ q{es_retry_projection_parked('parks')}, q{es_retry_projection_parked('parks', 'Hid-okapi')}, q{es_retry_projection_parked('own')} ],
 		es_discard_projection_parked => [ q{es_discard_projection_parked('parks', 'Hid-okapi')}, q{es_discard_projection_parked('own', 'Hid-okapi')} ],
-		es_projection_backlog => ['event_store.es_projection_backlog(0, 1000000, NULL, NULL)'],
+		es_projection_backlog => [ q{event_store.es_projection_backlog('stops', false)}, q{event_store.es_projection_backlog('own', false, true)} ],
 		es_projection_error_visible => ['event_store.es_projection_error_visible(current_user::text)'],
 		es_is_replaying => ['es_is_replaying()'],
 		es_take_over => ['es_take_over()'],
