@@ -135,7 +135,7 @@ sub transactions
 {
 	my ($number, $limit) = @_;
 	my $conn = connect_store($node);
-	my (@history, %known, %ended);
+	my (@history, %known, %length, %ended);
 	my $element = $number * 100_000_000;
 	my $made = 0;
 
@@ -164,11 +164,13 @@ sub transactions
 					my $event = append($conn, $stream, $expected, 'Added', undef, qq({"n": $element}));
 					@operation[ 3, 4, 6 ] = ($event->{version}, $event->{position}, time());
 					die "expected $expected, got $event->{version}\n" if $event->{version} != $expected + 1;
-					$known{$stream} = $event->{version};
+					$known{$stream} = $length{$stream} = $event->{version};
 				}
 				else
 				{
-					my $from = ($known{$stream} || 0) > 12 && rand() < 0.95 ? $known{$stream} - 10 : 1;
+					# the longer a stream is, the fewer reads begin at its first version
+					my $length = $length{$stream} || 0;
+					my $from = rand() * $length > 30 ? $length - 10 : 1;
 					my $begun = time();
 					my $sth = $conn->prepare_cached(
 						q{SELECT version, data->>'n' FROM es_read_stream($1, $2)}, {}, 3);
@@ -178,7 +180,7 @@ sub transactions
 					die "holes in $stream from $from\n" if $holes;
 					push @{ $t{operations} }, [ 'read', $stream, $from, [ map { 0 + $_->[1] } @$read ], $begun, time() ];
 					$made++;
-					$known{$stream} = $from + @$read - 1 if @$read;
+					$known{$stream} = $length{$stream} = $from + @$read - 1 if @$read;
 				}
 			}
 			if (!$single)
