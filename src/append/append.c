@@ -562,7 +562,7 @@ es_append_write(EsAppend *append, EsWriter *writer)
 	int64		last_position;
 
 	if (append->condition != NULL)
-		es_condition_check(append, PG_INT64_MAX);
+		es_condition_check(append);
 	es_number_events(append);
 
 	es_writer_write(writer, append->store, append->events, append->nevents);

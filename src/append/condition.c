@@ -12,9 +12,10 @@
  *	2. wait at the barrier (log/order.c): now whatever has a lower position, or
  *	   ever will have, stands in the indexes by position, type and tag;
  *	3. walk over what the query matches from the given position up to the
- *	   append's own first one, with the state of now (ES_SCAN_NOW).  A match
- *	   that is committed is a conflict; one whose transaction is running is
- *	   waited for, and is then a conflict, or was never there.
+ *	   append's own last one, with the state of now (ES_SCAN_NOW), the append's
+ *	   own events left out.  A match that is committed is a conflict; one whose
+ *	   transaction is running is waited for, and is then a conflict, or was
+ *	   never there.
  *
  * Of two appends whose events each other's conditions forbid the one with the
  * lower position does not see the other one and goes through; the other one
@@ -45,7 +46,11 @@
  *
  * None of this deadlocks among such calls, each in a transaction of its own:
  * items are locked in one order, then streams in one order; then positions are
- * drawn, and whoever has one waits for lower ones only.
+ * drawn, and whoever has one waits for lower ones only.  The exception are the
+ * events of a call that go in several chunks (log/write.c), where those of others
+ * may get positions in between: two such calls may each have an event that the
+ * other one forbids before events of the other one.  One of the two has to fail,
+ * and if neither of them saw the other's before it wrote, it does so by 40P01.
  *
  * In READ COMMITTED the state of now is all that counts.  In REPEATABLE READ
  * and SERIALIZABLE a match that the transaction's snapshot does not show cannot
@@ -261,14 +266,31 @@ es_condition_failed(EsAppend *append, EsScan *scan)
 }
 
 /*
+ * Is the event at which a walk stands one of the append's own?
+ *
+ * first		their first position
+ */
+static bool
+es_condition_is_own(EsScan *scan, int64 first)
+{
+	HeapTuple	tuple;
+
+	if (es_scan_position(scan) < first)
+		return false;
+	tuple = ExecFetchSlotHeapTuple(es_scan_slot(scan), false, NULL);
+	return TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
+}
+
+/*
  * Look for an event that the condition forbids.
  *
  * upto			last position that matters
+ * first		the append's own first position, PG_INT64_MAX = none yet
  *
  * Errors: VE007, 40001; 40P01 when waiting to know would never end.
  */
-void
-es_condition_check(EsAppend *append, int64 upto)
+static void
+es_condition_walk(EsAppend *append, int64 upto, int64 first)
 {
 	const EsCondition *condition = append->condition;
 	int64		after = condition->after;
@@ -281,7 +303,8 @@ es_condition_check(EsAppend *append, int64 upto)
 
 		while (es_scan_next(scan))
 		{
-			if (es_query_wants(condition->query, append->store, es_scan_slot(scan)))
+			if (es_query_wants(condition->query, append->store, es_scan_slot(scan)) &&
+				!es_condition_is_own(scan, first))
 				es_condition_failed(append, scan);
 		}
 		blocked = es_scan_blocked(scan);
@@ -298,8 +321,18 @@ es_condition_check(EsAppend *append, int64 upto)
 }
 
 /*
+ * Before anything is written.
+ */
+void
+es_condition_check(EsAppend *append)
+{
+	es_condition_walk(append, PG_INT64_MAX, PG_INT64_MAX);
+}
+
+/*
  * The same for what has got a position before the events of this append, which
- * are written.
+ * are written: before the last one, unless all positions are their own from
+ * the first one on.
  *
  * Errors: VE004 when the condition's position has not been there yet.
  */
@@ -307,6 +340,7 @@ void
 es_condition_confirm(EsAppend *append)
 {
 	int64		first = append->events[0].position;
+	int64		last = append->events[append->nevents - 1].position;
 
 	if (append->condition->after >= first)
 		ereport(ERROR,
@@ -318,5 +352,5 @@ es_condition_confirm(EsAppend *append)
 	if (es_fault_no_confirm)
 		return;
 	es_order_barrier_own();
-	es_condition_check(append, first - 1);
+	es_condition_walk(append, last - first == append->nevents - 1 ? first - 1 : last - 1, first);
 }

@@ -18,7 +18,7 @@ struct EsCondition
 extern void es_check_snapshot_sees(TransactionId xmin);
 extern void es_condition_init(void);
 extern void es_condition_lock(const EsCondition *condition);
-extern void es_condition_check(EsAppend *append, int64 upto);
+extern void es_condition_check(EsAppend *append);
 extern void es_condition_confirm(EsAppend *append);
 
 #endif							/* ES_APPEND_CONDITION_H */
