@@ -514,9 +514,16 @@ COMMENT ON FUNCTION @extschema@.es_decide(jsonb, text, jsonb) IS
 REVOKE ALL ON FUNCTION @extschema@.es_decide(jsonb, text, jsonb) FROM PUBLIC;
 
 
+CREATE FUNCTION event_store.es_consumed_type(event_type text, schema_version int) RETURNS text
+    LANGUAGE c STABLE STRICT PARALLEL RESTRICTED SUPPORT event_store.es_upcast_support
+    AS 'MODULE_PATHNAME', 'es_consumed_type';
+COMMENT ON FUNCTION event_store.es_consumed_type(text, int) IS
+    'the type as which consumers get stored events of this type and schema version, whatever event_store.upcast says';
+REVOKE ALL ON FUNCTION event_store.es_consumed_type(text, int) FROM PUBLIC;
+
 CREATE OR REPLACE VIEW event_store.parked_events AS
     SELECT p.subscription::pg_catalog.text, e.global_position, st.stream_id::pg_catalog.text, e.version::pg_catalog.int8,
-           event_store.es_upcast_type(t.event_type, e.schema_version) AS event_type,
+           event_store.es_consumed_type(t.event_type, e.schema_version) AS event_type,
            CASE WHEN e.global_position = p.failed_position THEN p.state::pg_catalog.text ELSE 'queued' END AS state,
            CASE WHEN e.global_position = p.failed_position THEN p.attempts ELSE 0 END AS attempts,
            CASE WHEN e.global_position = p.failed_position THEN p.reason END AS reason,
@@ -536,7 +543,7 @@ CREATE OR REPLACE VIEW event_store.parked_events AS
        AND e.global_position <> ALL (p.discarded)
       JOIN event_store.event_type t ON t.type_no = e.type_no
        AND (s.event_types IS NULL OR e.global_position = p.failed_position
-            OR event_store.es_upcast_type(t.event_type, e.schema_version) = ANY (s.event_types))
+            OR event_store.es_consumed_type(t.event_type, e.schema_version) = ANY (s.event_types))
      -- an event that failed is there, whatever the subscription wants today
        AND (s.query IS NULL OR e.global_position = p.failed_position
             OR EXISTS (SELECT 1
@@ -545,7 +552,7 @@ CREATE OR REPLACE VIEW event_store.parked_events AS
                                                    nullif(nullif(i.item -> 'tags', 'null'), '[]') AS tags,
                                                    nullif(nullif(i.item -> 'streams', 'null'), '[]') AS streams,
                                                    nullif(nullif(i.item -> 'stream_prefixes', 'null'), '[]') AS prefixes) AS w
-                        WHERE (w.event_types IS NULL OR w.event_types ? event_store.es_upcast_type(t.event_type, e.schema_version))
+                        WHERE (w.event_types IS NULL OR w.event_types ? event_store.es_consumed_type(t.event_type, e.schema_version))
                           AND (w.tags IS NULL OR to_jsonb(e.tags) @> w.tags)
                           AND (w.streams IS NULL OR w.streams ? st.stream_id)
                           AND (w.prefixes IS NULL
@@ -936,6 +943,7 @@ CREATE FUNCTION @extschema@.es_preview_upcasters(stored_as text DEFAULT NULL, ma
                    event_id uuid, stream_id text, version bigint)
     LANGUAGE plpgsql STABLE PARALLEL RESTRICTED ROWS 10
     SET search_path = pg_catalog, pg_temp
+    SET event_store.upcast = on
     AS $$
 #variable_conflict use_column
 BEGIN
@@ -1052,6 +1060,7 @@ CREATE OR REPLACE FUNCTION event_store.es_role_functions(kind text) RETURNS SETO
         ('both', '%1$s.es_load(text, int)'),
         ('both', '%1$s.es_state(text, bigint, timestamptz)'),
         ('reader', 'event_store.es_upcast_type(text, int)'),
+        ('reader', 'event_store.es_consumed_type(text, int)'),
         ('reader', 'event_store.es_upcast_schema_version(text, int)'),
         ('reader', 'event_store.es_upcast_data(text, int, jsonb, uuid, text, bigint, jsonb)'),
         ('admin', '%1$s.es_define_upcaster(text, int, regprocedure, text, int, boolean)'),

@@ -400,3 +400,62 @@ SELECT stream_id, version, sqlstate, message FROM es_check_upcasters('Seen');
 SELECT data FROM es_read_stream('UpMeta-1', 2);
 SELECT es_drop_upcaster('Seen', 1), es_drop_aggregate('UpMeta');
 DROP FUNCTION upcast_who, upcast_after, upcast_meta, upcast_bad, upcast_three, upcast_label, upcast_fold;
+
+--
+-- The setting is about what a read shows: consumers and conditions do not heed it
+--
+
+CREATE FUNCTION upcast_new(data jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT data || '{"new": true}' $$;
+CREATE FUNCTION upcast_count(state jsonb, event es_event) RETURNS jsonb LANGUAGE sql IMMUTABLE
+    AS $$ SELECT state || jsonb_build_array((event).event_type || ' ' || (event).data::text) $$;
+CREATE TABLE upcast_seen (projection text, event_type text, data jsonb);
+CREATE FUNCTION upcast_see(event es_event) RETURNS void LANGUAGE sql
+    AS $$ INSERT INTO upcast_seen VALUES ('one', (event).event_type, (event).data) $$;
+CREATE FUNCTION upcast_see_all(events es_event[]) RETURNS void LANGUAGE sql
+    AS $$ INSERT INTO upcast_seen SELECT 'all', event_type, data FROM unnest(events) $$;
+CREATE FUNCTION upcast_reset() RETURNS void LANGUAGE sql AS $$ DELETE FROM upcast_seen WHERE projection = 'one' $$;
+SELECT es_head() AS upcast_from \gset
+SELECT version FROM es_append('UpOff-1', 0, '[{"event_type": "OffOld", "data": {"n": 1}, "tags": ["off:1", "off:old"]},
+    {"event_type": "OffNew", "data": {"n": 2}, "tags": ["off:1"]}, {"event_type": "OffOther", "data": {"n": 3}}]');
+SELECT global_position AS upcast_first FROM es_read_stream('UpOff-1', 1, 1) \gset
+SELECT es_define_upcaster('OffOld', 1, 'upcast_new(jsonb)', 'OffNew');
+SELECT es_create_subscription('upoff', event_types => '{OffNew}', after_position => :upcast_from, retry_delay => '0');
+SELECT es_create_subscription('upoff_query', query => '{"items": [{"event_types": ["OffNew"], "tags": ["off:1"]}]}');
+SELECT es_create_subscription('upoff_group', event_types => '{OffNew}', after_position => :upcast_from, slots => 4);
+SELECT es_create_projection('upoff', 'upcast_see', event_types => '{OffNew}', reset_handler => 'upcast_reset',
+    after_position => :upcast_from, paused => true);
+SELECT es_create_projection('upoff_all', 'upcast_see_all', event_types => '{OffNew}', after_position => :upcast_from, paused => true);
+SET event_store.upcast = off;
+-- a read, by the types as they are stored
+SELECT version, event_type, data FROM es_read_all(:upcast_from, NULL, NULL, '{OffNew}');
+SELECT version, event_type, data FROM es_read_query('{"items": [{"event_types": ["OffOld"]}]}', :upcast_from);
+-- how far behind, what is handed out, what it is when it has failed
+SELECT name, lag_events FROM event_store.subscriptions WHERE name LIKE 'upoff%' ORDER BY name;
+SELECT name, lag_events FROM event_store.projections WHERE name LIKE 'upoff%' ORDER BY name;
+SELECT version, event_type, data FROM es_fetch('upoff');
+SELECT es_nack('upoff', :upcast_first, 'broken');
+SELECT version, event_type, state FROM event_store.parked_events WHERE subscription = 'upoff' ORDER BY version;
+SELECT es_ack('upoff', max(global_position)) FROM event_store.events WHERE stream_id = 'UpOff-1' AND version = 2;
+SELECT version, event_type, data FROM es_fetch('upoff', 100, '5 s');
+SELECT es_ack('upoff', :upcast_first);
+SELECT version, event_type, data FROM es_fetch('upoff', 100, '5 s');
+SELECT version, event_type, data FROM es_fetch('upoff_query');
+SELECT version, event_type, data FROM es_fetch('upoff_group', member => 'one');
+SELECT es_run_projection('upoff'), es_run_projection('upoff_all');
+SELECT * FROM upcast_seen ORDER BY projection, data->'n';
+SELECT es_rebuild_projection('upoff'), es_run_projection('upoff');
+SELECT * FROM upcast_seen WHERE projection = 'one' ORDER BY data->'n';
+SELECT es_prepare_projection('upoff', 'upcast_see', reset_handler => 'upcast_reset'), es_switch_projection('upoff', max_lag => 1000000);
+SELECT * FROM upcast_seen WHERE projection = 'one' ORDER BY data->'n';
+-- what a decision depends on, and what it must not overlook
+SELECT state, after_position = es_head() AS after FROM es_decide('{"items": [{"event_types": ["OffNew"]}]}', 'upcast_count', '[]');
+\set VERBOSITY terse
+SELECT * FROM es_append_if('[{"event_type": "OffDone", "data": {}}]', '{"items": [{"event_types": ["OffNew"], "tags": ["off:old"]}]}', :upcast_from);
+\set VERBOSITY default
+-- and to see what an upcaster does one need not set it first
+SELECT stored_event_type, event_type, data FROM es_preview_upcasters('OffOld');
+RESET event_store.upcast;
+SELECT es_drop_subscription('upoff'), es_drop_subscription('upoff_query'), es_drop_subscription('upoff_group'),
+    es_drop_projection('upoff'), es_drop_projection('upoff_all'), es_drop_upcaster('OffOld', 1);
+DROP TABLE upcast_seen;
+DROP FUNCTION upcast_new, upcast_count, upcast_see, upcast_see_all, upcast_reset;

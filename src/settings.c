@@ -109,7 +109,7 @@ es_guc_init(void)
 
 	DefineCustomBoolVariable("event_store.upcast",
 							 "Shows events in today's shape.",
-							 "Off shows them as they are stored.",
+							 "Off shows them as they are stored. Only reads heed it, not consumers and conditions.",
 							 &es_upcast_enabled,
 							 true,
 							 PGC_USERSET, 0,

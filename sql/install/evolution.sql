@@ -70,6 +70,13 @@ CREATE FUNCTION event_store.es_upcast_type(event_type text, schema_version int) 
 COMMENT ON FUNCTION event_store.es_upcast_type(text, int) IS 'the type as which stored events of this type and schema version are read';
 REVOKE ALL ON FUNCTION event_store.es_upcast_type(text, int) FROM PUBLIC;
 
+CREATE FUNCTION event_store.es_consumed_type(event_type text, schema_version int) RETURNS text
+    LANGUAGE c STABLE STRICT PARALLEL RESTRICTED SUPPORT event_store.es_upcast_support
+    AS 'MODULE_PATHNAME', 'es_consumed_type';
+COMMENT ON FUNCTION event_store.es_consumed_type(text, int) IS
+    'the type as which consumers get stored events of this type and schema version, whatever event_store.upcast says';
+REVOKE ALL ON FUNCTION event_store.es_consumed_type(text, int) FROM PUBLIC;
+
 CREATE FUNCTION event_store.es_upcast_schema_version(event_type text, schema_version int) RETURNS int
     LANGUAGE c STABLE STRICT PARALLEL RESTRICTED SUPPORT event_store.es_upcast_support
     AS 'MODULE_PATHNAME', 'es_upcast_schema_version';
@@ -92,6 +99,7 @@ CREATE FUNCTION @extschema@.es_preview_upcasters(stored_as text DEFAULT NULL, ma
                    event_id uuid, stream_id text, version bigint)
     LANGUAGE plpgsql STABLE PARALLEL RESTRICTED ROWS 10
     SET search_path = pg_catalog, pg_temp
+    SET event_store.upcast = on
     AS $$
 #variable_conflict use_column
 BEGIN

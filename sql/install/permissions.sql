@@ -45,6 +45,7 @@ CREATE FUNCTION event_store.es_role_functions(kind text) RETURNS SETOF regproced
         ('both', '%1$s.es_load(text, int)'),
         ('both', '%1$s.es_state(text, bigint, timestamptz)'),
         ('reader', 'event_store.es_upcast_type(text, int)'),
+        ('reader', 'event_store.es_consumed_type(text, int)'),
         ('reader', 'event_store.es_upcast_schema_version(text, int)'),
         ('reader', 'event_store.es_upcast_data(text, int, jsonb, uuid, text, bigint, jsonb)'),
         ('admin', '%1$s.es_define_upcaster(text, int, regprocedure, text, int, boolean)'),

@@ -304,7 +304,7 @@ COMMENT ON COLUMN event_store.subscription_members.joined_at IS 'when it joined'
 
 CREATE VIEW event_store.parked_events AS
     SELECT p.subscription::pg_catalog.text, e.global_position, st.stream_id::pg_catalog.text, e.version::pg_catalog.int8,
-           event_store.es_upcast_type(t.event_type, e.schema_version) AS event_type,
+           event_store.es_consumed_type(t.event_type, e.schema_version) AS event_type,
            CASE WHEN e.global_position = p.failed_position THEN p.state::pg_catalog.text ELSE 'queued' END AS state,
            CASE WHEN e.global_position = p.failed_position THEN p.attempts ELSE 0 END AS attempts,
            CASE WHEN e.global_position = p.failed_position THEN p.reason END AS reason,
@@ -324,7 +324,7 @@ CREATE VIEW event_store.parked_events AS
        AND e.global_position <> ALL (p.discarded)
       JOIN event_store.event_type t ON t.type_no = e.type_no
        AND (s.event_types IS NULL OR e.global_position = p.failed_position
-            OR event_store.es_upcast_type(t.event_type, e.schema_version) = ANY (s.event_types))
+            OR event_store.es_consumed_type(t.event_type, e.schema_version) = ANY (s.event_types))
      -- an event that failed is there, whatever the subscription wants today
        AND (s.query IS NULL OR e.global_position = p.failed_position
             OR EXISTS (SELECT 1
@@ -333,7 +333,7 @@ CREATE VIEW event_store.parked_events AS
                                                    nullif(nullif(i.item -> 'tags', 'null'), '[]') AS tags,
                                                    nullif(nullif(i.item -> 'streams', 'null'), '[]') AS streams,
                                                    nullif(nullif(i.item -> 'stream_prefixes', 'null'), '[]') AS prefixes) AS w
-                        WHERE (w.event_types IS NULL OR w.event_types ? event_store.es_upcast_type(t.event_type, e.schema_version))
+                        WHERE (w.event_types IS NULL OR w.event_types ? event_store.es_consumed_type(t.event_type, e.schema_version))
                           AND (w.tags IS NULL OR to_jsonb(e.tags) @> w.tags)
                           AND (w.streams IS NULL OR w.streams ? st.stream_id)
                           AND (w.prefixes IS NULL

@@ -18,6 +18,11 @@
  *
  * What a definition refers to may vanish while one of its functions runs, so
  * a replaced set stays until the end of the transaction.
+ *
+ * Nothing here asks the setting event_store.upcast.  It is about what a read
+ * shows, so the reads ask it, and whoever does not gets today's shape: a
+ * consumer whose checkpoint passes over what a filter does not want, and a
+ * condition, must not depend on it.
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -435,8 +440,8 @@ es_upcaster_apply(const EsUpcaster *upcaster, Datum *values)
 }
 
 /*
- * The columns of es_event for a row of the event table, in today's shape: the
- * event as a reader sees it.  This runs users' functions.
+ * The columns of es_event for a row of the event table, in today's shape,
+ * whatever is set.  This runs users' functions.
  *
  * values		as from es_event_stored_values
  */
@@ -510,18 +515,20 @@ es_upcast_sources(Datum *names, int nnames, Datum **sources)
  * List the type numbers of events that will be read as one of the wanted
  * types: es_type_list, but by the types that the reader sees.
  *
- * filter	result: for es_upcast_wanted; NULL when the numbers say it all
+ * as_stored	for a read that shows events as they are stored
+ * filter		result: for es_upcast_wanted; NULL when the numbers say it all
  */
 int
 es_upcast_type_list(const EsStore *store, Datum *categories, int ncategories,
-					Datum *names, int nnames, int32 **type_nos, EsTypeFilter **filter)
+					Datum *names, int nnames, bool as_stored,
+					int32 **type_nos, EsTypeFilter **filter)
 {
 	Datum	   *sources = names;
 	int			nsources = nnames;
 
 	es_store_listen();
 	*filter = NULL;
-	if (names != NULL && es_upcast_enabled && es_upcast_possible)
+	if (names != NULL && !as_stored && es_upcast_possible)
 	{
 		nsources = es_upcast_sources(names, nnames, &sources);
 		for (int i = 0; i < es_num_upcasters && *filter == NULL; i++)

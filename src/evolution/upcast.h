@@ -9,7 +9,6 @@
 #include "executor/tuptable.h"
 
 #include "log/type.h"
-#include "settings.h"
 
 /* one step: the events of one type and schema version */
 typedef struct EsUpcaster EsUpcaster;
@@ -38,8 +37,8 @@ extern void es_upcaster_apply(const EsUpcaster *upcaster, Datum *values);
 
 extern int es_upcast_sources(Datum *names, int nnames, Datum **sources);
 extern int es_upcast_type_list(const EsStore *store, Datum *categories, int ncategories,
-							   Datum *names, int nnames, int32 **type_nos,
-							   EsTypeFilter **filter);
+							   Datum *names, int nnames, bool as_stored,
+							   int32 **type_nos, EsTypeFilter **filter);
 extern bool es_upcast_passes(const EsStore *store, const EsTypeFilter *filter,
 							 TupleTableSlot *slot);
 
@@ -49,7 +48,7 @@ extern bool es_upcast_passes(const EsStore *store, const EsTypeFilter *filter,
 static inline bool
 es_upcast_needed(const EsType *type)
 {
-	return unlikely(es_upcast_possible) && es_upcast_enabled &&
+	return unlikely(es_upcast_possible) &&
 		(type->nupcasters > 0 || type->upcast_generation != es_upcast_current);
 }
 

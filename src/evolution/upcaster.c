@@ -37,12 +37,14 @@
 #include "log/event.h"
 #include "log/head.h"
 #include "log/sql.h"
+#include "settings.h"
 
 PG_FUNCTION_INFO_V1(es_define_upcaster);
 PG_FUNCTION_INFO_V1(es_drop_upcaster);
 PG_FUNCTION_INFO_V1(es_definition_changed);
 PG_FUNCTION_INFO_V1(es_check_upcasters);
 PG_FUNCTION_INFO_V1(es_upcast_type);
+PG_FUNCTION_INFO_V1(es_consumed_type);
 PG_FUNCTION_INFO_V1(es_upcast_schema_version);
 PG_FUNCTION_INFO_V1(es_upcast_data);
 PG_FUNCTION_INFO_V1(es_upcast_support);
@@ -368,10 +370,11 @@ es_check_upcasters(PG_FUNCTION_ARGS)
 }
 
 /*
- * The upcaster for an event that plain SQL looks at; NULL if there is none.
+ * The upcaster for an event that plain SQL looks at; NULL if there is none, or
+ * if it is to be shown as it is stored.
  */
 static EsUpcaster *
-es_upcaster_arg(FunctionCallInfo fcinfo)
+es_upcaster_arg(FunctionCallInfo fcinfo, bool as_stored)
 {
 	text	   *name;
 
@@ -381,21 +384,16 @@ es_upcaster_arg(FunctionCallInfo fcinfo)
 		es_store_listen();
 		fcinfo->flinfo->fn_extra = &es_upcast_possible;
 	}
-	if (!es_upcast_enabled || !es_upcast_possible)
+	if (as_stored || !es_upcast_possible)
 		return NULL;
 	name = PG_GETARG_TEXT_PP(0);
 	return es_upcaster_find(VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name), PG_GETARG_INT32(1));
 }
 
-/*
- * es_upcast_type(event_type text, schema_version int) RETURNS text
- *
- * Type of a stored event in today's shape.
- */
-Datum
-es_upcast_type(PG_FUNCTION_ARGS)
+static Datum
+es_type_read_as(FunctionCallInfo fcinfo, bool as_stored)
 {
-	EsUpcaster *upcaster = es_upcaster_arg(fcinfo);
+	EsUpcaster *upcaster = es_upcaster_arg(fcinfo, as_stored);
 	text	   *event_type;
 	int32		schema_version;
 
@@ -406,12 +404,34 @@ es_upcast_type(PG_FUNCTION_ARGS)
 }
 
 /*
+ * es_upcast_type(event_type text, schema_version int) RETURNS text
+ *
+ * Type of a stored event in today's shape.
+ */
+Datum
+es_upcast_type(PG_FUNCTION_ARGS)
+{
+	return es_type_read_as(fcinfo, !es_upcast_enabled);
+}
+
+/*
+ * es_consumed_type(event_type text, schema_version int) RETURNS text
+ *
+ * The same as consumers get it, whatever is set.
+ */
+Datum
+es_consumed_type(PG_FUNCTION_ARGS)
+{
+	return es_type_read_as(fcinfo, false);
+}
+
+/*
  * es_upcast_schema_version(event_type text, schema_version int) RETURNS int
  */
 Datum
 es_upcast_schema_version(PG_FUNCTION_ARGS)
 {
-	EsUpcaster *upcaster = es_upcaster_arg(fcinfo);
+	EsUpcaster *upcaster = es_upcaster_arg(fcinfo, !es_upcast_enabled);
 	text	   *event_type;
 	int32		schema_version;
 
@@ -433,7 +453,7 @@ es_upcast_schema_version(PG_FUNCTION_ARGS)
 Datum
 es_upcast_data(PG_FUNCTION_ARGS)
 {
-	EsUpcaster *upcaster = es_upcaster_arg(fcinfo);
+	EsUpcaster *upcaster = es_upcaster_arg(fcinfo, !es_upcast_enabled);
 	Datum		values[Natts_es_out] = {0};
 
 	if (upcaster == NULL)
@@ -464,7 +484,7 @@ es_upcast_data(PG_FUNCTION_ARGS)
 /*
  * es_upcast_support(internal) RETURNS internal
  *
- * Planner support of the three above: while there is no upcaster at all, a
+ * Planner support of those above: while there is no upcaster at all, a
  * plan has their argument in their place.  So view events is as fast as its
  * tables, with their indexes.
  */

@@ -122,7 +122,7 @@ es_projection_types(const EsStore *store, EsProjection *projection, int32 **type
 	if (projection->categories == NULL && projection->event_types == NULL)
 		return 0;
 	return es_upcast_type_list(store, projection->categories, projection->ncategories,
-							   projection->event_types, projection->nevent_types,
+							   projection->event_types, projection->nevent_types, false,
 							   type_nos, filter);
 }
 

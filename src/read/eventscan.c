@@ -491,6 +491,7 @@ es_eventscan_open(EsEventScanState *state)
 	old_context = MemoryContextSwitchTo(state->context);
 	memset(&state->read, 0, sizeof(EsRead));
 	state->function->arguments(fcinfo, &state->read);
+	state->read.as_stored = !es_upcast_enabled;
 	state->reader = es_reader_begin(&state->read, ss->ps.state->es_snapshot);
 	state->restart = false;
 	MemoryContextSwitchTo(old_context);
@@ -541,7 +542,7 @@ es_eventscan_next(ScanState *node)
 		MemoryContext old_context =
 			MemoryContextSwitchTo(node->ps.ps_ExprContext->ecxt_per_tuple_memory);
 
-		es_columns_get(state->columns, es_reader_store(state->reader), row, slot->tts_values,
+		es_columns_get(state->columns, state->reader, row, slot->tts_values,
 					   slot->tts_isnull);
 		if (state->row_type != NULL)
 			slot->tts_values[ES_WHOLE_ROW - 1] = es_eventscan_whole(state, slot->tts_values);

@@ -10,7 +10,8 @@
  *
  * The same queries tell what to read (es_read_query), what a subscription or
  * projection is to get, and what must not have happened (append/condition.c).
- * They mean the types that readers see, after upcasting.
+ * They mean the types that readers see, after upcasting; only a read that shows
+ * events as they are stored has it otherwise.
  *
  * A walk over a query is a walk along the global order like any other
  * (log/scan.c): it obeys the prefix rule and visits no more entries than the
@@ -248,7 +249,7 @@ es_query_list(EsQuery *query, const EsStore *store, Snapshot snapshot)
 			scan_item->ntypes =
 				es_upcast_type_list(store, categories, ncategories,
 									item->ntypes > 0 ? item->types : NULL, item->ntypes,
-									&type_nos, &item->filter);
+									query->as_stored, &type_nos, &item->filter);
 		es_item_streams(item, store, snapshot, scan_item);
 		scan_item->type_nos = type_nos;
 		scan_item->tags = item->tags;
@@ -374,7 +375,7 @@ es_selection_list_for(EsSelection *selection, const EsStore *store, Snapshot sna
 		selection->ntypes = es_upcast_type_list(store, selection->categories,
 												selection->ncategories,
 												selection->event_types,
-												selection->nevent_types,
+												selection->nevent_types, false,
 												&selection->type_nos, &selection->types);
 	if (selection->query != NULL)
 		es_query_list(selection->query, store, snapshot);

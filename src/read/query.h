@@ -34,6 +34,7 @@ typedef struct EsQuery
 	int			nitems;			/* an event has to match one */
 	EsQueryItem *items;
 	EsScanItem *scan_items;
+	bool		as_stored;		/* types are meant as they are stored: see EsRead */
 } EsQuery;
 
 /* what a consumer wants: all that is given must hold, NULL = no filter */

@@ -34,6 +34,7 @@
 #include "log/head.h"
 #include "log/stream.h"
 #include "read/read.h"
+#include "settings.h"
 
 PG_FUNCTION_INFO_V1(es_read_stream);
 PG_FUNCTION_INFO_V1(es_read_all);
@@ -49,16 +50,18 @@ PG_FUNCTION_INFO_V1(es_head);
  *
  * from_version		inclusive
  * max_count		at most so many
+ * as_stored		see EsRead
  *
  * Result: number of events.
  */
 int64
 es_read_stream_events(Relation event, const EsStore *store, int64 stream_no,
 					  int64 from_version, int64 max_count, ScanDirection direction,
-					  EsEventCallback callback, void *arg)
+					  bool as_stored, EsEventCallback callback, void *arg)
 {
 	EsReader   *reader = es_reader_begin_stream(event, store, GetActiveSnapshot(), stream_no,
-												from_version, max_count, direction);
+												from_version, max_count, direction,
+												as_stored);
 	MemoryContext row_context = AllocSetContextCreate(CurrentMemoryContext,
 													  "event_store row",
 													  ALLOCSET_DEFAULT_SIZES);
@@ -70,7 +73,7 @@ es_read_stream_events(Relation event, const EsStore *store, int64 stream_no,
 		Datum		values[Natts_es_out];
 		MemoryContext old_context = MemoryContextSwitchTo(row_context);
 
-		es_event_values(store, row, values);
+		es_reader_values(reader, row, values);
 		callback(values, arg);
 		MemoryContextSwitchTo(old_context);
 		MemoryContextReset(row_context);
@@ -218,7 +221,9 @@ es_read_set(FunctionCallInfo fcinfo, void (*arguments) (FunctionCallInfo, EsRead
 	MemoryContext row_context;
 	Tuplestorestate *rows;
 	TupleDesc	desc;
+
 	arguments(fcinfo, &read);
+	read.as_stored = !es_upcast_enabled;
 	rows = es_result_set(fcinfo, es_out_types, Natts_es_out, &desc);
 	reader = es_reader_begin(&read, GetActiveSnapshot());
 	row_context = AllocSetContextCreate(CurrentMemoryContext, "event_store row",
@@ -229,7 +234,7 @@ es_read_set(FunctionCallInfo fcinfo, void (*arguments) (FunctionCallInfo, EsRead
 		bool		isnull[Natts_es_out];
 		MemoryContext old_context = MemoryContextSwitchTo(row_context);
 
-		es_event_values(es_reader_store(reader), row, values);
+		es_reader_values(reader, row, values);
 		es_event_nulls(values, isnull);
 		tuplestore_putvalues(rows, desc, values, isnull);
 		MemoryContextSwitchTo(old_context);
@@ -298,7 +303,10 @@ es_read_event(PG_FUNCTION_ARGS)
 		{
 			if (position >= es_durable_below())
 				es_durable_wait();
-			es_event_values(store, slot, values);
+			if (es_upcast_enabled)
+				es_event_values(store, slot, values);
+			else
+				(void) es_event_stored_values(store, slot, values);
 			es_event_nulls(values, isnull);
 			result = es_result_row(fcinfo, es_out_types, Natts_es_out, values, isnull);
 		}

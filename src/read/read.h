@@ -30,7 +30,7 @@ typedef struct EsReadFunction
 } EsReadFunction;
 
 /*
- * Called for each event in order; values as from es_event_values, gone after
+ * Called for each event in order; values as from es_reader_values, gone after
  * the call.
  */
 typedef void (*EsEventCallback) (Datum *values, void *arg);
@@ -38,7 +38,7 @@ typedef void (*EsEventCallback) (Datum *values, void *arg);
 extern const EsReadFunction *es_read_function_get(int n);
 extern int64 es_read_stream_events(Relation event, const EsStore *store, int64 stream_no,
 								   int64 from_version, int64 max_count,
-								   ScanDirection direction,
+								   ScanDirection direction, bool as_stored,
 								   EsEventCallback callback, void *arg);
 
 #endif							/* ES_READ_READ_H */

@@ -44,6 +44,7 @@ struct EsReader
 	const EsStore *store;
 	Snapshot	snapshot;
 	bool		descending;		/* the order of the result */
+	bool		as_stored;		/* see EsRead */
 	int64		first;			/* what is read: versions of a stream, or */
 	int64		last;			/* positions, both inclusive */
 	int64		max_count;
@@ -180,16 +181,18 @@ es_reader_walk(EsReader *reader, int64 first, int64 last)
  * snapshot			registered or active until es_reader_end
  * from_version		inclusive
  * max_count		at most so many
+ * as_stored		see EsRead
  */
 EsReader *
 es_reader_begin_stream(Relation event, const EsStore *store, Snapshot snapshot,
 					   int64 stream_no, int64 from_version, int64 max_count,
-					   ScanDirection direction)
+					   ScanDirection direction, bool as_stored)
 {
 	EsReader   *reader = es_reader_create(event, store, snapshot,
 										  ScanDirectionIsBackward(direction), max_count);
 	MemoryContext old_context = MemoryContextSwitchTo(reader->context);
 
+	reader->as_stored = as_stored;
 	reader->stream_no = stream_no;
 	reader->first = reader->descending ? 0 : from_version;
 	reader->last = reader->descending ? from_version : PG_INT64_MAX;
@@ -230,13 +233,17 @@ es_reader_begin_order(Relation event, const EsStore *store, Snapshot snapshot,
 		reader->first = after < PG_INT64_MAX ? after + 1 : after;
 	}
 
+	reader->as_stored = read->as_stored;
+
 	/* the list must be younger than the bound: see log/type.c */
 	if (read->categories != NULL || read->names != NULL)
 		reader->ntypes = es_upcast_type_list(store, read->categories, read->ncategories,
-											 read->names, read->nnames,
+											 read->names, read->nnames, read->as_stored,
 											 &reader->type_nos, &reader->types);
 
 	reader->query = read->query;
+	if (reader->query != NULL)
+		reader->query->as_stored = read->as_stored;
 	reader->filter = es_row_filter_begin(event);
 	es_reader_walk(reader, reader->first, reader->last);
 	MemoryContextSwitchTo(old_context);
@@ -269,7 +276,7 @@ es_reader_begin(const EsRead *read, Snapshot snapshot)
 										read->backward ? PG_INT64_MAX : 0,
 										read->max_count,
 										read->backward ? BackwardScanDirection :
-										ForwardScanDirection);
+										ForwardScanDirection, read->as_stored);
 	else						/* nothing left to return */
 		reader = es_reader_create(event, store, snapshot, false, 0);
 	reader->opened = true;
@@ -390,6 +397,21 @@ const EsStore *
 es_reader_store(EsReader *reader)
 {
 	return reader->store;
+}
+
+/*
+ * The columns of es_event, in the shape in which the read shows them.  This may
+ * run users' functions.
+ *
+ * values		Natts_es_out elements, see es_event_stored_values
+ */
+void
+es_reader_values(EsReader *reader, TupleTableSlot *row, Datum *values)
+{
+	if (reader->as_stored)
+		(void) es_event_stored_values(reader->store, row, values);
+	else
+		es_event_values(reader->store, row, values);
 }
 
 /*
@@ -525,8 +547,8 @@ es_columns_upcast(EsColumns *columns, const EsStore *store, EsUpcaster *upcaster
 }
 
 /*
- * The chosen columns of an event in today's shape.  Runs users' functions if
- * data is among them.
+ * The chosen columns of an event, in the shape in which the read shows them.
+ * Runs users' functions if data is among them.
  *
  * row			from es_reader_next
  * values		Natts_es_out elements, of which the chosen ones are set.
@@ -537,9 +559,10 @@ es_columns_upcast(EsColumns *columns, const EsStore *store, EsUpcaster *upcaster
  *				without stream, whose values are then 0
  */
 void
-es_columns_get(EsColumns *columns, const EsStore *store, TupleTableSlot *row,
+es_columns_get(EsColumns *columns, EsReader *reader, TupleTableSlot *row,
 			   Datum *values, bool *isnull)
 {
+	const EsStore *store = reader->store;
 	Datum	   *stored;
 
 	slot_getsomeattrs(row, columns->last);
@@ -578,7 +601,7 @@ es_columns_get(EsColumns *columns, const EsStore *store, TupleTableSlot *row,
 	if (columns->type || columns->data || columns->schema_version)
 	{
 		int32		type_no = DatumGetInt32(stored[Anum_es_event_type_no - 1]);
-		bool		upcast = unlikely(es_upcast_possible) && es_upcast_enabled;
+		bool		upcast = unlikely(es_upcast_possible) && !reader->as_stored;
 		EsNameText *text = &columns->event_types[type_no & (ES_NAME_TEXTS - 1)];
 
 		if (text->number == type_no && !upcast)
@@ -589,7 +612,7 @@ es_columns_get(EsColumns *columns, const EsStore *store, TupleTableSlot *row,
 
 			values[Anum_es_out_event_type - 1] =
 				es_name_text(columns, text, type_no, type->name, type->name_len);
-			if (es_upcast_needed(type))
+			if (upcast && es_upcast_needed(type))
 			{
 				EsUpcaster *upcaster =
 					es_upcaster_for_type(type,

@@ -28,6 +28,8 @@ typedef struct EsRead
 	Datum	   *names;
 	int			nnames;
 	EsQuery    *query;			/* instead of these, NULL = none */
+	bool		as_stored;		/* not in today's shape: only for a read whose
+								 * result is shown, and goes nowhere else */
 } EsRead;
 
 typedef struct EsReader EsReader;
@@ -36,9 +38,10 @@ extern EsReader *es_reader_begin(const EsRead *read, Snapshot snapshot);
 extern EsReader *es_reader_begin_stream(Relation event, const EsStore *store,
 										Snapshot snapshot, int64 stream_no,
 										int64 from_version, int64 max_count,
-										ScanDirection direction);
+										ScanDirection direction, bool as_stored);
 extern TupleTableSlot *es_reader_next(EsReader *reader, bool ahead);
 extern const EsStore *es_reader_store(EsReader *reader);
+extern void es_reader_values(EsReader *reader, TupleTableSlot *row, Datum *values);
 extern EsBlocked es_reader_blocked(EsReader *reader);
 extern int64 es_reader_last(EsReader *reader);
 extern void es_reader_restart(EsReader *reader);
@@ -48,7 +51,7 @@ extern void es_reader_end(EsReader *reader);
 typedef struct EsColumns EsColumns;
 
 extern EsColumns *es_columns_create(const Bitmapset *wanted);
-extern void es_columns_get(EsColumns *columns, const EsStore *store,
+extern void es_columns_get(EsColumns *columns, EsReader *reader,
 						   TupleTableSlot *row, Datum *values, bool *isnull);
 
 #endif							/* ES_READ_READER_H */

@@ -54,6 +54,7 @@
 #include "log/sql.h"
 #include "log/stream.h"
 #include "read/read.h"
+#include "settings.h"
 #include "state/aggregate.h"
 #include "state/fold.h"
 #include "state/snapshot.h"
@@ -558,6 +559,7 @@ es_state(PG_FUNCTION_ARGS)
 	int			category_len;
 	const char *stream = es_arg_name(fcinfo, 0, "stream_id", &len);
 	bool		as_of = !PG_ARGISNULL(1) || !PG_ARGISNULL(2);
+	bool		as_stored = !es_upcast_enabled;	/* a reducer might change it */
 	bool		use_snapshots;
 	uint64		upcast_generation;
 	uint64		aggregates_generation;
@@ -587,7 +589,7 @@ es_state(PG_FUNCTION_ARGS)
 
 	event = es_store_open_event(&store, AccessShareLock);
 	/* snapshots are made of upcast events */
-	use_snapshots = es_upcast_enabled && es_snapshot_allowed(event);
+	use_snapshots = !as_stored && es_snapshot_allowed(event);
 	stream_no = es_stream_find(store, stream, len);
 	if (stream_no != 0)
 	{
@@ -620,7 +622,7 @@ es_state(PG_FUNCTION_ARGS)
 		}
 		es_read_stream_events(event, store, stream_no, fold.version + 1,
 							  fold.upto == PG_INT64_MAX ? PG_INT64_MAX : fold.upto - fold.version,
-							  ForwardScanDirection, es_fold_event, &fold);
+							  ForwardScanDirection, as_stored, es_fold_event, &fold);
 		if (use_snapshots && !as_of && aggregate->snapshot_every > 0 &&
 			fold.count >= aggregate->snapshot_every && es_state_may_save(fcinfo))
 			es_state_save(store, stream_no, aggregate->schema_version, fold.version,

@@ -98,6 +98,7 @@ es_decide(PG_FUNCTION_ARGS)
 	Datum		result[2];
 	bool		isnull[2] = {false};
 
+	/* in today's shape, whatever is set: a condition is to follow from it */
 	read.query = es_query_parse("query", es_arg_jsonb(fcinfo, 0, "query"));
 	read.max_count = PG_INT64_MAX;
 	read.from = -1;
@@ -120,7 +121,7 @@ es_decide(PG_FUNCTION_ARGS)
 		Datum		values[Natts_es_out];
 		MemoryContext old_context = MemoryContextSwitchTo(row_context);
 
-		es_event_values(es_reader_store(reader), row, values);
+		es_reader_values(reader, row, values);
 		es_fold_event(values, &fold);
 		MemoryContextSwitchTo(old_context);
 		MemoryContextReset(row_context);

@@ -34,6 +34,7 @@
 #include "log/sql.h"
 #include "log/stream.h"
 #include "read/read.h"
+#include "settings.h"
 #include "state/snapshot.h"
 
 PG_FUNCTION_INFO_V1(es_read_snapshot);
@@ -260,7 +261,7 @@ es_load(PG_FUNCTION_ARGS)
 			array.last_version = DatumGetInt64(values[1]);
 		}
 		es_read_stream_events(event, store, stream_no, array.last_version + 1,
-							  PG_INT64_MAX, ForwardScanDirection,
+							  PG_INT64_MAX, ForwardScanDirection, !es_upcast_enabled,
 							  es_collect_event, &array);
 	}
 	values[0] = Int64GetDatum(array.last_version);

@@ -269,7 +269,7 @@ es_fetch_queue(EsFetch *fetch, Relation event, const EsStore *store,
 	if (parked->stream_no > 0)
 		reader = es_reader_begin_stream(event, store, GetActiveSnapshot(), parked->stream_no,
 										parked->next_version, PG_INT64_MAX,
-										ForwardScanDirection);
+										ForwardScanDirection, false);
 	else if (parked->next_version <= 1)
 	{
 		single.from = -parked->stream_no - 1;

@@ -100,9 +100,8 @@ ES_SQL("SELECT 1 FROM event_store.parked_stream"
 1, TEXTOID);
 
 /*
- * An event, if the subscription wants it: others are not handed out.  One that
- * belongs to no stream is held up by itself, as version 1 of a stream of its
- * own, whose number is its negative position.
+ * An event.  One that belongs to no stream is held up by itself, as version 1 of
+ * a stream of its own, whose number is its negative position.
  *
  * d: tables older than this library, not brought up yet, lack this column
  */
@@ -112,14 +111,8 @@ ES_SQL("SELECT COALESCE(e.stream_no, OPERATOR(pg_catalog.-) e.global_position),"
 	" (SELECT n.stream_id FROM event_store.stream n"
 	" WHERE n.stream_no OPERATOR(pg_catalog.=) e.stream_no)"
 	" FROM (SELECT NULL::pg_catalog.text[] AS tags) d, event_store.event e"
-	" JOIN event_store.event_type t ON t.type_no OPERATOR(pg_catalog.=) e.type_no"
-	" JOIN event_store.subscription s ON s.name OPERATOR(pg_catalog.=) $2"
-	" AND (s.categories IS NULL OR t.category OPERATOR(pg_catalog.=) ANY (s.categories))"
-	" AND (s.event_types IS NULL"
-	" OR event_store.es_upcast_type(t.event_type, e.schema_version)"
-	" OPERATOR(pg_catalog.=) ANY (s.event_types))"
 	" WHERE e.global_position OPERATOR(pg_catalog.=) $1",
-2, INT8OID, TEXTOID);
+1, INT8OID);
 static EsSql es_sql_own_slot =
 ES_SQL("SELECT position FROM event_store.subscription_checkpoint"
 	" WHERE subscription OPERATOR(pg_catalog.=) $1"
@@ -350,22 +343,27 @@ es_nack_not_handed_out(const EsSubscription *sub, int64 position)
 }
 
 /*
- * Does the query of a subscription want the event at a position?
+ * Does a subscription want the event at a position?  Others are not handed out.
  */
 static bool
 es_nack_wanted(EsSubscription *sub, int64 position)
 {
 	EsRead		single = {.from = position - 1,.max_count = 1};
-	EsReader   *reader = es_reader_begin(&single, GetActiveSnapshot());
-	TupleTableSlot *row = es_reader_next(reader, true);
+	EsReader   *reader;
+	TupleTableSlot *row;
 	bool		result = false;
 
+	/* a fetch in the same statement may have waited for it */
+	PushActiveSnapshot(GetTransactionSnapshot());
+	reader = es_reader_begin(&single, GetActiveSnapshot());
+	row = es_reader_next(reader, true);
 	if (row != NULL)
 	{
 		es_selection_list(&sub->wanted, es_reader_store(reader));
 		result = es_selection_matches(&sub->wanted, es_reader_store(reader), row);
 	}
 	es_reader_end(reader);
+	PopActiveSnapshot();
 	return result;
 }
 
@@ -410,7 +408,6 @@ es_nack(PG_FUNCTION_ARGS)
 	es_lease_check(&sub, member, position, &cursor);
 
 	args[0] = Int64GetDatum(position);
-	args[1] = name;
 	if (es_sql_run(&es_sql_event, args, NULL) == 0)
 		es_nack_not_handed_out(&sub, position);
 	stream_no = es_sql_int64(0, 1, 0);
@@ -424,7 +421,8 @@ es_nack(PG_FUNCTION_ARGS)
 		order = es_cardinal_order(VARDATA_ANY(stream), VARSIZE_ANY_EXHDR(stream));
 	}
 	slot = es_order_slot(order, sub.slots);
-	if (sub.wanted.query != NULL && !es_nack_wanted(&sub, position))
+	if ((sub.wanted.categories != NULL || sub.wanted.event_types != NULL ||
+		 sub.wanted.query != NULL) && !es_nack_wanted(&sub, position))
 		es_nack_not_handed_out(&sub, position);
 
 	done = cursor.position;

@@ -358,18 +358,21 @@ sub role_settings
 		'ALTER ROLE owner SET role = stranger',
 		q{ALTER ROLE owner SET default_transaction_isolation = 'repeatable read'},
 		q{ALTER ROLE owner SET work_mem = '5MB'},
+		'ALTER ROLE owner SET event_store.upcast = off',
+		q{CREATE FUNCTION gained(data jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT data $$},
+		q{SELECT es_define_upcaster('Gained', 1, 'gained', 'Added')},
 		'SET SESSION AUTHORIZATION owner',
-		'CREATE TABLE who (name text, work_mem text, position bigint)',
+		'CREATE TABLE who (name text, work_mem text, type text, position bigint)',
 		q{CREATE FUNCTION on_event(e es_event) RETURNS void LANGUAGE sql AS $$
-			INSERT INTO who VALUES (current_user, current_setting('work_mem'), e.global_position) $$});
-	create_projection('p', 'on_event(es_event)', batch_size => 3);
+			INSERT INTO who VALUES (current_user, current_setting('work_mem'), e.event_type, e.global_position) $$});
+	create_projection('p', 'on_event(es_event)', batch_size => 3, event_types => q{'{Added}'});
 	$dbh->do('RESET SESSION AUTHORIZATION');
-	append_batch($dbh, 'Acc-1', ANY, 'Added', [ undef, undef ]) for 1 .. 20;
+	append_batch($dbh, 'Acc-1', ANY, $_ % 2 ? 'Gained' : 'Added', [ undef, undef ]) for 1 .. 20;
 	caught_up($dbh, 'p');
 	is_deeply(
-		$dbh->selectall_arrayref('SELECT name, work_mem, count(*) FROM who GROUP BY 1, 2'),
-		[ [ 'owner', '5MB', 40 ] ],
-		'settings of the owner: all events, as the owner, with his settings');
+		$dbh->selectall_arrayref('SELECT name, work_mem, type, count(*) FROM who GROUP BY 1, 2, 3'),
+		[ [ 'owner', '5MB', 'Added', 40 ] ],
+		'settings of the owner: all events, in today\'s shape, as the owner, with his settings');
 	$dbh->do(q{SELECT es_drop_projection('p')});
 
 	# before 17 a worker cannot connect as a role that may not

@@ -191,7 +191,9 @@ conn_connected(Conn *conn)
 		"SELECT pg_catalog.set_config('search_path', 'pg_catalog, ' || pg_catalog.quote_ident(n.nspname) || ', pg_temp', false),"
 		" pg_catalog.set_config('lock_timeout', '%d', false),"
 		" pg_catalog.set_config('client_min_messages', 'error', false),"
-		" pg_catalog.pg_size_bytes(pg_catalog.current_setting('event_store.max_event_size', true))"
+		" pg_catalog.pg_size_bytes(pg_catalog.current_setting('event_store.max_event_size', true)),"
+		/* clients follow what they read, and filter it by type */
+		" pg_catalog.set_config('event_store.upcast', 'on', false)"
 		" FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace"
 		" WHERE e.extname = 'event_store'";
 	char		sql[sizeof(format) + 16];

@@ -76,6 +76,19 @@ module.exports = (client_name) => {
     });
   }
 
+  // the database has event_store.upcast = off
+  on('events have the types of today, also those appended under another one', async () => {
+    const stream = fresh('Shape');
+    await client.appendToStream(stream, [event(0, `${stream}Old`), event(1, `${stream}New`)]);
+    pg.psql(`SELECT es_define_upcaster('${stream}Old', 1, 'today', '${stream}New')`);
+    const data = async (name) => (await collect(client.readStream(name, { resolveLinkTos: true }))).map(({ event: e }) => [e.type, e.data]);
+    const wanted = [[`${stream}New`, { n: 0, today: true }], [`${stream}New`, { n: 1 }]];
+    assert.deepEqual(await data(stream), wanted);
+    assert.deepEqual(await data(`$et-${stream}New`), wanted);
+    assert.deepEqual(await data(`$et-${stream}Old`).catch(() => []), []);
+    pg.psql(`SELECT es_drop_upcaster('${stream}Old', 1)`);
+  });
+
   on('failures can be returned instead of thrown', async () => {
     const quiet = F.connect(gateway.uri('esdb', '&throwOnAppendFailure=false'));
     const stream = fresh('Quiet');
@@ -435,7 +448,9 @@ module.exports = (client_name) => {
     await pg.start();
     pg.psql('CREATE EXTENSION event_store');
     pg.psql(`CREATE FUNCTION project(es_event[]) RETURNS void LANGUAGE sql AS '';
-      CREATE FUNCTION forget() RETURNS void LANGUAGE sql AS ''`);
+      CREATE FUNCTION forget() RETURNS void LANGUAGE sql AS '';
+      CREATE FUNCTION today(data jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT data || '{"today": true}' $$;
+      ALTER DATABASE postgres SET event_store.upcast = off`);
     await gateway.start();
     client = F.connect(gateway.uri());
   }, () => client.dispose());
