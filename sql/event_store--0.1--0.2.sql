@@ -56,6 +56,8 @@ ALTER TABLE event_store.subscription ADD COLUMN query jsonb;
 COMMENT ON COLUMN event_store.subscription.query IS 'query of streams, event types and tags, NULL = none; see es_read_query';
 ALTER TABLE event_store.subscription ADD COLUMN cardinal_ids boolean NOT NULL DEFAULT false;
 COMMENT ON COLUMN event_store.subscription.cardinal_ids IS 'streams whose names are the same up to the first "+" of the id share a slot';
+ALTER TABLE event_store.subscription_checkpoint ADD COLUMN taken_at timestamptz;
+COMMENT ON COLUMN event_store.subscription_checkpoint.taken_at IS 'since when the consumer that fetched last has had it, without another one in between; NULL = not known, or a group';
 CREATE TRIGGER es_mark_replicated BEFORE INSERT OR UPDATE ON event_store.subscription
     FOR EACH ROW EXECUTE FUNCTION event_store.es_mark_replicated();
 ALTER TABLE event_store.subscription ENABLE ALWAYS TRIGGER es_mark_replicated;

@@ -45,6 +45,7 @@ CREATE TABLE event_store.subscription_checkpoint (
     pid int,
     subscription pg_catalog.text COLLATE pg_catalog."C" NOT NULL,
     member pg_catalog.text COLLATE pg_catalog."C",
+    taken_at timestamptz,
     PRIMARY KEY (subscription, slot)
 ) USING heap WITH (fillfactor = 50);
 COMMENT ON TABLE event_store.subscription_checkpoint IS 'checkpoint of each subscription, of a group''s one for each slot; see view event_store.subscriptions';
@@ -58,6 +59,7 @@ COMMENT ON COLUMN event_store.subscription_checkpoint.slot IS 'virtual slot of a
 COMMENT ON COLUMN event_store.subscription_checkpoint.pid IS 'server process that fetched or acknowledged last';
 COMMENT ON COLUMN event_store.subscription_checkpoint.subscription IS 'name of the subscription';
 COMMENT ON COLUMN event_store.subscription_checkpoint.member IS 'consumer that fetched last; in a group the member that owns the slot';
+COMMENT ON COLUMN event_store.subscription_checkpoint.taken_at IS 'since when the consumer that fetched last has had it, without another one in between; NULL = not known, or a group';
 
 CREATE TABLE event_store.subscription_member (
     position bigint NOT NULL,

@@ -105,8 +105,7 @@ es_ack(PG_FUNCTION_ARGS)
 		cursor.position = Max(cursor.position, cursor.scanned);
 		cursor.delivered = 0;
 		cursor.lease_until = DT_NOBEGIN;
-		if (member == (Datum) 0)
-			es_lease_forget(name);
+		es_lease_forget(name, member);
 	}
 	else
 	{

@@ -32,32 +32,36 @@
 #include "base/compat.h"
 #include "subscription/subscription.h"
 
-#define CHECKPOINT_ROW \
-	" FROM event_store.subscription_checkpoint" \
+#define CHECKPOINT_ROW_AND(others) \
+	" FROM event_store.subscription_checkpoint" others \
 	" WHERE subscription OPERATOR(pg_catalog.=) $1" \
 	" AND slot OPERATOR(pg_catalog.=) 0"
 #define MEMBER_ROW \
-	" FROM event_store.subscription_member" \
+	" FROM event_store.subscription_member c" \
 	" WHERE subscription OPERATOR(pg_catalog.=) $1" \
 	" AND member OPERATOR(pg_catalog.=) $2"
 #define OWN_AND_SUBSCRIPTION_XMIN \
-	" xmin, (SELECT s.xmin FROM event_store.subscription s" \
-	" WHERE s.name OPERATOR(pg_catalog.=) $1), pid"
+	" c.xmin, (SELECT s.xmin FROM event_store.subscription s" \
+	" WHERE s.name OPERATOR(pg_catalog.=) $1), pid,"
+
+/* d: in tables older than this library, not brought up yet, it is not kept */
 #define CHECKPOINT_COLUMNS \
 	"SELECT position, scanned, delivered, session, member, lease_until, lease_until," \
-	OWN_AND_SUBSCRIPTION_XMIN CHECKPOINT_ROW
+	OWN_AND_SUBSCRIPTION_XMIN \
+	" (SELECT taken_at FROM (SELECT (c).*) r)" CHECKPOINT_ROW_AND(" c," \
+	" (SELECT 'infinity'::pg_catalog.timestamptz AS taken_at) d")
 #define MEMBER_COLUMNS \
 	"SELECT position, scanned, delivered, NULL::pg_catalog.int8, member, lease_until," \
 	" lease_until OPERATOR(pg_catalog.-)" \
 	" (lease OPERATOR(pg_catalog.*) '0.66'::pg_catalog.float8)," \
-	OWN_AND_SUBSCRIPTION_XMIN MEMBER_ROW
+	OWN_AND_SUBSCRIPTION_XMIN " joined_at" MEMBER_ROW
 #define AS_EXPECTED \
 	" AND xmin OPERATOR(pg_catalog.=) $3"
 
 static EsSql es_sql_plain_load = ES_SQL(CHECKPOINT_COLUMNS, 1, TEXTOID);
-static EsSql es_sql_plain_lock = ES_SQL(CHECKPOINT_COLUMNS " FOR UPDATE", 1, TEXTOID);
+static EsSql es_sql_plain_lock = ES_SQL(CHECKPOINT_COLUMNS " FOR UPDATE OF c", 1, TEXTOID);
 static EsSql es_sql_plain_claim =
-ES_SQL("SELECT 1" CHECKPOINT_ROW AS_EXPECTED " FOR UPDATE SKIP LOCKED",
+ES_SQL("SELECT 1" CHECKPOINT_ROW_AND("") AS_EXPECTED " FOR UPDATE SKIP LOCKED",
 3, TEXTOID, TEXTOID, XIDOID);
 static EsSql es_sql_plain_store =
 ES_SQL("UPDATE event_store.subscription_checkpoint"
@@ -65,6 +69,10 @@ ES_SQL("UPDATE event_store.subscription_checkpoint"
 	" lease_until = $7, pid = $8, updated_at = pg_catalog.clock_timestamp()"
 	" WHERE subscription OPERATOR(pg_catalog.=) $1 AND slot OPERATOR(pg_catalog.=) 0",
 	8, TEXTOID, INT8OID, INT8OID, INT8OID, INT8OID, TEXTOID, TIMESTAMPTZOID, INT4OID);
+static EsSql es_sql_plain_take =
+ES_SQL("UPDATE event_store.subscription_checkpoint SET taken_at = $2"
+	" WHERE subscription OPERATOR(pg_catalog.=) $1 AND slot OPERATOR(pg_catalog.=) 0",
+	2, TEXTOID, TIMESTAMPTZOID);
 
 static EsSql es_sql_member_load = ES_SQL(MEMBER_COLUMNS, 2, TEXTOID, TEXTOID);
 static EsSql es_sql_member_lock = ES_SQL(MEMBER_COLUMNS " FOR UPDATE", 2, TEXTOID, TEXTOID);
@@ -120,6 +128,7 @@ es_cursor_load(const EsSubscription *sub, Datum member,
 	cursor->renew_at = DatumGetTimestampTz(es_sql_datum(0, 7, &isnull));
 	value = es_sql_datum(0, 10, &isnull);
 	cursor->pid = isnull ? 0 : DatumGetInt32(value);
+	cursor->since = es_sql_int64(0, 11, 0);
 	value = es_sql_datum(0, 9, &isnull);
 	return !isnull && DatumGetTransactionId(value) == sub->xmin;
 }
@@ -142,6 +151,27 @@ es_cursor_claim(const EsSubscription *sub, Datum member, const EsCursor *expecte
 		nulls[1] = 'n';
 	return es_sql_run(sub->slots == 0 ? &es_sql_plain_claim : &es_sql_member_claim,
 					  args, nulls) > 0;
+}
+
+/*
+ * A consumer other than the one before has taken a cursor, which this
+ * transaction has locked.
+ *
+ * cursor		changed
+ */
+void
+es_cursor_take(const EsSubscription *sub, EsCursor *cursor)
+{
+	Datum		args[2];
+
+	if (cursor->since == DT_NOEND)
+		return;
+
+	/* never twice the same, whatever the clock says */
+	cursor->since = Max(GetCurrentTimestamp(), cursor->since + 1);
+	args[0] = sub->name;
+	args[1] = TimestampTzGetDatum(cursor->since);
+	es_sql_run(&es_sql_plain_take, args, NULL);
 }
 
 /*

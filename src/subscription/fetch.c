@@ -92,6 +92,7 @@ typedef struct EsFetch
 	bool		skipped;		/* met events of held-up streams */
 	bool		must_move;		/* a stream that is due waits for the cursor */
 	bool		must_write;		/* a stream is held up no longer */
+	TimestampTz since;			/* of the cursor that was written */
 	TimestampTz look_again;		/* when the next retry is due */
 
 	bool		wrote;			/* this call has written something */
@@ -497,6 +498,10 @@ es_fetch_write(EsFetch *fetch)
 		cursor.delivered = fetch->last;
 		if (fetch->count > 0)
 		{
+			if (fetch->sub.slots == 0 &&
+				(es_lease_is_foreign(&cursor, fetch->member) ||
+				 (cursor.member == (Datum) 0 && cursor.session == 0)))
+				es_cursor_take(&fetch->sub, &cursor);
 			cursor.member = fetch->member;
 			cursor.session = fetch->member_given ? 0 : es_lease_session();
 			cursor.lease_until = GetCurrentTimestamp() + fetch->sub.lease;
@@ -506,6 +511,7 @@ es_fetch_write(EsFetch *fetch)
 			cursor.position = cursor.scanned;
 			cursor.lease_until = DT_NOBEGIN;
 		}
+		fetch->since = cursor.since;
 		ES_FAULT_POINT("fetch_claimed");
 		es_cursor_store(&fetch->sub, fetch->member, &cursor);
 		if (fetch->nparked > 0)
@@ -581,8 +587,8 @@ es_fetch_round(EsFetch *fetch, bool last)
 			{
 				result = ES_ROUND_DONE;
 				es_lease_forget_told(fetch->name);
-				if (!fetch->member_given)
-					es_lease_remember(fetch->name, Max(fetch->last, fetch->scanned));
+				es_lease_remember(fetch->name, fetch->member,
+								  Max(fetch->last, fetch->scanned), fetch->since);
 			}
 			else
 			{

@@ -8,7 +8,10 @@
  * a lock of the lock manager on a number of its own, taken for the session:
  * it vanishes with it, whatever becomes of the process, and DISCARD ALL
  * (a pooler that gives the connection to another client) frees it too.
- * A consumer with a name (argument "member") is judged by time alone.
+ * A consumer with a name (argument "member") is judged by time alone; the
+ * session through which it fetched knows since when the name had the lease
+ * (EsCursor.since), which tells what it got then from what another process of
+ * that name has got since.
  *
  * A lease need not survive a crash, because the sessions do not: a
  * transaction that wrote nothing but leases commits asynchronously.
@@ -32,24 +35,49 @@
 /* fourth field of the advisory lock tag by which a session shows that it lives */
 #define ES_LOCK_CLASS_SESSION	7
 
-/* a subscription from which this session has fetched by itself */
+/* names that a session remembers, at the most; few are used up */
+#define ES_MAX_FETCHED	1000
+
+/* a subscription, and the name by which this session has fetched from it */
+typedef struct EsFetchedKey
+{
+	char		name[ES_NAME_MAX + 1];
+	char		member[ES_NAME_MAX + 1];	/* empty = by itself */
+} EsFetchedKey;
+
+/* what it got */
 typedef struct EsFetched
 {
-	char		name[ES_NAME_MAX + 1];	/* hash key */
-	int64		delivered;		/* highest position that it got or passed over */
-	int64		before;			/* the same before this transaction, 0 = none */
-	bool		fresh;			/* delivered is of this transaction */
-	int			acknowledged;	/* all of it, in this (sub)transaction: its
-								 * nesting level, 0 = not */
+	EsFetchedKey key;
+	int64		delivered;		/* highest position that it got or passed over;
+								 * 0 = all of it is acknowledged */
+	TimestampTz since;			/* of the cursor then */
+	int			level;			/* of the open (sub)transaction that has changed
+								 * this last, 0 = none has */
+	bool		refused;		/* the consumer knows that it has lost it */
 } EsFetched;
+
+/* what it was before a (sub)transaction changed it; the newest first */
+typedef struct EsFetchedChange
+{
+	struct EsFetchedChange *next;
+	EsFetched  *entry;
+	int			level;
+	int64		delivered;
+	TimestampTz since;
+	int			level_before;
+} EsFetchedChange;
 
 /* number of this session; random, never used twice */
 static int64 es_session = 0;
 
 /* subscriptions of which this session knows that somebody else has the events */
 static HTAB *es_told = NULL;
+
+/* EsFetched, and what this transaction has changed of it */
 static HTAB *es_fetched = NULL;
-static bool es_fetched_changed = false;
+static EsFetchedChange *es_fetched_changes = NULL;
+static bool es_fetched_refused = false;
 
 /* end of the WAL of this transaction if it wrote leases only; 0 = it did not */
 static XLogRecPtr es_lease_end = 0;
@@ -63,51 +91,120 @@ es_lease_key(Datum name, char *key)
 	text_to_cstring_buffer(DatumGetTextPP(name), key, ES_NAME_MAX + 1);
 }
 
+static EsFetched *
+es_fetched_find(Datum name, Datum member)
+{
+	EsFetchedKey key;
+
+	if (es_fetched == NULL)
+		return NULL;
+	memset(&key, 0, sizeof(key));
+	es_lease_key(name, key.name);
+	if (member != (Datum) 0)
+		es_lease_key(member, key.member);
+	return hash_search(es_fetched, &key, HASH_FIND, NULL);
+}
+
 /*
- * At the end of a transaction: forget what was acknowledged in it, or what
- * was fetched in vain.
+ * Before a change: should the (sub)transaction roll back, it is undone.
  */
 static void
-es_lease_settle(bool committed)
+es_fetched_change(EsFetched *entry)
 {
-	HASH_SEQ_STATUS status;
-	EsFetched  *entry;
+	int			level = GetCurrentTransactionNestLevel();
+	EsFetchedChange *change;
 
-	es_fetched_changed = false;
-	hash_seq_init(&status, es_fetched);
-	while ((entry = hash_seq_search(&status)) != NULL)
+	if (entry->level == level)
+		return;
+	change = MemoryContextAlloc(TopTransactionContext, sizeof(EsFetchedChange));
+	change->next = es_fetched_changes;
+	change->entry = entry;
+	change->level = level;
+	change->delivered = entry->delivered;
+	change->since = entry->since;
+	change->level_before = entry->level;
+	es_fetched_changes = change;
+	entry->level = level;
+}
+
+static void
+es_fetched_undo(EsFetchedChange *change)
+{
+	change->entry->delivered = change->delivered;
+	change->entry->since = change->since;
+	change->entry->level = change->level_before;
+}
+
+/*
+ * At the end of a transaction: forget what is acknowledged, what was fetched in
+ * vain, and what the consumer knows that it has lost.
+ */
+static void
+es_fetched_settle(bool committed)
+{
+	EsFetchedChange *change = es_fetched_changes;
+
+	for (; change != NULL; change = change->next)
 	{
-		if (!committed && entry->fresh)
-			entry->delivered = entry->before;
-		if (entry->delivered == 0 || (committed && entry->acknowledged > 0))
-			hash_search(es_fetched, entry->name, HASH_REMOVE, NULL);
-		else
+		EsFetched  *entry = change->entry;
+
+		if (!committed)
+			es_fetched_undo(change);
+
+		/* the only one that is left of the entry */
+		if (change->level_before == 0)
 		{
-			entry->fresh = false;
-			entry->acknowledged = 0;
+			entry->level = 0;
+			if (entry->delivered == 0)
+				hash_search(es_fetched, &entry->key, HASH_REMOVE, NULL);
+		}
+	}
+	es_fetched_changes = NULL;
+
+	if (es_fetched_refused)
+	{
+		HASH_SEQ_STATUS status;
+		EsFetched  *entry;
+
+		es_fetched_refused = false;
+		hash_seq_init(&status, es_fetched);
+		while ((entry = hash_seq_search(&status)) != NULL)
+		{
+			if (entry->refused)
+				hash_search(es_fetched, &entry->key, HASH_REMOVE, NULL);
 		}
 	}
 }
 
-/*
- * What was acknowledged in a subtransaction is so only if that does not abort.
- */
 static void
 es_lease_subxact_callback(SubXactEvent event, SubTransactionId subid,
 						  SubTransactionId parent, void *arg)
 {
 	int			level = GetCurrentTransactionNestLevel();
-	HASH_SEQ_STATUS status;
-	EsFetched  *entry;
+	EsFetchedChange **link = &es_fetched_changes;
 
-	if (!es_fetched_changed ||
-		(event != SUBXACT_EVENT_COMMIT_SUB && event != SUBXACT_EVENT_ABORT_SUB))
+	if (event != SUBXACT_EVENT_COMMIT_SUB && event != SUBXACT_EVENT_ABORT_SUB)
 		return;
-	hash_seq_init(&status, es_fetched);
-	while ((entry = hash_seq_search(&status)) != NULL)
+	while (*link != NULL && (*link)->level >= level)
 	{
-		if (entry->acknowledged >= level)
-			entry->acknowledged = event == SUBXACT_EVENT_COMMIT_SUB ? level - 1 : 0;
+		EsFetchedChange *change = *link;
+
+		if (event == SUBXACT_EVENT_ABORT_SUB)
+		{
+			es_fetched_undo(change);
+			*link = change->next;
+			continue;
+		}
+
+		/* now it is the parent's, which knows what was before its own */
+		change->entry->level = level - 1;
+		if (change->level_before == level - 1)
+			*link = change->next;
+		else
+		{
+			change->level = level - 1;
+			link = &change->next;
+		}
 	}
 }
 
@@ -125,8 +222,8 @@ es_lease_xact_callback(XactEvent event, void *arg)
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
 			es_lease_end = 0;
-			if (es_fetched_changed)
-				es_lease_settle(event == XACT_EVENT_COMMIT);
+			if (es_fetched_changes != NULL || es_fetched_refused)
+				es_fetched_settle(event == XACT_EVENT_COMMIT);
 			break;
 		default:
 			break;
@@ -230,37 +327,70 @@ es_lease_is_busy(const EsCursor *cursor, Datum member)
 }
 
 /*
- * Remember that this session has fetched from a subscription by itself: until
- * all that is acknowledged it can lose the lease, and must not get away with
- * an acknowledgement then.
+ * Make room for one more name.
+ */
+static void
+es_fetched_evict(void)
+{
+	HASH_SEQ_STATUS status;
+	EsFetched  *entry;
+
+	hash_seq_init(&status, es_fetched);
+	while ((entry = hash_seq_search(&status)) != NULL)
+	{
+		if (entry->level == 0 && entry->key.member[0] != '\0')
+		{
+			hash_search(es_fetched, &entry->key, HASH_REMOVE, NULL);
+			hash_seq_term(&status);
+			return;
+		}
+	}
+}
+
+/*
+ * Remember that this session has fetched from a subscription, by itself or as
+ * a consumer with a name: until all that is acknowledged it can lose the lease,
+ * and must not get away with an acknowledgement then.
+ *
+ * since		of the cursor
  */
 void
-es_lease_remember(Datum name, int64 delivered)
+es_lease_remember(Datum name, Datum member, int64 delivered, TimestampTz since)
 {
 	EsFetched  *entry;
-	char		key[ES_NAME_MAX + 1];
-	bool		found;
 
 	if (es_fetched == NULL)
 	{
 		HASHCTL		ctl;
 
 		memset(&ctl, 0, sizeof(ctl));
-		ctl.keysize = sizeof(key);
+		ctl.keysize = sizeof(EsFetchedKey);
 		ctl.entrysize = sizeof(EsFetched);
 		ctl.hcxt = TopMemoryContext;
 		es_fetched = hash_create("event_store subscriptions fetched", 16, &ctl,
 								 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	}
-	es_lease_key(name, key);
-	entry = hash_search(es_fetched, key, HASH_ENTER, &found);
-	if (!found)
-		entry->before = 0;
-	else if (!entry->fresh)
-		entry->before = entry->delivered;
+	entry = es_fetched_find(name, member);
+	if (entry == NULL)
+	{
+		EsFetchedKey key;
+
+		if (hash_get_num_entries(es_fetched) >= ES_MAX_FETCHED)
+			es_fetched_evict();
+		memset(&key, 0, sizeof(key));
+		es_lease_key(name, key.name);
+		if (member != (Datum) 0)
+			es_lease_key(member, key.member);
+		entry = hash_search(es_fetched, &key, HASH_ENTER, NULL);
+		entry->delivered = 0;
+		entry->since = 0;
+		entry->level = 0;
+		entry->refused = false;
+	}
+	es_fetched_change(entry);
 	entry->delivered = delivered;
-	entry->fresh = es_fetched_changed = true;
-	entry->acknowledged = 0;
+	entry->since = since;
+	entry->refused = false;
 }
 
 /*
@@ -270,34 +400,55 @@ es_lease_remember(Datum name, int64 delivered)
 bool
 es_lease_remembered(Datum name, int64 position)
 {
-	EsFetched  *entry;
-	char		key[ES_NAME_MAX + 1];
+	EsFetched  *entry = es_fetched_find(name, (Datum) 0);
 
-	if (es_fetched == NULL)
+	return entry != NULL && position <= entry->delivered;
+}
+
+/*
+ * Has this session fetched the event at this position as a consumer with a name
+ * that has lost the lease since, whoever has fetched under that name again?
+ *
+ * The clients of a pooler share sessions: the one that fetched again may be the
+ * one that acknowledges here.  So this is said once; who has been told begins
+ * anew, with a fetch.
+ */
+static bool
+es_lease_is_lost(Datum name, Datum member, int64 position, TimestampTz since)
+{
+	EsFetched  *entry = es_fetched_find(name, member);
+
+	if (entry == NULL || position > entry->delivered || entry->since == since ||
+		entry->since == DT_NOEND || since == DT_NOEND)
 		return false;
-	es_lease_key(name, key);
-	entry = hash_search(es_fetched, key, HASH_FIND, NULL);
-	return entry != NULL && entry->acknowledged == 0 && position <= entry->delivered;
+	entry->refused = es_fetched_refused = true;
+	return true;
 }
 
 /*
  * Everything is acknowledged, if this transaction commits.
  */
 void
-es_lease_forget(Datum name)
+es_lease_forget(Datum name, Datum member)
 {
-	EsFetched  *entry;
-	char		key[ES_NAME_MAX + 1];
+	EsFetched  *entry = es_fetched_find(name, member);
 
-	if (es_fetched == NULL)
-		return;
-	es_lease_key(name, key);
-	entry = hash_search(es_fetched, key, HASH_FIND, NULL);
 	if (entry != NULL)
 	{
-		es_fetched_changed = true;
-		entry->acknowledged = GetCurrentTransactionNestLevel();
+		es_fetched_change(entry);
+		entry->delivered = 0;
 	}
+}
+
+static void
+es_lease_ended(const EsSubscription *sub, const char *detail)
+{
+	ereport(ERROR,
+			errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			errmsg("the lease on subscription \"%s\" has ended",
+				   TextDatumGetCString(sub->name)),
+			errdetail("%s", detail),
+			errhint("Roll back, and fetch again."));
 }
 
 /*
@@ -307,7 +458,8 @@ es_lease_forget(Datum name)
  * ended and the events went, or may have gone, to another one, or if the
  * subscription was dropped and made again.  A group does
  * not know its members' sessions, so there a member with nothing in hand may
- * repeat only what it has just acknowledged.
+ * repeat only what it has just acknowledged.  That a consumer with a name has
+ * lost the lease and had it again since is known to the session that fetched.
  */
 void
 es_lease_check(const EsSubscription *sub, Datum member,
@@ -333,6 +485,8 @@ es_lease_check(const EsSubscription *sub, Datum member,
 					errhint("Roll back, and fetch again."));
 
 		/* thrown out, it may have joined again: that does not bring them back */
+		if (es_lease_is_lost(sub->name, member, position, cursor->since))
+			es_lease_ended(sub, "The member has left or was thrown out, and has joined again since: what this session had fetched went to others.");
 		if (cursor->delivered == 0 && position > cursor->position)
 			ereport(ERROR,
 					errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -349,12 +503,7 @@ es_lease_check(const EsSubscription *sub, Datum member,
 
 		/* maybe just dropped */
 		es_subscription_load(sub->name, &now);
-		ereport(ERROR,
-				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				errmsg("the lease on subscription \"%s\" has ended",
-					   TextDatumGetCString(sub->name)),
-				errdetail("The subscription was reset or made again."),
-				errhint("Roll back, and fetch again."));
+		es_lease_ended(sub, "The subscription was reset or made again.");
 	}
 
 	/*
@@ -372,14 +521,11 @@ es_lease_check(const EsSubscription *sub, Datum member,
 				errmsg("the events of subscription \"%s\" are with another consumer",
 					   TextDatumGetCString(sub->name)),
 				errhint("Roll back, and fetch again."));
-	if ((member != (Datum) 0 && (foreign || cursor->member == (Datum) 0)) ||
+	if ((member != (Datum) 0 &&
+		 (foreign || cursor->member == (Datum) 0 ||
+		  es_lease_is_lost(sub->name, member, position, cursor->since))) ||
 		(own && (foreign || cursor->delivered == 0)))
-		ereport(ERROR,
-				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				errmsg("the lease on subscription \"%s\" has ended",
-					   TextDatumGetCString(sub->name)),
-				errdetail("The events were handed out to another consumer or acknowledged by one, or the subscription was reset."),
-				errhint("Roll back, and fetch again."));
+		es_lease_ended(sub, "The events were handed out to another consumer or acknowledged by one, or the subscription was reset.");
 }
 
 /*

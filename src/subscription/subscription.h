@@ -44,6 +44,13 @@ typedef struct EsCursor
 	TimestampTz renew_at;		/* of a member: when to renew its lease */
 	TransactionId xmin;			/* who wrote the row: tells its versions apart */
 	int			pid;			/* server process that did; 0 = not known */
+
+	/*
+	 * since when that consumer has had it, without another one in between: of a
+	 * member when it joined; 0 = not known, infinity = not kept, in tables that
+	 * are older than this library
+	 */
+	TimestampTz since;
 } EsCursor;
 
 /* a row of event_store.parked_stream */
@@ -80,6 +87,7 @@ extern bool es_cursor_load(const EsSubscription *sub, Datum member,
 						   bool lock, EsCursor *cursor);
 extern bool es_cursor_claim(const EsSubscription *sub, Datum member,
 							const EsCursor *expected);
+extern void es_cursor_take(const EsSubscription *sub, EsCursor *cursor);
 extern void es_cursor_store(const EsSubscription *sub, Datum member,
 							const EsCursor *cursor);
 
@@ -88,9 +96,10 @@ extern int64 es_lease_session(void);
 extern bool es_lease_session_lives(int64 session);
 extern void es_lease_write_begin(void);
 extern void es_lease_write_end(void);
-extern void es_lease_remember(Datum name, int64 delivered);
+extern void es_lease_remember(Datum name, Datum member, int64 delivered,
+							  TimestampTz since);
 extern bool es_lease_remembered(Datum name, int64 position);
-extern void es_lease_forget(Datum name);
+extern void es_lease_forget(Datum name, Datum member);
 extern bool es_lease_first_told(Datum name);
 extern void es_lease_forget_told(Datum name);
 extern bool es_lease_is_foreign(const EsCursor *cursor, Datum member);
