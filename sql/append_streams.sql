@@ -131,3 +131,44 @@ SELECT count(*), sum(version) FROM es_append_streams((
 SELECT count(*), sum(version) FROM es_append_streams((
     SELECT jsonb_agg(jsonb_build_object('stream_id', 'TransferMany-' || i, 'expected_version', 1, 'events', '[{"event_type": "A", "data": 1}]'::jsonb))
       FROM generate_series(1, 1000) i));
+
+--
+-- What guards what was written stays as long as that, whose query it ever was: a
+-- cursor that fails in a savepoint takes no lock of its first rows along
+--
+
+CREATE FUNCTION pg_temp.kept(call text) RETURNS TABLE (lock text, mode text) LANGUAGE plpgsql AS $$
+DECLARE
+    rows refcursor;
+    row record;
+BEGIN
+    OPEN rows FOR EXECUTE format('SELECT 1 / (2 - g), (SELECT count(*) FROM %s) FROM generate_series(1, 2) AS g', call);
+    FETCH rows INTO row;
+    BEGIN
+        FETCH rows INTO row;
+    EXCEPTION WHEN division_by_zero THEN
+        NULL;
+    END;
+    RETURN QUERY SELECT coalesce(l.relation::regclass::text, l.locktype || ' ' || l.objsubid), l.mode
+        FROM pg_locks AS l
+        WHERE pid = pg_backend_pid() AND (locktype = 'advisory' OR l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock')
+            AND relation IN (SELECT oid FROM pg_class WHERE relkind = 'r' AND relnamespace = 'event_store'::regnamespace AND relname <> 'mark'))
+        ORDER BY 1, 2;
+END
+$$;
+CREATE FUNCTION kept_reducer(state jsonb, event es_event) RETURNS jsonb LANGUAGE sql IMMUTABLE AS 'SELECT state';
+SELECT version FROM es_append('Kept-1', es_any(), 'Kept', '1');
+SELECT * FROM pg_temp.kept($$ es_append('Kept-1', es_any(), 'Kept', '2') $$);
+SELECT * FROM pg_temp.kept($$ es_append('Kept-2', es_any(), 'Kept', '1') $$);
+SELECT * FROM pg_temp.kept($$ es_append_if('[{"event_type": "Decided", "data": 1}]', '{"items": [{"tags": ["kept"]}]}') $$);
+SELECT * FROM pg_temp.kept($$ es_import('SELECT ''Kept-1'' AS stream_id, ''Kept'' AS event_type, ''3''::jsonb AS data') $$);
+SELECT * FROM pg_temp.kept($$ es_snapshot('Kept-1', 3, '{}') $$);
+SELECT * FROM pg_temp.kept($$ es_define_aggregate('Kept', 'kept_reducer', snapshot_every => 1) $$);
+SELECT * FROM pg_temp.kept($$ es_state('Kept-1') $$);
+SELECT * FROM pg_temp.kept($$ es_drop_aggregate('Kept') $$);
+SELECT version, count(*) FROM es_read_stream('Kept-1') GROUP BY version ORDER BY version;
+BEGIN;
+SELECT 1 FROM es_create_subscription('kept', slots => 2);
+SELECT * FROM pg_temp.kept($$ es_join('kept', 'member') $$) WHERE lock = 'advisory 8';
+ROLLBACK;
+DROP FUNCTION kept_reducer;

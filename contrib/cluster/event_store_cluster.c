@@ -171,6 +171,7 @@ Datum
 event_store_shard_writing(PG_FUNCTION_ARGS)
 {
 	text	   *stream = PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0);
+	ResourceOwner owner = CurrentResourceOwner;
 	LOCKTAG		tag;
 
 	if (IsolationUsesXactSnapshot())
@@ -181,7 +182,10 @@ event_store_shard_writing(PG_FUNCTION_ARGS)
 	read_slots(&own);
 	/* what pg_advisory_xact_lock_shared(event_store_shard.lock_key(), 0) takes */
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, own.table, 0, 2);
+	/* the transaction's, like what is written under it, not a cursor's that may fail */
+	CurrentResourceOwner = CurTransactionResourceOwner;
 	(void) LockAcquire(&tag, ShareLock, false, false);
+	CurrentResourceOwner = owner;
 	if (shard_of(&own, stream) == 0)
 		ereport(ERROR,
 				(errcode(MAKE_SQLSTATE('5', '5', 'E', 'S', '1')),

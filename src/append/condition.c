@@ -74,6 +74,7 @@
 #include "base/count.h"
 #include "base/errors.h"
 #include "base/fault.h"
+#include "base/lock.h"
 #include "log/durable.h"
 #include "log/event.h"
 #include "log/order.h"
@@ -183,7 +184,7 @@ es_condition_lock(const EsCondition *condition)
 			continue;
 		SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (hashes[i] >> 32),
 							 (uint32) hashes[i], ES_LOCK_CLASS_CONDITION);
-		if (LockAcquire(&tag, ExclusiveLock, false, true) != LOCKACQUIRE_NOT_AVAIL)
+		if (es_lock(&tag, ExclusiveLock, true) != LOCKACQUIRE_NOT_AVAIL)
 		{
 			es_condition_nlocks++;
 			es_durable_hold(&tag);
@@ -191,8 +192,8 @@ es_condition_lock(const EsCondition *condition)
 		}
 		else
 		{
-			(void) LockAcquire(&tag, ShareLock, false, false);
-			(void) LockRelease(&tag, ShareLock, false);
+			(void) es_lock(&tag, ShareLock, false);
+			es_unlock(&tag, ShareLock);
 		}
 	}
 	pfree(hashes);

@@ -18,7 +18,6 @@
 #include "commands/trigger.h"
 #include "miscadmin.h"
 #include "nodes/supportnodes.h"
-#include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
@@ -30,6 +29,7 @@
 #include "base/args.h"
 #include "base/compat.h"
 #include "base/errors.h"
+#include "base/lock.h"
 #include "base/result.h"
 #include "base/subxact.h"
 #include "evolution/function.h"
@@ -80,8 +80,8 @@ es_upcaster_lock(void)
 	const EsStore *store = es_store_get();
 	Oid			relid = es_store_relation(get_namespace_oid("event_store", false), "upcaster");
 
-	LockRelationOid(relid, ShareRowExclusiveLock);
-	LockRelationOid(store->snapshot, ExclusiveLock);
+	es_lock_table(relid, ShareRowExclusiveLock);
+	es_lock_table(store->snapshot, ExclusiveLock);
 }
 
 /*

@@ -38,6 +38,7 @@
 
 #include "base/compat.h"
 #include "base/fault.h"
+#include "base/lock.h"
 #include "base/shmem.h"
 #include "log/queue.h"
 #include "settings.h"
@@ -179,7 +180,7 @@ es_queue_wait(EsQueue *queue, const LOCKTAG *tag)
 		instr_time	now;
 		long		left;
 
-		result = LockAcquire(tag, ExclusiveLock, false, true);
+		result = es_lock(tag, ExclusiveLock, true);
 		INSTR_TIME_SET_CURRENT(now);
 		INSTR_TIME_SUBTRACT(now, start);
 		left = ES_QUEUE_MS - (long) INSTR_TIME_GET_MILLISEC(now);
@@ -204,9 +205,9 @@ es_queue_lock(const LOCKTAG *tag)
 
 	if (es_queues == NULL || !es_early_lock_release ||
 		(LockTimeout > 0 && LockTimeout <= ES_QUEUE_MS))
-		return LockAcquire(tag, ExclusiveLock, false, false);
+		return es_lock(tag, ExclusiveLock, false);
 
-	result = LockAcquire(tag, ExclusiveLock, false, true);
+	result = es_lock(tag, ExclusiveLock, true);
 	if (likely(result != LOCKACQUIRE_NOT_AVAIL))
 		return result;
 	if (!exit_registered)
@@ -230,7 +231,7 @@ es_queue_lock(const LOCKTAG *tag)
 		es_queue_leave();
 	}
 	if (result == LOCKACQUIRE_NOT_AVAIL)
-		result = LockAcquire(tag, ExclusiveLock, false, false);
+		result = es_lock(tag, ExclusiveLock, false);
 	return result;
 }
 

@@ -41,6 +41,7 @@
 
 #include "base/compat.h"
 #include "base/fault.h"
+#include "base/lock.h"
 #include "log/durable.h"
 #include "log/known.h"
 #include "log/names.h"
@@ -504,7 +505,7 @@ es_stream_lock_order(const char *a, int a_len, const char *b, int b_len)
 static void
 es_stream_unlock(const LOCKTAG *tag)
 {
-	(void) LockRelease(tag, ExclusiveLock, false);
+	es_unlock(tag, ExclusiveLock);
 	es_durable_give_back(tag);
 	es_queue_wake(tag);
 }
@@ -666,6 +667,7 @@ es_stream_lock(const EsStore *store, Relation event, const char *name, int len,
 			TM_FailureData tmfd;
 			TupleTableSlot *slot = table_slot_create(rel, NULL);
 
+			es_lock_table(store->stream, RowExclusiveLock);
 			(void) table_tuple_lock(rel, &stream.tid, SnapshotSelf, slot,
 									GetCurrentCommandId(true), LockTupleNoKeyExclusive,
 									LockWaitBlock, 0, &tmfd);

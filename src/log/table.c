@@ -21,6 +21,7 @@
 #include "utils/snapmgr.h"
 
 #include "base/compat.h"
+#include "base/lock.h"
 #include "log/shape.h"
 #include "log/store.h"
 #include "log/table.h"
@@ -83,6 +84,7 @@ es_table_insert(const EsStore *store, Relation rel, int nvalues, const Datum *va
 	List	   *list;
 	ListCell   *lc;
 
+	es_lock_table(RelationGetRelid(rel), RowExclusiveLock);
 	es_shape_check(store, rel);
 	memset(row_isnull, true, natts * sizeof(bool));
 	memcpy(row, values, nvalues * sizeof(Datum));

@@ -48,6 +48,7 @@
 #include "base/count.h"
 #include "base/errors.h"
 #include "base/fault.h"
+#include "base/lock.h"
 #include "log/find.h"
 #include "log/id.h"
 #include "log/last.h"
@@ -134,6 +135,7 @@ void
 es_write_prepare(Relation event, const EsStore *store)
 {
 	es_order_attach();
+	es_lock_table(RelationGetRelid(event), RowExclusiveLock);
 	if (es_sequence_check(event, store))
 		es_last_drawn = 0;
 	es_shape_check(store, event);

@@ -31,7 +31,6 @@
 #include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
@@ -46,6 +45,7 @@
 #include "base/args.h"
 #include "base/compat.h"
 #include "base/fault.h"
+#include "base/lock.h"
 #include "base/result.h"
 #include "base/subxact.h"
 #include "evolution/function.h"
@@ -307,8 +307,8 @@ es_define_aggregate(PG_FUNCTION_ARGS)
 	es_function_check(reducer, "reducer", 2, argtypes, false);
 	PreventCommandIfReadOnly("es_define_aggregate()");
 
-	LockRelationOid(relid, ShareRowExclusiveLock);
-	LockRelationOid(es_store_get()->snapshot, ExclusiveLock);
+	es_lock_table(relid, ShareRowExclusiveLock);
+	es_lock_table(es_store_get()->snapshot, ExclusiveLock);
 	if (es_aggregate_find(category, len) != NULL)
 	{
 		ereport(if_not_exists ? NOTICE : ERROR,
@@ -346,8 +346,8 @@ es_drop_aggregate(PG_FUNCTION_ARGS)
 	Oid			relid = es_aggregate_relation();
 
 	PreventCommandIfReadOnly("es_drop_aggregate()");
-	LockRelationOid(relid, ShareRowExclusiveLock);
-	LockRelationOid(es_store_get()->snapshot, ExclusiveLock);
+	es_lock_table(relid, ShareRowExclusiveLock);
+	es_lock_table(es_store_get()->snapshot, ExclusiveLock);
 	aggregate = es_aggregate_find(category, len);
 	if (aggregate == NULL)
 		ereport(ERROR,
@@ -374,7 +374,7 @@ es_drop_snapshots(PG_FUNCTION_ARGS)
 	uint64		count;
 
 	PreventCommandIfReadOnly("es_drop_snapshots()");
-	LockRelationOid(es_store_get()->snapshot, ExclusiveLock);
+	es_lock_table(es_store_get()->snapshot, ExclusiveLock);
 	if (PG_ARGISNULL(0))
 		count = es_sql_latest(&es_drop_all_snapshots_sql, NULL, NULL);
 	else
@@ -515,7 +515,7 @@ es_state_save(const EsStore *store, int64 stream_no, int32 schema_version,
 		saves = 0;
 	if (saves >= ES_MAX_SAVES)
 		return;
-	if (!ConditionalLockRelationOid(store->snapshot, RowExclusiveLock))
+	if (!es_lock_table_nowait(store->snapshot, RowExclusiveLock))
 		return;
 	/* under that lock no definition can change */
 	if (es_upcast_generation() != upcast_generation ||

@@ -14,11 +14,11 @@
 
 #include "access/table.h"
 #include "miscadmin.h"
-#include "storage/lmgr.h"
 #include "utils/snapmgr.h"
 
 #include "base/args.h"
 #include "base/compat.h"
+#include "base/lock.h"
 #include "log/event.h"
 #include "log/stream.h"
 #include "state/aggregate.h"
@@ -66,7 +66,7 @@ es_snapshot(PG_FUNCTION_ARGS)
 	if (stream_no != 0)
 		current = es_event_version(event, store, GetActiveSnapshot(), stream_no, NULL);
 	table_close(event, NoLock);
-	LockRelationOid(store->snapshot, RowExclusiveLock);
+	es_lock_table(store->snapshot, RowExclusiveLock);
 	if (es_aggregate_exists(stream, es_category_length(stream, len)))
 		ereport(ERROR,
 				errcode(ERRCODE_INVALID_PARAMETER_VALUE),

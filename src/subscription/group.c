@@ -26,12 +26,12 @@
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "miscadmin.h"
-#include "storage/lock.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 
 #include "base/args.h"
 #include "base/compat.h"
+#include "base/lock.h"
 #include "base/subxact.h"
 #include "subscription/subscription.h"
 
@@ -147,13 +147,13 @@ es_group_join(const EsSubscription *sub, Datum member, int64 lease, bool wait)
 	/* the unique index knows no NOWAIT */
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, es_group_hash(sub->name),
 						 es_group_hash(member), ES_LOCK_CLASS_JOIN);
-	if (LockAcquire(&tag, ExclusiveLock, false, !wait) == LOCKACQUIRE_NOT_AVAIL)
+	if (es_lock(&tag, ExclusiveLock, !wait) == LOCKACQUIRE_NOT_AVAIL)
 		return false;
 	args[0] = sub->name;
 	args[1] = TransactionIdGetDatum(sub->xmin);
 	if (es_sql_run(wait ? &es_sql_keep : &es_sql_keep_now, args, NULL) == 0)
 	{
-		LockRelease(&tag, ExclusiveLock, false);
+		es_unlock(&tag, ExclusiveLock);
 		return false;
 	}
 	args[1] = member;

@@ -80,6 +80,20 @@ sub by_hand
 	is(version_of($dbh, 'Hand-new'), 1, 'a new stream, rolled back and made again');
 	$dbh->do('COMMIT');
 
+	# the query of a cursor has appended before the savepoint in which it fails
+	$dbh->do('BEGIN');
+	$dbh->do(q{DECLARE c CURSOR FOR SELECT 1 / (2 - n), es_append('Hand-1', es_any(), 'T', '{}') FROM generate_series(1, 3) AS n});
+	$dbh->do('FETCH c');
+	$dbh->do('SAVEPOINT a');
+	is(sqlstate($dbh, 'FETCH c'), '22012', 'a cursor fails in a savepoint');
+	$dbh->do('ROLLBACK TO a');
+	$other->do('SET lock_timeout = 100');
+	is(sqlstate($other, q{SELECT es_append('Hand-1', es_any(), 'T', '{}')}),
+		'55P03', 'what it has appended before keeps others waiting');
+	$dbh->do('ROLLBACK');
+	$other->do('SET lock_timeout = 60000');
+	is(version_of($other, 'Hand-1'), 7, 'and leaves no hole');
+
 	foreach my $end ('COMMIT', 'ROLLBACK')
 	{
 		$dbh->do('BEGIN');
