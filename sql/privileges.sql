@@ -282,6 +282,9 @@ SELECT pg_temp.wait();
 SELECT es_create_subscription('priv_sub', '{PrivB}');
 SELECT data->>'word' AS word FROM es_fetch('priv_sub', member => 'm');
 SELECT es_nack('priv_sub', (SELECT min(global_position) FROM event_store.events WHERE category = 'PrivB'), 'is hidden', false, 'm');
+SELECT es_create_subscription('priv_nack', '{PrivA,PrivB}');
+SELECT (SELECT global_position FROM es_read_stream('PrivB-hidden')) AS hidden, (SELECT global_position FROM es_read_stream('PrivB-both', 1, 1)) AS first,
+       (SELECT global_position FROM es_read_stream('PrivB-both', 2)) AS second, (SELECT global_position FROM es_read_stream('Priv-2')) AS other \gset
 
 CREATE POLICY tenant ON event_store.event FOR SELECT TO regress_es_restricted USING (metadata->>'tenant' = 'a');
 ALTER TABLE event_store.event ENABLE ROW LEVEL SECURITY;
@@ -308,6 +311,16 @@ SELECT events FROM event_store.es_projection_backlog('priv_stops', false);
 SELECT pg_temp.error($$SELECT event_store.es_projection_backlog(0, 9223372036854775807, '{PrivB}', '{B}')$$);
 SELECT pg_temp.error($$SELECT event_store.es_projection_backlog('none', false)$$);
 SELECT event_id FROM es_check_upcasters(NULL);
+-- what is hidden cannot be failed, retried or discarded: it is not there, even if somebody else has failed it
+SELECT stream_id, version FROM es_fetch('priv_nack');
+SELECT regexp_replace(pg_temp.error(format('SELECT es_nack(''priv_nack'', %s, ''mine'', false)', p)), 'position [0-9]+', 'position N') AS error
+  FROM unnest(ARRAY[:hidden, :first, :other]) AS p;
+SELECT es_discard_parked('priv_sub', :hidden) AS discard, es_discard_parked_stream('priv_sub', 'PrivB-hidden') AS discard_stream,
+       es_retry_parked('priv_sub', 'PrivB-hidden') AS retry;
+SELECT es_nack('priv_nack', :second, 'mine', false), es_retry_parked('priv_nack', 'PrivB-both') AS retry;
+SELECT es_discard_parked('priv_nack', :second) AS discard, es_discard_parked_stream('priv_nack', 'PrivB-both') AS discard_stream;
+RESET ROLE;
+SELECT stream_id, version, state FROM event_store.parked_events WHERE subscription = 'priv_sub';
 SET ROLE regress_es_monitor;
 SELECT relation, leaks FROM pg_temp.leaks();
 SELECT events FROM event_store.categories WHERE category = 'PrivB';
@@ -379,7 +392,7 @@ SELECT pg_temp.try('SELECT FROM event_store.statistics') AS statistics, pg_temp.
 RESET ROLE;
 SELECT es_revoke('regress_es_monitor', 'reader'), es_revoke('regress_es_restricted', 'admin');
 DROP ROLE regress_es_monitor, regress_es_restricted;
-SELECT es_drop_projection('priv_parks'), es_drop_projection('priv_stops'), es_drop_subscription('priv_sub');
+SELECT es_drop_projection('priv_parks'), es_drop_projection('priv_stops'), es_drop_subscription('priv_sub'), es_drop_subscription('priv_nack');
 DROP FUNCTION regress_es_tells(es_event);
 
 -- the transaction that holds the head back is no secret

@@ -41,4 +41,7 @@ extern int64 es_read_stream_events(Relation event, const EsStore *store, int64 s
 								   ScanDirection direction, bool as_stored,
 								   EsEventCallback callback, void *arg);
 
+/* read/visible.c */
+extern bool es_stream_is_visible(int64 stream_no);
+
 #endif							/* ES_READ_READ_H */

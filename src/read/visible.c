@@ -31,6 +31,7 @@
 #include "base/compat.h"
 #include "log/event.h"
 #include "log/store.h"
+#include "read/read.h"
 
 PG_FUNCTION_INFO_V1(es_stream_visible);
 PG_FUNCTION_INFO_V1(es_stream_visible_support);
@@ -39,14 +40,12 @@ PG_FUNCTION_INFO_V1(es_stream_visible_support);
 static bool es_visible_asking = false;
 
 /*
- * es_stream_visible(stream_no bigint) RETURNS boolean
- *
  * May the current user see an event of the stream?
  *
  * Errors: 42501 when the user has turned row_security off.
  */
-Datum
-es_stream_visible(PG_FUNCTION_ARGS)
+bool
+es_stream_is_visible(int64 stream_no)
 {
 	const EsStore *store;
 	Relation	event;
@@ -54,7 +53,7 @@ es_stream_visible(PG_FUNCTION_ARGS)
 	bool		visible;
 
 	if (es_visible_asking)
-		PG_RETURN_BOOL(true);
+		return true;
 
 	event = es_store_open_event(&store, AccessShareLock);
 	filter = es_row_filter_begin(event);
@@ -66,7 +65,7 @@ es_stream_visible(PG_FUNCTION_ARGS)
 		IndexScanDesc scan = es_index_beginscan(event, index, GetActiveSnapshot(), 1);
 		ScanKeyData key;
 
-		ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, PG_GETARG_DATUM(0));
+		ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(stream_no));
 		index_rescan(scan, &key, 1, NULL, 0);
 		es_visible_asking = true;
 		PG_TRY();
@@ -81,18 +80,31 @@ es_stream_visible(PG_FUNCTION_ARGS)
 																		  &isnull)));
 			}
 		}
-		PG_FINALLY();
+		PG_CATCH();
 		{
 			es_visible_asking = false;
+			PG_RE_THROW();
 		}
 		PG_END_TRY();
+		es_visible_asking = false;
 		index_endscan(scan);
 		ExecDropSingleTupleTableSlot(slot);
 		index_close(index, AccessShareLock);
 		es_row_filter_end(filter);
 	}
 	table_close(event, AccessShareLock);
-	PG_RETURN_BOOL(visible);
+	return visible;
+}
+
+/*
+ * es_stream_visible(stream_no bigint) RETURNS boolean
+ *
+ * The same for policies.
+ */
+Datum
+es_stream_visible(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(es_stream_is_visible(PG_GETARG_INT64(0)));
 }
 
 /*

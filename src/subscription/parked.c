@@ -17,19 +17,25 @@
  * After max_retries failed retries, or at once if the consumer says so, the
  * failed event is parked: nothing of the stream is delivered until somebody
  * calls es_retry_parked or es_discard_parked.
+ *
+ * To whom row-level security applies an event that he may not see is one that
+ * is not there: he cannot fail, retry or discard it.
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/table.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/snapmgr.h"
 
 #include "base/args.h"
 #include "base/compat.h"
 #include "log/event.h"
-#include "read/reader.h"
+#include "log/stream.h"
+#include "read/read.h"
 #include "subscription/subscription.h"
 
 PG_FUNCTION_INFO_V1(es_nack);
@@ -334,6 +340,47 @@ es_parked_acknowledge(const EsSubscription *sub, Datum member, int64 position)
  * ----------
  */
 
+/*
+ * May the caller see the event at a position?  True, too, where there is none
+ * and no policy applies to him.
+ *
+ * Asked with a snapshot as new as that of the fetch, which may have been made
+ * by the same statement.
+ */
+static bool
+es_parked_event_visible(int64 position)
+{
+	const EsStore *store;
+	Relation	event = es_store_open_event(&store, AccessShareLock);
+	EsRowFilter *filter = es_row_filter_begin(event);
+	bool		visible = true;
+
+	if (filter != NULL)
+	{
+		PushActiveSnapshot(GetTransactionSnapshot());
+		visible = es_row_filter_passes(filter, position);
+		PopActiveSnapshot();
+		es_row_filter_end(filter);
+	}
+	table_close(event, NoLock);
+	return visible;
+}
+
+/*
+ * The same for a stream: may he see any event of it?
+ */
+static bool
+es_parked_stream_visible(Datum name)
+{
+	const EsStore *store;
+	Relation	event = es_store_open_event(&store, AccessShareLock);
+	text	   *stream = DatumGetTextPP(name);
+	int64		stream_no = es_stream_find(store, VARDATA_ANY(stream), VARSIZE_ANY_EXHDR(stream));
+
+	table_close(event, NoLock);
+	return stream_no == 0 || es_stream_is_visible(stream_no);
+}
+
 static void
 es_nack_not_handed_out(const EsSubscription *sub, int64 position)
 {
@@ -400,12 +447,16 @@ es_nack(PG_FUNCTION_ARGS)
 	int			slot;
 	int64		delay;
 	bool		isnull;
+	bool		visible;
 
 	PreventCommandIfReadOnly("es_nack()");
+	visible = es_parked_event_visible(position);
 	es_owner_begin(&scope);
 	es_subscription_load(name, &sub);
 	member = es_arg_member(fcinfo, 4, &sub);
 	es_lease_check(&sub, member, position, &cursor);
+	if (!visible)
+		es_nack_not_handed_out(&sub, position);
 
 	args[0] = Int64GetDatum(position);
 	if (es_sql_run(&es_sql_event, args, NULL) == 0)
@@ -518,16 +569,18 @@ es_nack(PG_FUNCTION_ARGS)
 /*
  * Run a statement on held-up streams of a subscription that must exist.
  *
+ * visible		may the caller know of what it is about?  Nothing happens if not
+ *
  * Result: number of streams.
  */
 static int64
-es_parked_change(Datum name, EsSql *sql, Datum argument, bool isnull)
+es_parked_change(Datum name, EsSql *sql, Datum argument, bool isnull, bool visible)
 {
 	EsSubscription sub;
 	EsOwnerScope scope;
 	Datum		args[2];
 	char		nulls[] = "  ";
-	int64		n;
+	int64		n = 0;
 
 	args[0] = name;
 	args[1] = argument;
@@ -535,7 +588,8 @@ es_parked_change(Datum name, EsSql *sql, Datum argument, bool isnull)
 		nulls[1] = 'n';
 	es_owner_begin(&scope);
 	es_subscription_load(name, &sub);
-	n = (int64) es_sql_run(sql, args, nulls);
+	if (visible)
+		n = (int64) es_sql_run(sql, args, nulls);
 	es_owner_end(&scope);
 	return n;
 }
@@ -558,14 +612,15 @@ es_retry_parked(PG_FUNCTION_ARGS)
 	PreventCommandIfReadOnly("es_retry_parked()");
 	PG_RETURN_INT64(es_parked_change(name,
 									 PG_ARGISNULL(1) ? &es_sql_retry_all : &es_sql_retry,
-									 stream, PG_ARGISNULL(1)));
+									 stream, PG_ARGISNULL(1),
+									 PG_ARGISNULL(1) || es_parked_stream_visible(stream)));
 }
 
 /*
  * es_discard_parked(name text, global_position bigint) RETURNS boolean
  *
  * Gives up a failed event; the stream goes on with the next one.
- * Result: false if no event at that position has failed.
+ * Result: false if no event at that position has failed that the caller may see.
  * Errors: 42704 if there is no such subscription.
  */
 Datum
@@ -576,7 +631,8 @@ es_discard_parked(PG_FUNCTION_ARGS)
 
 	PreventCommandIfReadOnly("es_discard_parked()");
 	PG_RETURN_BOOL(es_parked_change(name, &es_sql_discard,
-									Int64GetDatum(position), false) > 0);
+									Int64GetDatum(position), false,
+									es_parked_event_visible(position)) > 0);
 }
 
 /*
@@ -584,7 +640,8 @@ es_discard_parked(PG_FUNCTION_ARGS)
  *
  * Gives up a failed event and all that has queued up behind it, that is, up
  * to the checkpoint.
- * Result: false if the stream is not held up.
+ * Result: false if the stream is not held up, or the caller may see no event of
+ * it.
  * Errors: 42704 if there is no such subscription.
  */
 Datum
@@ -594,5 +651,6 @@ es_discard_parked_stream(PG_FUNCTION_ARGS)
 	Datum		stream = es_arg_name_datum(fcinfo, 1, "stream_id");
 
 	PreventCommandIfReadOnly("es_discard_parked_stream()");
-	PG_RETURN_BOOL(es_parked_change(name, &es_sql_discard_stream, stream, false) > 0);
+	PG_RETURN_BOOL(es_parked_change(name, &es_sql_discard_stream, stream, false,
+									es_parked_stream_visible(stream)) > 0);
 }
