@@ -78,6 +78,12 @@ REVOKE ALL ON FUNCTION @extschema@.es_take_over() FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.es_ack(text, bigint, text) IS
     'everything fetched up to the position is done: moves the checkpoint, never backwards, never beyond what was handed out';
 
+CREATE FUNCTION event_store.es_projection_error_visible(owner text) RETURNS boolean
+    LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'es_projection_error_visible';
+COMMENT ON FUNCTION event_store.es_projection_error_visible(text) IS
+    'whether the current user may read what may quote events: errors of this role''s handlers, queries of its subscriptions';
+REVOKE ALL ON FUNCTION event_store.es_projection_error_visible(text) FROM PUBLIC;
+
 CREATE OR REPLACE VIEW event_store.subscriptions AS
     SELECT s.name::pg_catalog.text, c.checkpoint, l.lag_events,
            CASE WHEN l.lag_events IS NOT NULL
@@ -94,7 +100,8 @@ CREATE OR REPLACE VIEW event_store.subscriptions AS
            CASE WHEN s.replicated THEN 'it came by logical replication and is not run here before es_take_over()'
                 WHEN h.settled_head IS NULL THEN 'the global order is not available'
                 WHEN l.lag_events IS NULL THEN 'the checkpoint is ahead of the head' END AS reason,
-           s.query, s.cardinal_ids
+           CASE WHEN event_store.es_projection_error_visible(coalesce(s.created_by, '')) THEN s.query END AS query,
+           s.cardinal_ids
       FROM event_store.subscription s
       LEFT JOIN LATERAL (
             SELECT min(greatest(k.position, o.position)) AS checkpoint,
@@ -686,12 +693,6 @@ CREATE FUNCTION @extschema@.es_rebuild_projection(name text, without_reset boole
 COMMENT ON FUNCTION @extschema@.es_rebuild_projection(text, boolean) IS 'calls the reset handler and starts over from the first event';
 REVOKE ALL ON FUNCTION @extschema@.es_rebuild_projection(text, boolean) FROM PUBLIC;
 
-CREATE FUNCTION event_store.es_projection_error_visible(owner text) RETURNS boolean
-    LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'es_projection_error_visible';
-COMMENT ON FUNCTION event_store.es_projection_error_visible(text) IS
-    'whether the current user may read the errors of this role''s handlers, which may quote events';
-REVOKE ALL ON FUNCTION event_store.es_projection_error_visible(text) FROM PUBLIC;
-
 -- what a projection has still to do, in all or up to the target of a rebuild
 CREATE FUNCTION event_store.es_projection_backlog(name text, is_shadow boolean, to_target boolean DEFAULT false,
         OUT events bigint, OUT oldest timestamptz)
@@ -867,7 +868,7 @@ COMMENT ON COLUMN event_store.subscriptions.created_by IS 'role that made it';
 COMMENT ON COLUMN event_store.subscriptions.created_at IS 'when it was made';
 COMMENT ON COLUMN event_store.subscriptions.updated_at IS 'when its checkpoint moved last';
 COMMENT ON COLUMN event_store.subscriptions.reason IS 'why it can go no further; NULL = it can';
-COMMENT ON COLUMN event_store.subscriptions.query IS 'query of streams, types and tags, beside its other filters; NULL = none';
+COMMENT ON COLUMN event_store.subscriptions.query IS 'query of streams, types and tags, beside its other filters; NULL = none, or for who may not read events';
 COMMENT ON COLUMN event_store.subscriptions.cardinal_ids IS 'do streams that share a cardinal id stay with one member?';
 COMMENT ON COLUMN event_store.subscription_members.subscription IS 'name of the subscription';
 COMMENT ON COLUMN event_store.subscription_members.member IS 'name of the member';

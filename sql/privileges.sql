@@ -266,6 +266,7 @@ SELECT version FROM es_append('PrivB-hidden', 0, 'B', '{"word": "hidden"}', '{"t
 SELECT version FROM es_append('PrivB-both', 0, 'B', '{"word": "hidden"}', '{"tenant": "b"}');
 SELECT version FROM es_append('PrivB-both', 1, 'B', '{"word": "plain"}', '{"tenant": "a"}');
 SELECT es_snapshot('PrivB-hidden', 1, '{"word": "hidden"}');
+SELECT es_create_subscription('priv_named', query => '{"items": [{"streams": ["PrivB-hidden"]}]}');
 CREATE FUNCTION regress_es_tells(e es_event) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     RAISE 'tells of % %', e.stream_id, e.data;
@@ -305,6 +306,8 @@ SET ROLE regress_es_restricted;
 SELECT * FROM pg_temp.leaks();
 SELECT stream_id FROM event_store.stream WHERE stream_id LIKE 'Priv_-%' ORDER BY 1;
 SELECT name, state, error_sqlstate, error_message, last_error_message FROM event_store.projections WHERE name LIKE 'priv%' ORDER BY 1;
+SELECT es_create_subscription('priv_own', query => '{"items": [{"streams": ["PrivA-1"]}]}');
+SELECT name, query FROM event_store.subscriptions WHERE name IN ('priv_named', 'priv_own') ORDER BY 1;
 SELECT count(*) FROM event_store.categories;
 -- figures of a projection, not of any range and filter, which would tell of single events
 SELECT events FROM event_store.es_projection_backlog('priv_stops', false);
@@ -340,6 +343,7 @@ ALTER TABLE event_store.event DISABLE ROW LEVEL SECURITY;
 -- without it everything is as before, and a name leads to the index
 SET ROLE regress_es_restricted;
 EXECUTE names;
+SELECT query FROM event_store.subscriptions WHERE name = 'priv_named';
 SET enable_seqscan = off;
 SET enable_bitmapscan = off;
 EXPLAIN (COSTS OFF) SELECT stream_no FROM event_store.stream WHERE stream_id LIKE 'PrivB-%';
@@ -375,7 +379,7 @@ SELECT appends, events, conflicts, condition_failures, id_conflicts, duplicates,
 SELECT streams, events, event_types, last_position = es_head() AS is_last, last_created_at IS NOT NULL AS dated FROM event_store.categories WHERE category = 'PrivS';
 SELECT settled_head = es_head() AS head FROM event_store.status;
 SELECT name, lag_events, error_sqlstate, error_message FROM event_store.projections WHERE name LIKE 'priv%' ORDER BY 1;
-SELECT name, lag_events FROM event_store.subscriptions WHERE name = 'priv_sub';
+SELECT name, lag_events, query FROM event_store.subscriptions WHERE name IN ('priv_named', 'priv_own', 'priv_sub') ORDER BY 1;
 SELECT pg_temp.try('SELECT FROM event_store.subscription_members') AS members, pg_temp.try('SELECT FROM event_store.projection_progress') AS progress,
        pg_temp.try('SELECT FROM event_store.events') AS events, pg_temp.try('SELECT FROM event_store.stream') AS stream,
        pg_temp.try('SELECT FROM event_store.parked_events') AS parked, pg_temp.try('SELECT es_read_all(0)') AS read,
@@ -393,6 +397,7 @@ RESET ROLE;
 SELECT es_revoke('regress_es_monitor', 'reader'), es_revoke('regress_es_restricted', 'admin');
 DROP ROLE regress_es_monitor, regress_es_restricted;
 SELECT es_drop_projection('priv_parks'), es_drop_projection('priv_stops'), es_drop_subscription('priv_sub'), es_drop_subscription('priv_nack');
+SELECT es_drop_subscription('priv_named'), es_drop_subscription('priv_own');
 DROP FUNCTION regress_es_tells(es_event);
 
 -- the transaction that holds the head back is no secret

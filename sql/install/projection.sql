@@ -229,7 +229,7 @@ REVOKE ALL ON FUNCTION @extschema@.es_take_over() FROM PUBLIC;
 CREATE FUNCTION event_store.es_projection_error_visible(owner text) RETURNS boolean
     LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'es_projection_error_visible';
 COMMENT ON FUNCTION event_store.es_projection_error_visible(text) IS
-    'whether the current user may read the errors of this role''s handlers, which may quote events';
+    'whether the current user may read what may quote events: errors of this role''s handlers, queries of its subscriptions';
 REVOKE ALL ON FUNCTION event_store.es_projection_error_visible(text) FROM PUBLIC;
 
 -- error: what is in the way now; last_error: also what has been overcome

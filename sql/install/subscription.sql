@@ -223,7 +223,8 @@ CREATE VIEW event_store.subscriptions AS
            CASE WHEN s.replicated THEN 'it came by logical replication and is not run here before es_take_over()'
                 WHEN h.settled_head IS NULL THEN 'the global order is not available'
                 WHEN l.lag_events IS NULL THEN 'the checkpoint is ahead of the head' END AS reason,
-           s.query, s.cardinal_ids
+           CASE WHEN event_store.es_projection_error_visible(coalesce(s.created_by, '')) THEN s.query END AS query,
+           s.cardinal_ids
       FROM event_store.subscription s
       LEFT JOIN LATERAL (
             SELECT min(greatest(k.position, o.position)) AS checkpoint,
@@ -275,7 +276,7 @@ COMMENT ON COLUMN event_store.subscriptions.created_by IS 'role that made it';
 COMMENT ON COLUMN event_store.subscriptions.created_at IS 'when it was made';
 COMMENT ON COLUMN event_store.subscriptions.updated_at IS 'when its checkpoint moved last';
 COMMENT ON COLUMN event_store.subscriptions.reason IS 'why it can go no further; NULL = it can';
-COMMENT ON COLUMN event_store.subscriptions.query IS 'query of streams, types and tags, beside its other filters; NULL = none';
+COMMENT ON COLUMN event_store.subscriptions.query IS 'query of streams, types and tags, beside its other filters; NULL = none, or for who may not read events';
 COMMENT ON COLUMN event_store.subscriptions.cardinal_ids IS 'do streams that share a cardinal id stay with one member?';
 
 CREATE VIEW event_store.subscription_members AS

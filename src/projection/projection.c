@@ -422,7 +422,9 @@ es_projection_error_is_visible(Oid owner)
 /*
  * es_projection_error_visible(owner text) RETURNS boolean
  *
- * The same for the views.  An owner that does not exist counts as a stranger.
+ * The same for the views, also for the queries of subscriptions that he has
+ * made, which name streams and tags.  An owner that does not exist counts as a
+ * stranger.
  */
 Datum
 es_projection_error_visible(PG_FUNCTION_ARGS)

@@ -36,7 +36,7 @@ my %tells = map { $_ => 1 } qw(
   es_retry_projection_parked consumers
   get_stream_messages get_stream_messages_where get_category_messages get_category_messages_where
   get_last_stream_message
-  event stream snapshot events parked_events projections projection_parked
+  event stream snapshot events parked_events subscriptions projections projection_parked
   messages stream_summary stream_type_summary type_stream_summary pg_stats);
 
 # Of these the visible part is shown; the others have none, or refuse.
@@ -113,6 +113,7 @@ sub fill
 		q{SELECT es_create_subscription('one')},
 		q{SELECT es_create_subscription('parks', '{Own,Mix,Hid}')},
 		q{SELECT es_create_subscription('group', slots => 2)},
+		q{SELECT es_create_subscription('named', query => '{"items": [{"streams": ["Hid-okapi"]}]}')},
 		q{SELECT es_join('group', 'm')},
 		q{SELECT count(*) FROM es_fetch('parks', member => 'm')},
 		qq{SELECT es_nack('parks', (SELECT global_position FROM event_store.event WHERE event_id = '${\id(4)}'),
