@@ -42,10 +42,11 @@ wrap_server() {
 
 	server=$("$pg_config" --bindir)/postgres
 	mv "$server" "$server.real"
+	# under the wrapper's name, by which pg_ctl starts it again
 	{
-		echo '#!/bin/sh'
+		echo '#!/bin/bash'
 		printf 'export %s\n' "${@:2}"
-		echo "LD_PRELOAD=$1\${LD_PRELOAD:+:\$LD_PRELOAD} exec '$server.real' \"\$@\""
+		echo "LD_PRELOAD=$1\${LD_PRELOAD:+:\$LD_PRELOAD} exec -a '$server' '$server.real' \"\$@\""
 	} >"$server"
 	chmod 755 "$server"
 }

@@ -97,7 +97,15 @@ sub prepare_template
 	return;
 }
 
-
+# The end of a transaction or savepoint; when statement_timeout comes before it,
+# on a busy machine, the transaction is still there.
+sub finish
+{
+	my ($dbh, $sql) = @_;
+	my $state = sqlstate($dbh, $sql);
+	$state = sqlstate($dbh, 'ROLLBACK') while $state eq '57014';
+	return $state;
+}
 
 # Everything that a call could change, in one value; positions that were drawn
 # and not used are no state.
@@ -164,6 +172,7 @@ sub try_call
 	foreach my $sql (@before)
 	{
 		my $state = sqlstate($dbh, $sql);
+		die "$sql\n" if $state eq '57014';
 		return ($state, "$way: $sql: $state " . ($dbh->errstr || '')) if $state ne '00000';
 	}
 	my $known = sql_value($dbh, $session_query);
@@ -185,16 +194,16 @@ sub try_call
 	push @wrong, "SQLSTATE $state: $message" unless $allowed;
 	if ($way eq 'savepoint')
 	{
-		my $end = sqlstate($dbh, $state eq '00000' && rand() < 0.5 ? 'RELEASE s' : 'ROLLBACK TO s');
+		my $end = finish($dbh, $state eq '00000' && rand() < 0.5 ? 'RELEASE s' : 'ROLLBACK TO s');
 		push @wrong, "the savepoint: $end " . ($dbh->errstr || '') if $end ne '00000';
-		my $commit = sqlstate($dbh, 'COMMIT');
+		my $commit = finish($dbh, 'COMMIT');
 		push @wrong, "COMMIT: $commit " . ($dbh->errstr || '') if $commit !~ /^(?:00000|VE007|40001)$/;
 		# the row before the call is there, and it alone
 		$session->{digest} = undef if $state eq '00000';
 	}
 	elsif ($way !~ /^(?:plain|prepared)$/)
 	{
-		sqlstate($dbh, $state eq '00000' && $way eq 'block' ? 'COMMIT' : 'ROLLBACK');
+		finish($dbh, $state eq '00000' && $way eq 'block' ? 'COMMIT' : 'ROLLBACK');
 	}
 	my $now = sql_value($dbh, $session_query);
 	push @wrong, "the session was '$known' and is '$now'"
@@ -220,6 +229,7 @@ sub client
 	my ($number) = @_;
 	return sub {
 		my (%count, @faults);
+		my $last = '';
 		my $left = int($calls / $clients) + 1;
 		my $postgres = connect_store($node, plain => 1);
 		my $n = 0;
@@ -242,10 +252,18 @@ sub client
 				sqlstate($session->{dbh}, 'SET ROLE malformed_' . any_of(qw(reader writer monitor admin nobody)))
 				  if rand() < 0.01;
 				my $call = any_call();
-				my ($state, $wrong) = try_call($session, $call);
+				my ($state, $wrong) = eval { try_call($session, $call) };
+				if ($@)
+				{
+					# statement_timeout may hit what is asked beside the call
+					($state, $wrong) = $session->{dbh}->state eq '57014' ? ('57014') : ('lost', "after $last: $@");
+					close_session($session);
+					$session = open_session($db);
+				}
 				$count{$state}++;
+				$last = substr($call, 0, 1500);
 				next unless $wrong;
-				push @faults, "$wrong, in " . substr($call, 0, 1500);
+				push @faults, "$wrong, in $last";
 				last if @faults >= 10;
 			}
 			$left -= $this_round;
