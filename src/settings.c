@@ -91,7 +91,8 @@ es_guc_init(void)
 	DefineCustomEnumVariable("event_store.notify",
 							 "How consumers are told of new events.",
 							 "worker: by a background worker after commit. transaction: by NOTIFY in the "
-							 "appending transaction, which makes commits queue up. off: not at all, consumers poll.",
+							 "appending transaction, which makes commits queue up. off: not at all, consumers poll. "
+							 "Projections are kept up to date in every mode.",
 							 &es_notify_mode,
 							 ES_NOTIFY_WORKER,
 							 es_notify_modes,

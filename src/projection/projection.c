@@ -148,8 +148,7 @@ void
 es_projection_wake(void)
 {
 	es_projection_changed = true;
-	if (es_notify_mode == ES_NOTIFY_WORKER)
-		es_wakeup_after_commit(0);
+	es_wakeup_after_commit(0);
 }
 
 static void
@@ -569,4 +568,5 @@ es_projection_init(void)
 {
 	RegisterXactCallback(es_projection_xact_callback, NULL);
 	es_worker_add_task(es_projection_reconcile);
+	es_wakeup_set_follower(es_projection_any_follows);
 }

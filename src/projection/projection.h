@@ -106,6 +106,7 @@ extern char *es_projection_arg_name(FunctionCallInfo fcinfo, int n);
 extern EsProjection *es_projection_load(const char *name, bool is_shadow,
 										EsProjectionLock lock);
 extern List *es_projection_list(Oid owner);
+extern bool es_projection_any_follows(void);
 extern void es_projection_checkpoint(EsProjection *projection, int64 position,
 									 int64 applied);
 extern void es_projection_park(EsProjection *projection, int64 position,

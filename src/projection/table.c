@@ -8,15 +8,23 @@
  */
 #include "postgres.h"
 
+#include "access/table.h"
+#include "access/tableam.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "base/compat.h"
 #include "log/sql.h"
 #include "projection/projection.h"
+#include "settings.h"
 
 /* the rate is the mean over at least so long */
 #define ES_RATE_WINDOW_MS	1000
@@ -166,6 +174,58 @@ es_projection_list(Oid owner)
 	}
 	es_owner_end(&scope);
 	return result;
+}
+
+/*
+ * Are there projections for a worker to run, as of now?
+ *
+ * For appends: it waits for no lock, never fails, and says yes when it cannot
+ * tell.  Rows are looked at one by one, whatever they are, so that a
+ * SERIALIZABLE transaction reads nothing that workers write all the time; the
+ * snapshot keeps those that it shows from going.
+ */
+bool
+es_projection_any_follows(void)
+{
+	Oid			relid = get_relname_relid("projection", get_namespace_oid("event_store", true));
+	Relation	rel;
+	AttrNumber	state;
+	AttrNumber	replicated;
+	Snapshot	snapshot;
+	TableScanDesc scan;
+	TupleTableSlot *slot;
+	bool		found = false;
+
+	if (!OidIsValid(relid) || es_max_projection_workers == 0)
+		return false;
+	if (!ConditionalLockRelationOid(relid, AccessShareLock))
+		return true;
+	rel = table_open(relid, NoLock);
+	state = get_attnum(relid, "state");
+	replicated = get_attnum(relid, "replicated");	/* not in a table of 0.1 */
+	if (state == InvalidAttrNumber || get_atttype(relid, state) != TEXTOID)
+	{
+		table_close(rel, AccessShareLock);
+		return true;
+	}
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	scan = table_beginscan(rel, SnapshotAny, 0, NULL);
+	slot = table_slot_create(rel, NULL);
+	while (!found && table_scan_getnextslot(scan, ForwardScanDirection, slot))
+	{
+		bool		isnull;
+
+		if (!table_tuple_satisfies_snapshot(rel, slot, snapshot))
+			continue;
+		found = strcmp(TextDatumGetCString(slot_getattr(slot, state, &isnull)), "running") == 0;
+		if (found && replicated != InvalidAttrNumber)
+			found = !DatumGetBool(slot_getattr(slot, replicated, &isnull));
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	table_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(rel, AccessShareLock);
+	return found;
 }
 
 /*

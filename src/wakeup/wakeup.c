@@ -16,6 +16,11 @@
  * or a projection that has no worker at the moment.  Otherwise the worker
  * looks once a second.
  *
+ * event_store.notify is about consumers.  Projections need the worker in every
+ * mode, so in the others an append calls it for them: where they follow, which
+ * the worker knows while it runs, and whoever looks while it does not
+ * (es_wakeup_is_followed).
+ *
  * What is shared is in wakeup/shared.c.
  *-------------------------------------------------------------------------
  */
@@ -51,6 +56,9 @@
 #define ES_CLAIM_PAUSES			100
 #define ES_CLAIM_PAUSE_US		10000
 
+/* how often a session looks whether anything follows where no worker does */
+#define ES_FOLLOWS_MS			1000
+
 /* how often waiters look for themselves, without and with a worker */
 #define ES_POLL_MS				20
 #define ES_STANDBY_POLL_MS		2
@@ -63,6 +71,9 @@ static bool es_wakeup_listening = false;
 /* whether this transaction has appended, or done what the worker must see */
 static bool es_wakeup_pending = false;
 static bool es_wakeup_urgent = false;
+
+/* tells whether the worker's tasks want events */
+static bool (*es_wakeup_follows) (void) = NULL;
 
 static void es_wakeup_exit(int code, Datum arg);
 
@@ -104,6 +115,63 @@ es_worker_ensure(void)
 }
 
 /*
+ * Called by _PG_init of whoever has given the worker a task that wants events.
+ *
+ * follows		does it, as far as has been committed, or this transaction has
+ *				done?  It may say yes when it cannot tell, and never fails
+ */
+void
+es_wakeup_set_follower(bool (*follows) (void))
+{
+	es_wakeup_follows = follows;
+}
+
+/*
+ * The worker's tasks may want events from now on.
+ */
+static void
+es_wakeup_follow(EsWakeupEntry *entry)
+{
+	uint32		old = pg_atomic_read_u32(&entry->followed);
+
+	while (!pg_atomic_compare_exchange_u32(&entry->followed, &old, (old | 1) + 2))
+		;
+}
+
+/*
+ * Do the worker's tasks want events?  While there is no worker this looks.
+ *
+ * changed		this transaction has changed what there is to follow
+ */
+static bool
+es_wakeup_is_followed(EsWakeupEntry *entry, bool changed)
+{
+	static TimestampTz looked_at = 0;
+	uint32		before = pg_atomic_read_u32(&entry->followed);
+	TimestampTz now;
+
+	if (es_wakeup_follows == NULL)
+		return false;
+	if (!changed && pg_atomic_read_u32(&entry->worker) != 0)
+		return (before & 1) != 0;
+
+	/* nobody is told of what a restore brings */
+	now = GetCurrentTimestamp();
+	if (!changed && (before & 1) == 0 && !es_time_is_up(looked_at, now, ES_FOLLOWS_MS))
+		return false;
+	looked_at = now;
+	if (es_wakeup_follows())
+	{
+		if ((before & 1) == 0)
+			es_wakeup_follow(entry);
+		return true;
+	}
+	if (!changed)
+		es_wakeup_end_look(before, false);
+	return false;
+}
+
+/*
  * Called by an append: tell the world once its transaction has committed.
  *
  * position		the highest appended one; 0 = nothing was appended, but the
@@ -112,19 +180,23 @@ es_worker_ensure(void)
 void
 es_wakeup_after_commit(int64 position)
 {
-	if (es_notify_mode == ES_NOTIFY_WORKER)
-	{
-		es_worker_ensure();
-		es_wakeup_pending = true;
-		if (position == 0)
-			es_wakeup_urgent = true;
-	}
-	else if (es_notify_mode == ES_NOTIFY_TRANSACTION)
+	/* while an error may be raised: at commit it will be asked for again */
+	EsWakeupEntry *entry = es_wakeup_get();
+
+	if (es_notify_mode == ES_NOTIFY_TRANSACTION && position != 0)
 	{
 		char		payload[32];
 
 		snprintf(payload, sizeof(payload), INT64_FORMAT, position);
 		Async_Notify("event_store", payload);
+	}
+	if (entry != NULL &&
+		(es_notify_mode == ES_NOTIFY_WORKER || es_wakeup_is_followed(entry, position == 0)))
+	{
+		es_worker_ensure();
+		es_wakeup_pending = true;
+		if (position == 0)
+			es_wakeup_urgent = true;
 	}
 }
 
@@ -202,18 +274,6 @@ es_wakeup_wanted(EsWakeupEntry *entry)
 		pg_atomic_read_u32(&entry->waiters) != 0 ||
 		pg_atomic_read_u32(&entry->listeners) != 0 ||
 		(pg_atomic_read_u32(&entry->followed) & 1) != 0;
-}
-
-/*
- * The worker's tasks may want events from now on.
- */
-static void
-es_wakeup_follow(EsWakeupEntry *entry)
-{
-	uint32		old = pg_atomic_read_u32(&entry->followed);
-
-	while (!pg_atomic_compare_exchange_u32(&entry->followed, &old, (old | 1) + 2))
-		;
 }
 
 /*
@@ -428,7 +488,10 @@ es_wakeup_await(int64 after, TimestampTz deadline)
 		if (first)
 			look = entry == NULL || pg_atomic_read_u32(&entry->resting) == 0;
 		first = false;
-		has_worker = entry != NULL && pg_atomic_read_u32(&entry->worker) != 0;
+
+		/* where appends call it only for projections nobody relies on it */
+		has_worker = entry != NULL && es_notify_mode == ES_NOTIFY_WORKER &&
+			pg_atomic_read_u32(&entry->worker) != 0;
 
 		/*
 		 * What the worker has seen settled, every later snapshot sees.  Who was

@@ -11,6 +11,9 @@
 
 extern void es_wakeup_init(void);
 
+/* for who gives the worker something to do */
+extern void es_wakeup_set_follower(bool (*follows) (void));
+
 /* for appenders */
 extern void es_wakeup_after_commit(int64 position);
 

@@ -451,7 +451,8 @@ sub no_worker_to_be_had
 
 sub modes
 {
-	my $node = store_cluster('wakeup_modes');
+	my $node = store_cluster('wakeup_modes',
+		conf => "event_store.worker_idle_timeout = 1s\nevent_store.notify = off\n");
 	create_store($node);
 	my $dbh = connect_store($node);
 	my $listener = connect_store($node);
@@ -471,6 +472,50 @@ sub modes
 	append($dbh, 'Order-2', 0, 'Placed');
 	is(next_notification($listener, 0.5), undef, 'mode off tells nobody');
 	is(worker_pid($dbh), undef, 'neither mode starts a worker');
+
+	# but for projections, in any of them, and whatever has made them run
+	my $workers = q{SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'event_store%'};
+	my $follows = sub {
+		my ($what) = @_;
+		ok(poll_until(sub {
+			sql_value($dbh, q{SELECT count(*) FROM event_store.projections
+				WHERE position >= es_head() AND lag_events = 0}) == 1;
+		}, 60), "mode off: a projection follows, $what");
+		ok(poll_until(sub { sql_value($dbh, $workers) == 0 }, 60), '... until there is nothing to do');
+		return;
+	};
+	run_sql($dbh, 'CREATE TABLE followed (position bigint)',
+		q{CREATE FUNCTION follow(e es_event) RETURNS void LANGUAGE sql AS
+			$$ INSERT INTO followed VALUES (e.global_position) $$},
+		q{SELECT es_create_projection('p', 'follow')});
+	$follows->('when it is made');
+	append($dbh, 'Order-2', 1, 'Placed');
+	$follows->('after an append');
+	$dbh->do('SET event_store.notify = transaction');
+	append($dbh, 'Order-2', 2, 'Placed');
+	$follows->('after one in mode transaction');
+	no_more_notifications($listener);
+	run_sql($dbh, 'SET event_store.notify = off', 'BEGIN ISOLATION LEVEL SERIALIZABLE',
+		q{SELECT es_append('Order-2', 3, 'Placed', '1')}, 'COMMIT');
+	$follows->('after a serializable one');
+
+	# it has nothing to be started for, and nobody is told when it has again
+	$dbh->do(q{SELECT es_pause_projection('p')});
+	append($dbh, 'Order-2', 4, 'Placed');
+	is(sql_value($dbh, $workers), 0, 'mode off: a paused projection starts no worker');
+	$dbh->do(q{UPDATE event_store.projection SET state = 'running'});
+	ok(poll_until(sub {
+		append($dbh, 'Order-2', ANY, 'Placed');
+		sql_value($dbh, $workers);
+	}, 60), '... one that a restore has brought does');
+	$follows->('after that');
+	$dbh->do(q{SELECT es_pause_projection('p')});
+	append($dbh, 'Order-2', ANY, 'Placed');
+	$dbh->do(q{SELECT es_resume_projection('p')});
+	$follows->('resumed');
+	is(sql_value($dbh, 'SELECT count(*) FROM followed'), sql_value($dbh, 'SELECT count(*) FROM event_store.event'),
+		'mode off: it has had every event');
+	is(next_notification($listener, 0.5), undef, 'mode off: and still nobody is told');
 	$_->disconnect for $dbh, $listener;
 	$node->stop;
 	return;
