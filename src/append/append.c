@@ -73,6 +73,7 @@ typedef struct EsKnownEvent
 	int64		position;
 	int32		type_no;
 	int32		schema_version;
+	TransactionId xmin;			/* its inserter */
 	Jsonb	   *data;
 } EsKnownEvent;
 
@@ -81,15 +82,45 @@ PG_FUNCTION_INFO_V1(es_append_batch);
 PG_FUNCTION_INFO_V1(es_append_json);
 
 /*
+ * A SERIALIZABLE transaction is told the versions of streams: that they are as it
+ * expects, or, if it catches VE001, what they are instead.  For SSI that is a
+ * read.  A stream that is written needs no note unless the write can be rolled back
+ * and the transaction go on: whoever else writes it comes before and is seen, or
+ * begins after our end.
+ *
+ * is_conflict		nothing is written
+ */
+static void
+es_note_versions(EsAppend *append, bool is_conflict)
+{
+	if (!IsolationIsSerializable())
+		return;
+	for (int i = 0; i < append->ntargets; i++)
+	{
+		EsTarget   *target = &append->targets[i];
+		int64		stream_no;
+
+		if (target->stream == NULL ||
+			(target->first >= 0 && !is_conflict && !IsSubTransaction()))
+			continue;
+		stream_no = es_stream_find(append->store, target->stream, target->stream_len);
+		if (stream_no != 0)
+			(void) es_event_version(append->event, append->store, GetActiveSnapshot(),
+									stream_no, NULL);
+	}
+}
+
+/*
  * Streams that are not where they should be: VE001 with one line for each.
  *
  * wrong		the targets, in the order given
  */
 static void
-es_version_conflict(EsTarget **wrong, int nwrong)
+es_version_conflict(EsAppend *append, EsTarget **wrong, int nwrong)
 {
 	StringInfoData detail;
 
+	es_note_versions(append, true);
 	es_durable_wait();
 	initStringInfo(&detail);
 	for (int i = 0; i < nwrong; i++)
@@ -155,20 +186,6 @@ es_current_version(Relation event, const EsStore *store, int64 stream_no, const 
 }
 
 /*
- * A transaction that catches VE001 goes on with what that has told it about
- * the stream.  For SSI that is a read, which no write of ours stands for.
- */
-static void
-es_note_version(EsAppend *append, EsTarget *target)
-{
-	int64		stream_no = es_stream_find(append->store, target->stream, target->stream_len);
-
-	if (stream_no != 0)
-		(void) es_event_version(append->event, append->store, GetActiveSnapshot(),
-								stream_no, NULL);
-}
-
-/*
  * Find an event by its id.  Waits for a transaction that is about to add it.
  */
 static bool
@@ -196,6 +213,7 @@ es_known_event(EsAppend *append, const pg_uuid_t *event_id, EsKnownEvent *known)
 		known->position = DatumGetInt64(slot->tts_values[Anum_es_event_global_position - 1]);
 		known->type_no = DatumGetInt32(slot->tts_values[Anum_es_event_type_no - 1]);
 		known->schema_version = DatumGetInt32(slot->tts_values[Anum_es_event_schema_version - 1]);
+		known->xmin = HeapTupleHeaderGetXmin(ExecFetchSlotHeapTuple(slot, false, NULL)->t_data);
 		known->data = DatumGetJsonbPCopy(slot->tts_values[Anum_es_event_data - 1]);
 	}
 	ExecDropSingleTupleTableSlot(slot);
@@ -258,6 +276,9 @@ es_target_find(EsAppend *append, EsTarget *target)
 		pfree(known.data);
 		offset++;
 	}
+
+	/* that of a stream's last event has been looked at, but these may have none */
+	es_check_snapshot_sees(known.xmin);
 	target->known_from = first.version;
 	target->is_known = true;
 }
@@ -386,7 +407,7 @@ es_is_retry(EsAppend *append)
 			wrong[nwrong++] = target;
 	}
 	if (nwrong > 0)
-		es_version_conflict(wrong, nwrong);
+		es_version_conflict(append, wrong, nwrong);
 	return true;
 }
 
@@ -430,13 +451,9 @@ es_check_versions(EsAppend *append)
 				es_event_id_conflict(append->event, append->store,
 									 &append->events[i].event_id, NULL);
 		}
-		if (IsolationIsSerializable())
-		{
-			for (int i = 0; i < nwrong; i++)
-				es_note_version(append, wrong[i]);
-		}
-		es_version_conflict(wrong, nwrong);
+		es_version_conflict(append, wrong, nwrong);
 	}
+	es_note_versions(append, false);
 	pfree(wrong);
 }
 

@@ -296,6 +296,10 @@ es_condition_walk(EsAppend *append, int64 upto, int64 first)
 	const EsCondition *condition = append->condition;
 	int64		after = condition->after;
 
+	/* for SSI the condition reads what it might meet */
+	if (IsolationIsSerializable())
+		PredicateLockRelation(append->event, GetActiveSnapshot());
+
 	while (after < upto)
 	{
 		EsScan	   *scan = es_query_scan(condition->query, append->event, append->store, NULL,
@@ -315,10 +319,6 @@ es_condition_walk(EsAppend *append, int64 upto, int64 first)
 		after = blocked.position - 1;
 		XactLockTableWait(blocked.xid, append->event, NULL, XLTW_None);
 	}
-
-	/* for SSI the condition has read what it might have met */
-	if (IsolationIsSerializable())
-		PredicateLockRelation(append->event, GetActiveSnapshot());
 }
 
 /*

@@ -33,6 +33,7 @@
 #include "nodes/makefuncs.h"
 #include "parser/parse_coerce.h"
 #include "parser/parse_collate.h"
+#include "storage/predicate.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
@@ -40,6 +41,7 @@
 #include "utils/plancache.h"
 #include "utils/portal.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
@@ -651,6 +653,10 @@ es_import(PG_FUNCTION_ARGS)
 	import->event = es_store_open_event(&import->store, RowExclusiveLock);
 	es_head_refuse_subscriber(import->store);
 	es_write_prepare(import->event, import->store);
+
+	/* for SSI it reads the streams that it continues */
+	if (IsolationIsSerializable())
+		PredicateLockRelation(import->event, GetActiveSnapshot());
 	if (es_force_sync_commit)
 		ForceSyncCommit();
 	import->writer = es_writer_begin(import->event, import->store);

@@ -267,6 +267,24 @@ sub isolation_levels
 		$dbh->do(q{SELECT es_append('Level-1', es_any(), 'Level', '1', tags => ARRAY['something else'])});
 		is(sqlstate($other, "$call, $head)"), '00000', 'what does not match, after the snapshot, does not matter');
 		is(sqlstate($other, 'COMMIT'), '00000', 'and is committed');
+
+		# a retry of what the snapshot does not show yet
+		my $id = random_uuid();
+		my $retry = qq~SELECT is_duplicate FROM es_append_if('[{"event_type": "Level", "data": 1, "event_id": "$id"}]',
+			'{"items": [{"tags": ["$tag and none"]}]}')~;
+		$other->do("BEGIN ISOLATION LEVEL $level");
+		$head = sql_value($other, 'SELECT es_head()');
+		is(sql_value($dbh, $retry), 0, 'an append without stream');
+		if ($level eq 'READ COMMITTED')
+		{
+			is(sql_value($other, $retry), 1, 'is a duplicate for others');
+		}
+		else
+		{
+			is(sqlstate($other, $retry), '40001', 'is not there for a snapshot taken before');
+		}
+		$other->do('ROLLBACK');
+		is(sql_value($other, $retry), 1, 'and is a duplicate after that');
 		$other->disconnect;
 	}
 	return;
