@@ -434,6 +434,58 @@ es_stream_name(const EsStore *store, int64 stream_no, int *len)
 }
 
 /*
+ * Which transaction, running or not, has locked a stream's row?
+ *
+ * is_multi		result: it is a number for several
+ *
+ * Result: invalid if there is none.
+ */
+static TransactionId
+es_stream_row_locker(Relation rel, const EsStreamEntry *stream, bool *is_multi)
+{
+	Buffer		buffer = ReadBuffer(rel, ItemPointerGetBlockNumber(&stream->tid));
+	Page		page = BufferGetPage(buffer);
+	TransactionId xmax = InvalidTransactionId;
+	HeapTupleHeader header;
+
+	LockBuffer(buffer, BUFFER_LOCK_SHARE);
+	header = (HeapTupleHeader)
+		PageGetItem(page, PageGetItemId(page, ItemPointerGetOffsetNumber(&stream->tid)));
+	*is_multi = (header->t_infomask & HEAP_XMAX_IS_MULTI) != 0;
+	/* somebody's foreign key may share the row, which concerns nobody */
+	if (!(header->t_infomask & HEAP_XMAX_INVALID) &&
+		HEAP_XMAX_IS_EXCL_LOCKED(header->t_infomask))
+		xmax = HeapTupleHeaderGetRawXmax(header);
+	UnlockReleaseBuffer(buffer);
+	return xmax;
+}
+
+/*
+ * Has this transaction locked a stream's row?
+ */
+static bool
+es_stream_row_is_ours(Relation rel, const EsStreamEntry *stream)
+{
+	bool		is_multi;
+	TransactionId xmax = es_stream_row_locker(rel, stream, &is_multi);
+	MultiXactMember *members;
+	int			nmembers;
+	bool		ours = false;
+
+	if (!TransactionIdIsValid(xmax) || !is_multi)
+		return TransactionIdIsCurrentTransactionId(xmax);
+
+	/* with foreign keys that share it */
+	nmembers = GetMultiXactIdMembers(xmax, &members, false, true);
+	for (int i = 0; i < nmembers; i++)
+		ours |= members[i].status >= MultiXactStatusForNoKeyUpdate &&
+			TransactionIdIsCurrentTransactionId(members[i].xid);
+	if (nmembers > 0)
+		pfree(members);
+	return ours;
+}
+
+/*
  * Wait until no other running transaction has locked a stream's row.
  */
 static void
@@ -441,25 +493,10 @@ es_stream_wait_for_row(Relation rel, EsStreamEntry *stream)
 {
 	for (;;)
 	{
-		Buffer		buffer = ReadBuffer(rel, ItemPointerGetBlockNumber(&stream->tid));
-		Page		page = BufferGetPage(buffer);
-		TransactionId xmax = InvalidTransactionId;
-		bool		is_multi = false;
-		HeapTupleHeader header;
+		bool		is_multi;
+		TransactionId xmax = es_stream_row_locker(rel, stream, &is_multi);
 		TM_FailureData tmfd;
 		TupleTableSlot *slot;
-
-		LockBuffer(buffer, BUFFER_LOCK_SHARE);
-		header = (HeapTupleHeader)
-			PageGetItem(page, PageGetItemId(page, ItemPointerGetOffsetNumber(&stream->tid)));
-		/* somebody's foreign key may share the row, which concerns nobody */
-		if (!(header->t_infomask & HEAP_XMAX_INVALID) &&
-			HEAP_XMAX_IS_EXCL_LOCKED(header->t_infomask))
-		{
-			xmax = HeapTupleHeaderGetRawXmax(header);
-			is_multi = (header->t_infomask & HEAP_XMAX_IS_MULTI) != 0;
-		}
-		UnlockReleaseBuffer(buffer);
 
 		if (!TransactionIdIsValid(xmax))
 			return;
@@ -633,6 +670,11 @@ es_stream_lock(const EsStore *store, Relation event, const char *name, int len,
 		if (locked)
 			break;				/* still the same under the lock */
 
+		/* who has its row must not queue up behind those who wait for that */
+		if (state == ES_STREAM_COMMITTED && es_stream_nlocks >= ES_MAX_STREAM_LOCKS &&
+			es_stream_row_is_ours(rel, &stream))
+			break;
+
 		held_before = es_queue_lock(&tag) != LOCKACQUIRE_OK;
 		if (!held_before)
 			es_durable_hold(&tag);
@@ -646,6 +688,8 @@ es_stream_lock(const EsStore *store, Relation event, const char *name, int len,
 	memset(last, 0, sizeof(*last));
 	if (state == ES_STREAM_OWN)
 		es_last_claim(event, store, stream.stream_no, last);
+	else if (state == ES_STREAM_COMMITTED && !locked)
+		es_last_refuse(event, store, stream.stream_no);
 	else if (state == ES_STREAM_COMMITTED && held_before)
 	{
 		/* locked by an earlier append of this transaction */
