@@ -20,7 +20,9 @@
  * ORDINALITY, ROWS FROM with several functions, arguments that are volatile
  * or contain a subquery that depends on other tables, and queries that lock
  * or change rows (FOR UPDATE, UPDATE ... FROM): those may have to look at a row
- * again, and a function's result keeps it for that.
+ * again, and a function's result keeps it for that.  That goes for the calls
+ * that such a query joins.  One in a part of a UNION ALL, or in a subquery, is
+ * evaluated anew when a row is looked at again, as a function would be.
  *
  * Executor.  Snapshot and bound are those of the query, taken at the first
  * row: what comes is what the function would have returned, however long a
@@ -552,12 +554,14 @@ es_eventscan_next(ScanState *node)
 }
 
 /*
- * There are no rows to be looked at again: see es_eventscan_call.
+ * What the query has locked is looked at again.  There is no row of ours to be
+ * looked at, see es_eventscan_call, so all that are joined with it come again.
  */
 static bool
 es_eventscan_recheck(ScanState *node, TupleTableSlot *slot)
 {
-	return true;
+	slot = es_eventscan_next(node);
+	return !TupIsNull(slot);
 }
 
 static TupleTableSlot *
