@@ -15,7 +15,7 @@
  * an older snapshot, of REPEATABLE READ or of a function, and does not count
  * the row.  That holds on a standby (their commit
  * records come first in the WAL), after a crash, and for a logical
- * subscriber, which applies transactions in commit order.
+ * subscriber, which applies the transactions of one subscription in commit order.
  *
  * Appenders write a mark each time the order passes a multiple of
  * ES_MARK_INTERVAL, so the walk is short and its cost spread.
@@ -92,11 +92,15 @@ es_head_marked(const EsStore *store, Snapshot snapshot)
 }
 
 /*
- * Does a subscription write a table?  *ready becomes false if its initial copy
- * is not over, so that changes do not arrive in commit order.
+ * Does a subscription write a table?
+ *
+ * subscription	which one; one that is given is the only one that may.  Each has an
+ *				apply worker of its own, and none of them waits for another's
+ * ready		result: becomes false if another one does, too, or if the initial
+ *				copy is not over, so that changes do not arrive in commit order
  */
 bool
-es_table_is_subscribed(Oid relid, bool *ready)
+es_table_is_subscribed(Oid relid, Oid *subscription, bool *ready)
 {
 	Relation	rel = table_open(SubscriptionRelRelationId, AccessShareLock);
 	ScanKeyData key;
@@ -110,8 +114,12 @@ es_table_is_subscribed(Oid relid, bool *ready)
 							  NULL, 1, &key);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
+		Form_pg_subscription_rel row = (Form_pg_subscription_rel) GETSTRUCT(tuple);
+
 		found = true;
-		if (((Form_pg_subscription_rel) GETSTRUCT(tuple))->srsubstate != SUBREL_STATE_READY)
+		if (!OidIsValid(*subscription))
+			*subscription = row->srsubid;
+		if (row->srsubid != *subscription || row->srsubstate != SUBREL_STATE_READY)
 			*ready = false;
 	}
 	systable_endscan(scan);
@@ -148,18 +156,20 @@ es_head_init(void)
 static bool
 es_head_is_subscriber(const EsStore *store)
 {
+	Oid			subscription = InvalidOid;
+
 	if (likely(es_subscribed_event == store->event))
 		return es_subscribed;
 
 	es_subscribed_event = InvalidOid;
 	es_subscribed_looking = true;
 	es_subscribed_ready = true;
-	es_subscribed = es_table_is_subscribed(store->event, &es_subscribed_ready);
+	es_subscribed = es_table_is_subscribed(store->event, &subscription, &es_subscribed_ready);
 	if (es_subscribed)
 		es_subscribed_ready =
-			es_table_is_subscribed(store->mark, &es_subscribed_ready) &&
-			es_table_is_subscribed(store->stream, &es_subscribed_ready) &&
-			es_table_is_subscribed(store->event_type, &es_subscribed_ready) &&
+			es_table_is_subscribed(store->mark, &subscription, &es_subscribed_ready) &&
+			es_table_is_subscribed(store->stream, &subscription, &es_subscribed_ready) &&
+			es_table_is_subscribed(store->event_type, &subscription, &es_subscribed_ready) &&
 			es_subscribed_ready;
 
 	/* last: the look may fail, or what it saw may change meanwhile */
@@ -197,7 +207,7 @@ es_head_is_available(const EsStore *store, Snapshot snapshot)
  * has been inserted physically, or never will be.  0 for an empty store.
  *
  * On a logical subscriber rows arrive in commit order and unsettled events
- * cannot be seen, so the newest mark is the bound there.
+ * cannot be seen, so the newest mark is the bound there, if it comes with them.
  * Errors: VE005 when a subscriber has no mark (yet).
  */
 int64
@@ -217,8 +227,10 @@ es_head_bound(Relation event, const EsStore *store, Snapshot snapshot)
 		ereport(ERROR,
 				errcode(ERRCODE_ES_ORDER_UNAVAILABLE),
 				errmsg("the global order is not available on this logical subscriber"),
-				errdetail("Events arrive here in the order of commits, and no mark has arrived yet."),
-				errhint("Publish event, stream, event_type and mark of schema event_store together, and wait for the initial copy and the next mark."));
+				es_subscribed_ready ?
+				errdetail("Events arrive here in the order of commits, and no mark has arrived yet.") :
+				errdetail("Events arrive here in the order of commits, and the other tables of the store are not all ready in the same subscription."),
+				errhint("Publish event, stream, event_type and mark of schema event_store together, to one subscription, and wait for the initial copy and the next mark."));
 	return mark;
 }
 

@@ -13,7 +13,7 @@
 
 extern void es_head_init(void);
 extern int64 es_head_marked(const EsStore *store, Snapshot snapshot);
-extern bool es_table_is_subscribed(Oid relid, bool *ready);
+extern bool es_table_is_subscribed(Oid relid, Oid *subscription, bool *ready);
 extern void es_head_refuse_subscriber(const EsStore *store);
 extern bool es_head_is_available(const EsStore *store, Snapshot snapshot);
 extern int64 es_head_bound(Relation event, const EsStore *store, Snapshot snapshot);

@@ -142,9 +142,10 @@ es_snapshot_allowed(Relation event)
 bool
 es_snapshot_is_replicated(const EsStore *store)
 {
+	Oid			subscription = InvalidOid;
 	bool		ready = true;
 
-	return es_table_is_subscribed(store->snapshot, &ready);
+	return es_table_is_subscribed(store->snapshot, &subscription, &ready);
 }
 
 /*

@@ -1,7 +1,8 @@
 # A logical subscriber gets events in the order of commits and cannot see what is
 # still unsettled.  With all tables of the store subscribed it reads up to the
 # newest settled mark that has arrived, and misses nothing; until then, and with
-# the events alone, the global order is refused with VE005.
+# the events alone, or in several subscriptions, the global order is refused with
+# VE005.
 #
 # Where everything is published, the projections and subscriptions of the
 # publisher arrive with their checkpoints, and so does what they have written:
@@ -43,6 +44,7 @@ refused('events alone');
 worker_waits();
 unsubscribe('events_only');
 empty($copy, 'event_store.event');
+two_subscriptions();
 
 subscribe('store');
 follow_under_load();
@@ -95,6 +97,26 @@ sub refused
 	is(sqlstate($copy, q{SELECT * FROM es_read_stream('Early-1')}),
 		'00000', "$title: a stream can be read");
 	append_refused($title);
+	return;
+}
+
+# Marks that come by another subscription may be ahead of the events.
+sub two_subscriptions
+{
+	my $tables = join ', ', grep { !/mark/ } @tables;
+	$dbh->do("CREATE PUBLICATION without_marks FOR TABLE $tables");
+	$dbh->do('CREATE PUBLICATION marks FOR TABLE event_store.mark');
+	subscribe($_) for 'without_marks', 'marks';
+	ok(poll_until(sub {
+		sql_value($copy, q{SELECT count(*) = 4 AND bool_and(srsubstate = 'r') FROM pg_catalog.pg_subscription_rel}) }),
+		'two subscriptions: all tables are ready');
+	$copy->do('ALTER SUBSCRIPTION without_marks DISABLE');
+	append_batch($dbh, 'Early-2', ANY, 'T', [ (undef) x 1100 ]) for 1 .. 2;
+	ok(poll_until(sub { sql_value($copy, 'SELECT count(*) FROM event_store.mark') > 0 }),
+		'two subscriptions: marks arrive, and no events');
+	refused('two subscriptions');
+	unsubscribe($_) for 'without_marks', 'marks';
+	empty($copy, $_) for @tables;
 	return;
 }
 
