@@ -3,10 +3,11 @@
  *	  The worker of a database.
  *
  * Each database that uses the store has one worker.  An append's latch wakes
- * it; it finds the settled head, publishes it (wakeup/wakeup.c), sends one
- * NOTIFY for all commits since the last, and does what others have asked it
- * to do (es_worker_add_task): that is how projections get workers of their
- * own.  While something unsettled holds the order back it looks again every
+ * it; it finds the settled head, publishes it (wakeup/wakeup.c), does what
+ * others have asked it to do (es_worker_add_task), which is how projections get
+ * workers of their own, and sends one NOTIFY for all commits since the last.
+ * That is a transaction of its own: its commit fails while the server's queue
+ * of notifications is full, and nothing else is to wait for that.  While something unsettled holds the order back it looks again every
  * ES_BLOCKED_MS, because an abort, or the end of a prepared transaction, tells
  * nobody.
  *
@@ -40,6 +41,7 @@
 #include "storage/lock.h"
 #include "tcop/tcopprot.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
@@ -49,6 +51,7 @@
 
 #include "base/compat.h"
 #include "base/count.h"
+#include "base/fault.h"
 #include "log/head.h"
 #include "log/store.h"
 #include "settings.h"
@@ -185,6 +188,7 @@ es_worker_rest(bool busy, int waiters)
  * Look once: publish the settled head and tell about it.
  *
  * head			in: published last; out: now
+ * moved		set when those who listen are to be told of it
  * busy			result: this round's head will soon be old
  * follows		result: the tasks want to hear of appends
  *
@@ -192,7 +196,7 @@ es_worker_rest(bool busy, int waiters)
  * not there, or somebody wants the database for himself.
  */
 static long
-es_worker_round(int64 *head, bool *busy, bool *follows)
+es_worker_round(int64 *head, bool *moved, bool *busy, bool *follows)
 {
 	static Oid	published_store = InvalidOid;
 	const EsStore *store;
@@ -240,14 +244,7 @@ es_worker_round(int64 *head, bool *busy, bool *follows)
 	/* a busy store is looked at again soon in any case */
 	pending = !*busy && es_head_pending(event, store, GetActiveSnapshot(), now, NULL);
 	table_close(event, AccessShareLock);
-	if (now > *head && es_notify_mode == ES_NOTIFY_WORKER)
-	{
-		char		payload[32];
-
-		snprintf(payload, sizeof(payload), INT64_FORMAT, now);
-		Async_Notify("event_store", payload);
-		es_count(ES_COUNT_NOTIFICATIONS, 1);
-	}
+	*moved |= now > *head;
 	for (int i = 0; i < es_worker_ntasks; i++)
 		waiting |= es_worker_tasks[i] (follows);
 	if (es_slot_others_wait())
@@ -256,6 +253,62 @@ es_worker_round(int64 *head, bool *busy, bool *follows)
 	CommitTransactionCommand();
 	*head = Max(*head, now);
 	return pending || waiting ? ES_BLOCKED_MS : ES_IDLE_MS;
+}
+
+/*
+ * Tell those who listen.
+ *
+ * Result: false when that has failed and is to be tried again.
+ */
+static bool
+es_worker_notify(int64 head)
+{
+	static TimestampTz failed_at = 0;	/* 0 = the last time it has not */
+	MemoryContext context = CurrentMemoryContext;
+	TimestampTz now = GetCurrentTimestamp();
+	volatile bool ok = true;
+	char		payload[32];
+
+	if (failed_at != 0 && !es_time_is_up(failed_at, now, ES_IDLE_MS))
+		return false;
+	snprintf(payload, sizeof(payload), INT64_FORMAT, head);
+	PG_TRY();
+	{
+		StartTransactionCommand();
+
+		/* nobody makes room in a queue that was full, but whoever asks for this */
+		if (failed_at != 0)
+			(void) DirectFunctionCall1(pg_notification_queue_usage, (Datum) 0);
+		Async_Notify("event_store", payload);
+		ES_FAULT_POINT("worker_notifies");
+		CommitTransactionCommand();
+		es_count(ES_COUNT_NOTIFICATIONS, 1);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		QueryCancelPending = false;
+		FlushErrorState();
+		AbortCurrentTransaction();
+
+		/* once, and not every second for as long as that lasts */
+		if (failed_at == 0)
+			ereport(LOG,
+					errcode(error->sqlerrcode),
+					errmsg("could not notify those who listen of new events: %s",
+						   error->message ? error->message : ""),
+					errdetail("It is tried again every second; consumers that wait, and projections, go on."),
+					errhint("A session that listens and stays in a transaction fills the queue of notifications: see pg_notification_queue_usage()."));
+		FreeErrorData(error);
+		ok = false;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	failed_at = ok ? 0 : now;
+	return ok;
 }
 
 /*
@@ -304,6 +357,7 @@ void
 es_worker_main(Datum main_arg)
 {
 	int64		head = 0;
+	bool		moved = false;
 	int			in_vain = 0;
 	TimestampTz started_at;
 	TimestampTz busy_at;
@@ -346,8 +400,10 @@ es_worker_main(Datum main_arg)
 
 		pgstat_report_activity(STATE_RUNNING, "event_store: looking for the settled head");
 		followed = es_wakeup_begin_look();
-		timeout = es_worker_round(&head, &busy, &follows);
+		timeout = es_worker_round(&head, &moved, &busy, &follows);
 		es_wakeup_end_look(followed, follows);
+		if (moved)
+			moved = timeout >= 0 && es_notify_mode == ES_NOTIFY_WORKER && !es_worker_notify(head);
 		pgstat_report_stat(false);
 		pgstat_report_activity(STATE_IDLE, NULL);
 
@@ -361,7 +417,7 @@ es_worker_main(Datum main_arg)
 			proc_exit(0);
 		}
 
-		if (head != before || timeout == ES_BLOCKED_MS)
+		if (head != before || timeout == ES_BLOCKED_MS || moved)
 			idle_since = 0;
 		else if (idle_since == 0)
 			idle_since = GetCurrentTimestamp();

@@ -26,6 +26,7 @@ databases_come_and_go();
 no_worker_to_be_had();
 modes();
 worker_waits_for_lock();
+full_queue();
 made_anew();
 session_defaults();
 standby();
@@ -566,6 +567,71 @@ sub worker_waits_for_lock
 	}
 	cmp_ok($waited, '<', $late, 'what is appended while the worker waits is told at once');
 	$_->disconnect for $dbh, $listener, $notifier;
+	$node->stop;
+	return;
+}
+
+# The server's queue of notifications is full, because a session that listens
+# stays in a transaction: nobody else's affair.  Before 17 it takes gigabytes.
+sub full_queue
+{
+	my $node = store_cluster('wakeup_queue', conf => "event_store.worker_idle_timeout = 1s\n");
+	create_store($node);
+	use_fault_build($node);
+	my $dbh = connect_store($node);
+	my $listener = connect_store($node);
+	my $is_real = $dbh->{pg_server_version} >= 170000;
+	if ($is_real)
+	{
+		$node->append_conf('postgresql.conf', 'max_notify_queue_pages = 64');
+		$_->disconnect for $dbh, $listener;
+		$node->restart;
+		($dbh, $listener) = map { connect_store($node) } 1 .. 2;
+	}
+	run_sql($dbh, 'CREATE TABLE followed (position bigint)',
+		q{CREATE FUNCTION follow(e es_event) RETURNS void LANGUAGE sql AS
+			$$ INSERT INTO followed VALUES (e.global_position) $$},
+		q{SELECT es_create_projection('p', 'follow')});
+	run_sql($listener, 'LISTEN event_store', 'LISTEN other', 'BEGIN', 'SELECT 1');
+	if ($is_real)
+	{
+		my $state = '00000';
+		$state = sqlstate($dbh, q{SELECT count(pg_notify('other', i || repeat('x', 7000))) FROM generate_series(1, 40) i})
+		  while $state eq '00000';
+		is($state, '54000', 'queue: it is full');
+	}
+	run_sql($dbh, q{ALTER SYSTEM SET event_store.fault = 'worker_notifies:error=54000'}, 'SELECT pg_reload_conf()')
+	  if !$is_real;
+
+	my $head = append($dbh, 'Order-1', 0, 'Placed')->{position};
+	ok(wait_for_worker($dbh), 'queue: the worker runs');
+	my $pid = worker_pid($dbh);
+	for my $round (1 .. 3)
+	{
+		start_waiter("waiter$round", $node, $head, '60 s');
+		ok(wait_until_asleep($dbh, 1), 'queue: es_wait sleeps');
+		my $next = append($dbh, 'Order-1', $round, 'Placed')->{position};
+		is(wait_clients()->{"waiter$round"}{head}, $next, 'queue: es_wait is woken');
+		ok(poll_until(sub { sql_value($dbh, 'SELECT max(position) FROM followed') >= $next }, 20),
+			'queue: the projection follows');
+		$head = $next;
+	}
+	my $said = sub {
+		return scalar(() = PostgreSQL::Test::Utils::slurp_file($node->logfile) =~ /could not notify those who listen/g);
+	};
+	ok(poll_until(sub { $said->() }, 20), 'queue: the log says so');
+	is(worker_pid($dbh), $pid, 'queue: the worker has gone on');
+
+	# it has not forgotten what it owes, although its time is up
+	ok(!poll_until(sub { (worker_pid($dbh) || 0) != $pid }, 3), 'queue: it stays');
+	is($said->(), 1, 'queue: the log says it once');
+	run_sql($dbh, 'ALTER SYSTEM RESET event_store.fault', 'SELECT pg_reload_conf()') if !$is_real;
+	run_sql($listener, 'COMMIT');
+	ok(poll_until(sub {
+		my $note = $listener->pg_notifies;
+		return $note && $note->[0] eq 'event_store' && $note->[2] == $head;
+	}, 20), 'queue: when there is room again those who listen are told');
+	$_->disconnect for $dbh, $listener;
 	$node->stop;
 	return;
 }

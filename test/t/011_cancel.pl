@@ -421,8 +421,8 @@ sub fault_points
 		while (<$source>)
 		{
 			# after the commit record no error can come any more, only a pause; for one in
-			# the queue see 017
-			$points{$1} = 1 if /ES_FAULT_POINT\("(\w+)"\)/ && $1 !~ /^(?:commit_|queued$)/;
+			# the queue see 017, for those of workers 010
+			$points{$1} = 1 if /ES_FAULT_POINT\("(\w+)"\)/ && $1 !~ /^(?:commit_|worker_|queued$)/;
 		}
 		close $source;
 	}
