@@ -398,6 +398,26 @@ SELECT string_agg(tgname || ' ' || tgenabled::text, ', ' ORDER BY tgname) FROM p
 SET LOCAL session_replication_role = replica;
 SELECT left(pg_temp.error('DELETE FROM event_store.event'), 5);
 ROLLBACK;
+-- and so are the other triggers of the store, but not those of others on its tables
+CREATE FUNCTION pg_temp.own_triggers() RETURNS SETOF text LANGUAGE sql AS $$
+    SELECT concat_ws(' ', tgrelid::regclass, tgname, tgenabled) FROM pg_trigger
+     WHERE tgrelid::regclass::text IN ('event_store.projection', 'event_store.subscription', 'event_store.upcaster',
+                                       'event_store.aggregate', 'guard_other')
+     ORDER BY tgrelid::regclass::text COLLATE "C", tgname $$;
+CREATE FUNCTION pg_temp.another() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+BEGIN;
+CREATE TABLE guard_other (replicated boolean);
+CREATE TRIGGER es_mark_replicated BEFORE INSERT ON guard_other FOR EACH ROW EXECUTE FUNCTION event_store.es_mark_replicated();
+CREATE TRIGGER another AFTER INSERT ON event_store.projection FOR EACH ROW EXECUTE FUNCTION pg_temp.another();
+ALTER TABLE event_store.projection ENABLE TRIGGER ALL;
+ALTER TABLE event_store.subscription ENABLE REPLICA TRIGGER es_mark_replicated;
+ALTER TABLE event_store.upcaster ENABLE TRIGGER es_definition_changed;
+ALTER TABLE event_store.aggregate ENABLE TRIGGER USER;
+SELECT pg_temp.own_triggers();
+-- on purpose
+ALTER TABLE event_store.projection DISABLE TRIGGER ALL;
+SELECT pg_temp.own_triggers();
+ROLLBACK;
 
 --
 -- Positions that would not be drawn one by one

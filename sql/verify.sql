@@ -162,6 +162,14 @@ SELECT * FROM es_verify();
 SELECT * FROM es_verify('Chain-1');
 ALTER TABLE event_store.event ENABLE ALWAYS TRIGGER es_guard_row;
 SELECT * FROM es_verify();
+-- and other triggers of the store
+BEGIN;
+ALTER TABLE event_store.projection DISABLE TRIGGER es_mark_replicated;
+ALTER TABLE event_store.aggregate DISABLE TRIGGER es_definition_changed;
+DROP TRIGGER es_definition_changed_row ON event_store.upcaster;
+SELECT problem FROM es_verify();
+ROLLBACK;
+SELECT * FROM es_verify();
 
 -- who may
 CREATE ROLE regress_es_verifier;

@@ -28,6 +28,10 @@ REVOKE ALL ON FUNCTION event_store.es_definition_changed() FROM PUBLIC;
 CREATE TRIGGER es_definition_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON event_store.upcaster
     FOR EACH STATEMENT EXECUTE FUNCTION event_store.es_definition_changed();
 ALTER TABLE event_store.upcaster ENABLE ALWAYS TRIGGER es_definition_changed;
+-- the apply worker of logical replication fires no triggers of statements
+CREATE TRIGGER es_definition_changed_row AFTER INSERT OR UPDATE OR DELETE ON event_store.upcaster
+    FOR EACH ROW EXECUTE FUNCTION event_store.es_definition_changed();
+ALTER TABLE event_store.upcaster ENABLE ALWAYS TRIGGER es_definition_changed_row;
 
 CREATE FUNCTION @extschema@.es_define_upcaster(event_type text, schema_version int, upcaster regprocedure,
         to_event_type text DEFAULT NULL, to_schema_version int DEFAULT NULL, if_not_exists boolean DEFAULT false)

@@ -164,37 +164,41 @@ CREATE FUNCTION event_store.es_check_table(name regclass) RETURNS void
 COMMENT ON FUNCTION event_store.es_check_table(regclass) IS 'refuses, SQLSTATE 55000, what a table has that appends do not heed: triggers, constraints, defaults, rules';
 REVOKE ALL ON FUNCTION event_store.es_check_table(regclass) FROM PUBLIC;
 
--- A guard that is enabled at all is ENABLE ALWAYS: pg_restore --disable-triggers
--- enables all triggers of a table when it is done, and makes plain ones of them.
+-- A trigger of the store that is enabled at all is ENABLE ALWAYS: pg_restore
+-- --disable-triggers enables all triggers of a table when it is done, and makes
+-- plain ones of them, which the apply worker of logical replication does not fire.
 CREATE FUNCTION event_store.es_guard_ddl() RETURNS event_trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
-    guard CONSTANT regprocedure := 'event_store.es_guard()';
     altered regclass;
-    weak name;
+    weak name[];
+    is_guarded boolean;
 BEGIN
-    FOR altered IN
-        SELECT DISTINCT t.tgrelid
+    FOR altered, weak, is_guarded IN
+        SELECT t.tgrelid, array_agg(DISTINCT t.tgname) FILTER (WHERE t.tgenabled NOT IN ('A', 'D')),
+               bool_or(t.tgfoid = 'event_store.es_guard()'::regprocedure)
           FROM pg_event_trigger_ddl_commands() AS c
           JOIN pg_trigger AS t ON t.tgrelid = coalesce(
                    (SELECT o.tgrelid FROM pg_trigger AS o WHERE c.classid = 'pg_trigger'::regclass AND o.oid = c.objid),
                    (SELECT o.ev_class FROM pg_rewrite AS o WHERE c.classid = 'pg_rewrite'::regclass AND o.oid = c.objid),
                    c.objid)
-         WHERE t.tgfoid = guard
+          JOIN pg_class AS r ON r.oid = t.tgrelid
+          JOIN pg_proc AS f ON f.oid = t.tgfoid
+         WHERE r.relnamespace = 'event_store'::regnamespace AND f.pronamespace = 'event_store'::regnamespace
+         GROUP BY t.tgrelid
     LOOP
-        FOR weak IN
-            SELECT t.tgname FROM pg_trigger AS t
-             WHERE t.tgrelid = altered AND t.tgfoid = guard AND t.tgenabled NOT IN ('A', 'D')
-        LOOP
-            EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', altered, weak);
+        FOR i IN 1 .. coalesce(cardinality(weak), 0) LOOP
+            EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', altered, weak[i]);
         END LOOP;
-        PERFORM event_store.es_check_table(altered);
+        IF is_guarded THEN
+            PERFORM event_store.es_check_table(altered);
+        END IF;
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION event_store.es_guard_ddl() IS 'keeps the guards of the tables ENABLE ALWAYS, and refuses triggers and the like that appends do not heed';
+COMMENT ON FUNCTION event_store.es_guard_ddl() IS 'keeps the triggers of the store ENABLE ALWAYS, and refuses triggers and the like that appends do not heed';
 REVOKE ALL ON FUNCTION event_store.es_guard_ddl() FROM PUBLIC;
 
 CREATE EVENT TRIGGER event_store_ddl ON ddl_command_end

@@ -45,6 +45,9 @@ SELECT pg_catalog.pg_extension_config_dump('event_store.aggregate', '');
 CREATE TRIGGER es_definition_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON event_store.aggregate
     FOR EACH STATEMENT EXECUTE FUNCTION event_store.es_definition_changed();
 ALTER TABLE event_store.aggregate ENABLE ALWAYS TRIGGER es_definition_changed;
+CREATE TRIGGER es_definition_changed_row AFTER INSERT OR UPDATE OR DELETE ON event_store.aggregate
+    FOR EACH ROW EXECUTE FUNCTION event_store.es_definition_changed();
+ALTER TABLE event_store.aggregate ENABLE ALWAYS TRIGGER es_definition_changed_row;
 
 CREATE FUNCTION @extschema@.es_define_aggregate(category text, reducer regprocedure, initial_state jsonb DEFAULT '{}',
         snapshot_every int DEFAULT 50, schema_version int DEFAULT 1, if_not_exists boolean DEFAULT false)

@@ -6,8 +6,9 @@
  * these triggers see only what others do.  They are ENABLE ALWAYS: neither
  * session_replication_role nor the apply worker of logical replication gets
  * past them.  An event trigger (event_store.es_guard_ddl) makes plain ones
- * ENABLE ALWAYS again, as pg_restore --disable-triggers leaves them.  UPDATE, DELETE and TRUNCATE are refused to everybody; somebody
- * who may alter the table can disable the triggers on purpose.
+ * ENABLE ALWAYS again, as pg_restore --disable-triggers leaves them.  UPDATE,
+ * DELETE and TRUNCATE are refused to everybody; somebody who may alter the
+ * table can disable the triggers on purpose.
  *
  * INSERT and COPY are let through where they put back what was stored: in the
  * apply worker of a logical subscriber, and for a superuser whose session is

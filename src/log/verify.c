@@ -22,6 +22,7 @@
 #include "access/genam.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
@@ -83,6 +84,25 @@ typedef struct EsVerify
 	bool		last_known;
 	uint8		last[ES_HASH_LEN];
 } EsVerify;
+
+/* the triggers of the store's tables */
+typedef struct EsOwnTriggers
+{
+	const char *table;
+	const char *function;
+	int			count;
+} EsOwnTriggers;
+
+static const EsOwnTriggers es_own_triggers[] = {
+	{"event", "es_guard", 2},
+	{"stream", "es_guard", 2},
+	{"event_type", "es_guard", 2},
+	{"mark", "es_guard", 2},
+	{"projection", "es_mark_replicated", 1},
+	{"subscription", "es_mark_replicated", 1},
+	{"upcaster", "es_definition_changed", 2},
+	{"aggregate", "es_definition_changed", 2},
+};
 
 PG_FUNCTION_INFO_V1(es_verify);
 
@@ -150,34 +170,39 @@ es_verify_load_types(EsVerify *verify)
 }
 
 /*
- * The guards of the tables are in force.
+ * The guards of the tables are in force, and so are the other triggers of the
+ * store.
  */
 static void
 es_verify_guards(EsVerify *verify)
 {
-	Oid			tables[] = {verify->store->event, verify->store->stream,
-		verify->store->event_type, verify->store->mark};
+	Oid			schema = get_namespace_oid("event_store", false);
 
-	for (int i = 0; i < lengthof(tables); i++)
+	for (int i = 0; i < lengthof(es_own_triggers); i++)
 	{
-		Relation	rel = table_open(tables[i], AccessShareLock);
-		int			nguards = 0;
+		const EsOwnTriggers *own = &es_own_triggers[i];
+		Oid			function = es_function_oid(schema, own->function, 0, NULL);
+		Relation	rel = table_open(es_store_relation(schema, own->table), AccessShareLock);
+		int			missing = own->count;
 
 		for (int k = 0; rel->trigdesc != NULL && k < rel->trigdesc->numtriggers; k++)
 		{
 			Trigger    *trigger = &rel->trigdesc->triggers[k];
 
-			if (trigger->tgfoid != verify->store->guard)
+			if (trigger->tgfoid != function)
 				continue;
-			nguards++;
+			missing--;
 			if (trigger->tgenabled != TRIGGER_FIRES_ALWAYS)
 				es_report(verify, 0, 0,
 						  psprintf("trigger \"%s\" of table \"%s\" is not ENABLE ALWAYS",
-								   trigger->tgname, RelationGetRelationName(rel)));
+								   trigger->tgname, own->table));
 		}
-		if (nguards < 2)
-			es_report(verify, 0, 0, psprintf("a guard of table \"%s\" is missing",
-											 RelationGetRelationName(rel)));
+		if (missing > 0)
+			es_report(verify, 0, 0,
+					  function == verify->store->guard ?
+					  psprintf("a guard of table \"%s\" is missing", own->table) :
+					  psprintf("a trigger with function \"%s\" of table \"%s\" is missing",
+							   own->function, own->table));
 		table_close(rel, NoLock);
 	}
 }

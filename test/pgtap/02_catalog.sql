@@ -2,7 +2,7 @@
 -- added later: comments, privileges, search_path, dump.
 \set ON_ERROR_STOP on
 BEGIN;
-SELECT plan(31);
+SELECT plan(32);
 
 CREATE TEMP TABLE member AS
     SELECT d.classid, d.objid, pg_describe_object(d.classid, d.objid, 0) AS name
@@ -149,6 +149,9 @@ SELECT set_eq($$
      WHERE t.tgfoid = 'event_store.es_guard'::regproc AND c.relname IN ('event', 'stream', 'event_type', 'mark')$$,
     $$SELECT n, 'A', k FROM unnest(ARRAY['event', 'stream', 'event_type', 'mark']) AS n, unnest(ARRAY[0, 1]) AS k$$,
     'tables of events are guarded by statement and row triggers that always fire');
+SELECT is_empty($$
+    SELECT t.tgrelid::regclass, t.tgname FROM pg_trigger AS t JOIN member_relation AS r ON r.oid = t.tgrelid WHERE NOT t.tgisinternal AND t.tgenabled <> 'A'$$,
+    'every trigger of the store always fires');
 SELECT set_eq($$
     SELECT a.attname::text || ' ' || c.collname FROM member_relation AS r JOIN pg_attribute AS a ON a.attrelid = r.oid JOIN pg_collation AS c ON c.oid = a.attcollation
      WHERE r.relname IN ('stream', 'event_type') AND r.relkind = 'r'$$,

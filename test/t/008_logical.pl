@@ -236,6 +236,8 @@ sub everything
 			  . q{'INSERT INTO seen VALUES (e.global_position)'},
 			'CREATE FUNCTION count_up(state jsonb, e es_event) RETURNS jsonb LANGUAGE sql IMMUTABLE AS '
 			  . q{$$ SELECT jsonb_build_object('n', coalesce((state->>'n')::int, 0) + 1) $$},
+			'CREATE FUNCTION raised(data jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS '
+			  . q{$$ SELECT '{"raised": true}'::jsonb $$},
 			'CREATE FUNCTION on_local(e es_event) RETURNS void LANGUAGE sql AS '
 			  . q{'INSERT INTO local VALUES (e.global_position)'});
 		$conn;
@@ -291,6 +293,8 @@ sub everything
 	is($rows->($there), $last->(), 'everything: once');
 	not_here($there);
 
+	definitions_arrive($here, $there);
+
 	# a snapshot of one's own would be in the way of the publisher's
 	my $snapshots = q{SELECT count(*) FROM event_store.snapshot};
 	is(sql_value($there, q{SELECT (es_state('Every-1')).state->>'n'}), 1100, 'es_state works');
@@ -318,6 +322,30 @@ sub everything
 	is(sql_value($there, q{SELECT count(reason) FROM event_store.subscriptions}), 0,
 		'taken over: no reason not to');
 	$_->disconnect for @both;
+	return;
+}
+
+# A session that has read hears of what the publisher defines.
+sub definitions_arrive
+{
+	my ($here, $there) = @_;
+	my $raised = sub { sql_value($there, q{SELECT data->>'raised' FROM es_read_stream('Every-1', 1, 1)}) || '' };
+	my $initial = sub { sql_value($there, q{SELECT (es_state('None-1')).state->>'n'}) || '' };
+	my $define = sub {
+		run_sql($here, "SELECT es_define_aggregate('None', 'count_up(jsonb, es_event)', '{\"n\": $_[0]}')");
+	};
+
+	is($raised->(), '', 'definitions: none yet');
+	run_sql($here, q{SELECT es_define_upcaster('T', 1, 'raised(jsonb)')});
+	ok(poll_until(sub { $raised->() eq 'true' }), 'definitions: an upcaster is heard of');
+	run_sql($here, q{SELECT es_drop_upcaster('T', 1)});
+	ok(poll_until(sub { $raised->() eq '' }), 'definitions: and that it is gone');
+
+	$define->(1);
+	ok(poll_until(sub { eval { $initial->() eq '1' } }), 'definitions: an aggregate arrives');
+	run_sql($here, q{SELECT es_drop_aggregate('None')});
+	$define->(2);
+	ok(poll_until(sub { eval { $initial->() eq '2' } }), 'definitions: and is heard of when it has changed');
 	return;
 }
 
