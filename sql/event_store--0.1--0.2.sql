@@ -255,11 +255,12 @@ CREATE OPERATOR CLASS event_store.es_position_ops DEFAULT FOR TYPE pg_catalog.in
 COMMENT ON OPERATOR FAMILY event_store.es_position_ops USING event_store_tags IS 'its position';
 COMMENT ON OPERATOR CLASS event_store.es_position_ops USING event_store_tags IS 'its position';
 
--- an event may belong to no stream, and then to no category
-ALTER TABLE event_store.event_type ALTER COLUMN category DROP NOT NULL;
-COMMENT ON COLUMN event_store.event_type.category IS 'part of the stream''s name before the first "-"; NULL for events that belong to no stream';
+-- an event may belong to no stream, and then to no category; tables in the
+-- order in which appends lock them
 ALTER TABLE event_store.event ALTER COLUMN stream_no DROP NOT NULL, ALTER COLUMN version DROP NOT NULL,
     ADD COLUMN tags pg_catalog.text[] COLLATE pg_catalog."C", ADD COLUMN hash bytea;
+ALTER TABLE event_store.event_type ALTER COLUMN category DROP NOT NULL;
+COMMENT ON COLUMN event_store.event_type.category IS 'part of the stream''s name before the first "-"; NULL for events that belong to no stream';
 COMMENT ON COLUMN event_store.event.stream_no IS 'see event_store.stream; NULL for an event that belongs to no stream';
 COMMENT ON COLUMN event_store.event.version IS 'place in the stream: 1, 2, 3 ... without holes; 4 bytes, for these are in every row; NULL for an event that belongs to no stream';
 COMMENT ON COLUMN event_store.event.tags IS 'tags of the event, sorted, each once; NULL if it has none';
