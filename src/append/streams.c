@@ -48,10 +48,11 @@ es_entry_expected(const JsonbValue *value, int element)
 	int64		expected;
 
 	if (value->type == jbvNull)
-		es_arg_error(ERRCODE_NULL_VALUE_NOT_ALLOWED, "expected_version", element, "It is null.");
+		es_expected_error(ERRCODE_NULL_VALUE_NOT_ALLOWED, "expected_version", element,
+						  "It is null.");
 	if (value->type != jbvNumeric)
-		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, "expected_version", element,
-					 "It must be a number.");
+		es_expected_error(ERRCODE_INVALID_PARAMETER_VALUE, "expected_version", element,
+						  "It must be a number.");
 	digits = DatumGetCString(DirectFunctionCall1(numeric_out,
 												 NumericGetDatum(value->val.numeric)));
 	errno = 0;
@@ -59,8 +60,8 @@ es_entry_expected(const JsonbValue *value, int element)
 	if (*end == '.')
 		end += strspn(end + 1, "0") + 1;	/* 2.0 is whole */
 	if (errno != 0 || *end != '\0')
-		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, "expected_version", element,
-					 "It must be a whole number, not %s.", digits);
+		es_expected_error(ERRCODE_INVALID_PARAMETER_VALUE, "expected_version", element,
+						  psprintf("It must be a whole number, not %s.", digits));
 	es_check_expected("expected_version", element, expected);
 	return expected;
 }
@@ -118,8 +119,8 @@ es_entry_from_object(JsonbContainer *object, int element, EsTarget *target,
 		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, "appends", element,
 					 "Key \"stream_id\" is missing.");
 	if (!has_expected)
-		es_arg_error(ERRCODE_NULL_VALUE_NOT_ALLOWED, "expected_version", element,
-					 "It is missing.");
+		es_expected_error(ERRCODE_NULL_VALUE_NOT_ALLOWED, "expected_version", element,
+						  "It is missing.");
 	if (entry->nevents == 0 && target->expected == ES_ANY_VERSION)
 		es_arg_error(ERRCODE_INVALID_PARAMETER_VALUE, "appends", element,
 					 "With es_any() and without events there is nothing to check.");

@@ -242,6 +242,23 @@ es_expected_hint(void)
 }
 
 /*
+ * Raise an error about an expected version that is an element of an array.
+ *
+ * reason		a full sentence for the detail
+ */
+void
+es_expected_error(int sqlstate, const char *argument, int element, const char *reason)
+{
+	ereport(ERROR,
+			errcode(sqlstate),
+			sqlstate == ERRCODE_NULL_VALUE_NOT_ALLOWED ?
+			errmsg("\"%s\" must not be null", argument) :
+			errmsg("invalid value for \"%s\"", argument),
+			errdetail_internal("Element %d: %s", element, reason),
+			es_expected_hint());
+}
+
+/*
  * Check an expected version: 0 and up, es_any() or es_exists().
  *
  * A negative number of another store must not pass for something else than

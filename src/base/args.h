@@ -32,6 +32,8 @@ extern int64 es_arg_int64(FunctionCallInfo fcinfo, int n, const char *argument,
 						  int64 min, int64 max);
 extern int64 es_arg_int64_default(FunctionCallInfo fcinfo, int n, const char *argument,
 								  int64 min, int64 max, int64 null_value);
+extern void es_expected_error(int sqlstate, const char *argument, int element,
+							  const char *reason);
 extern void es_check_expected(const char *argument, int element, int64 expected);
 extern int64 es_arg_expected(FunctionCallInfo fcinfo, int n, const char *argument);
 extern bool es_arg_bool(FunctionCallInfo fcinfo, int n, const char *argument);
