@@ -339,6 +339,32 @@ SELECT stream_id FROM event_store.stream WHERE stream_id LIKE 'Priv_-%' ORDER BY
 PREPARE names AS SELECT count(*) FROM event_store.stream WHERE stream_id LIKE 'PrivB-%';
 EXECUTE names;
 RESET ROLE;
+-- streams whose names begin with "-", of category '', are no exception
+SELECT version FROM es_append('-priv-a', 0, 'PrivDash', '{"word": "plain"}', '{"tenant": "a"}');
+SELECT version FROM es_append('-priv-hidden', 0, 'PrivDash', '{"word": "hidden"}', '{"tenant": "b"}');
+CREATE FUNCTION pg_temp.dashes() RETURNS TABLE (what text, streams text[]) LANGUAGE sql AS $$
+    SELECT 'es_list_streams', array_agg(stream_id ORDER BY stream_id COLLATE "C") FROM es_list_streams('', max_count => NULL) WHERE stream_id LIKE '-priv%'
+    UNION ALL SELECT 'es_read_category', array_agg(stream_id ORDER BY global_position) FROM es_read_category('', 0, NULL) WHERE stream_id LIKE '-priv%'
+    UNION ALL SELECT 'es_read_all', array_agg(stream_id ORDER BY global_position) FROM es_read_all(0, NULL, '{""}', '{PrivDash}')
+    UNION ALL SELECT 'events', array_agg(stream_id ORDER BY global_position) FROM event_store.events WHERE category = '' AND event_type = 'PrivDash'
+    UNION ALL SELECT 'stream', array_agg(stream_id ORDER BY stream_id) FROM event_store.stream WHERE stream_id LIKE '-priv%'
+    UNION ALL SELECT 'categories', array_agg(category) FROM event_store.categories WHERE category = ''
+$$;
+GRANT EXECUTE ON FUNCTION pg_temp.dashes() TO PUBLIC;
+SELECT * FROM pg_temp.dashes();
+DROP POLICY tenant ON event_store.event;
+CREATE POLICY tenant ON event_store.event FOR SELECT TO regress_es_restricted USING (metadata->>'tenant' = 'a');
+SET ROLE regress_es_restricted;
+SELECT * FROM pg_temp.dashes();
+RESET ROLE;
+-- a policy may look at the category
+DROP POLICY tenant ON event_store.event;
+CREATE POLICY tenant ON event_store.event FOR SELECT TO regress_es_restricted
+    USING (EXISTS (SELECT FROM event_store.event_type AS t WHERE t.type_no = event.type_no AND t.category = ''));
+SET ROLE regress_es_restricted;
+SELECT * FROM pg_temp.dashes();
+SELECT count(*) FROM es_read_category('PrivA');
+RESET ROLE;
 ALTER TABLE event_store.event DISABLE ROW LEVEL SECURITY;
 -- without it everything is as before, and a name leads to the index
 SET ROLE regress_es_restricted;

@@ -251,6 +251,13 @@ SELECT pg_temp.error($$SELECT es_read_category('-')$$);
 SELECT pg_temp.error($$SELECT es_read_category('$ce-ReadOrder')$$);
 SELECT pg_temp.error($$SELECT es_read_all(0, categories => '{$ce-ReadOrder}')$$);
 SELECT pg_temp.error($$SELECT es_read_category(repeat('x', 256))$$);
+SELECT pg_temp.error($$SELECT es_list_streams('ReadOrder-1')$$);
+SELECT pg_temp.error($$SELECT es_list_streams('$ce-ReadOrder')$$);
+-- with a hint
+SELECT es_read_category('$ce-ReadOrder');
+SELECT es_list_streams('$ce-ReadOrder');
+SELECT pg_temp.error($$SELECT es_list_streams('ReadList-', prefix => 'ReadList-')$$);
+SELECT pg_temp.error($$SELECT es_list_streams(repeat('x', 256))$$);
 SELECT pg_temp.error($$SELECT es_read_category('ReadOrder', -1)$$);
 SELECT pg_temp.error($$SELECT es_read_category('ReadOrder', max_count => -1)$$);
 SELECT pg_temp.error($$SELECT es_read_category('ReadOrder', backward => NULL)$$);
@@ -292,6 +299,11 @@ SELECT stream_id, version FROM es_read_all(:before_dash, categories => '{"",NoDa
 SELECT count(*) = (SELECT count(category) FROM event_store.events) AS everything
   FROM es_read_all(NULL, NULL, categories => (SELECT array_agg(DISTINCT category) FROM event_store.events WHERE category IS NOT NULL));
 SELECT category, count(*) FROM event_store.events WHERE stream_id IN ('-', '--', '-1') GROUP BY category;
+SELECT stream_id, version FROM es_list_streams('') WHERE stream_id IN ('-', '--', '-1', 'NoDash');
+SELECT stream_id FROM es_list_streams('', prefix => '--');
+SELECT stream_id FROM es_list_streams('', after_stream => '-', max_count => 1);
+SELECT streams = (SELECT count(*) FROM es_list_streams('', max_count => NULL)) AND events = (SELECT count(*) FROM es_read_category('', 0, NULL)) AS is_right
+  FROM event_store.categories WHERE category = '';
 SELECT count(*) FROM es_read_stream('-') UNION ALL SELECT es_stream_version('--');
 SELECT es_create_subscription('dash', categories => '{""}', after_position => :before_dash);
 SELECT stream_id, version FROM es_fetch('dash');
@@ -331,7 +343,6 @@ SELECT stream_id, version FROM es_list_streams(prefix => 'ReadList-a_');
 SELECT stream_id, version FROM es_list_streams(prefix => 'ReadList-a%');
 SELECT stream_id, version FROM es_list_streams(prefix => 'ReadList\');
 SELECT stream_id, version FROM es_list_streams('ReadList', after_stream => 'ReadList-a', max_count => 2);
-SELECT stream_id FROM es_list_streams('ReadList-', prefix => 'ReadList-');
 SELECT count(*) = (SELECT count(*) FROM event_store.stream) AS everything FROM es_list_streams(max_count => NULL);
 \set VERBOSITY sqlstate
 SELECT * FROM es_list_streams(max_count => -1);

@@ -36,6 +36,7 @@ CREATE FUNCTION event_store.es_role_functions(kind text) RETURNS SETOF regproced
         ('both', '%1$s.es_read_event(uuid)'),
         ('both', '%1$s.es_read_query(jsonb, bigint, bigint, boolean)'),
         ('reader', '%1$s.es_position_at(timestamptz)'),
+        ('reader', 'event_store.es_check_category(text)'),
         ('reader', '%1$s.es_list_streams(text, text, text, bigint)'),
         ('both', '%1$s.es_tags(%1$s.es_event)'),
         ('both', '%1$s.es_decide(jsonb, regprocedure, jsonb)'),

@@ -98,6 +98,11 @@ COMMENT ON FUNCTION @extschema@.es_position_at(timestamptz) IS
     'position to read after for all events from that time on; 0 = from the beginning, the head = none yet';
 REVOKE ALL ON FUNCTION @extschema@.es_position_at(timestamptz) FROM PUBLIC;
 
+CREATE FUNCTION event_store.es_check_category(category text) RETURNS void
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'es_check_category_name';
+COMMENT ON FUNCTION event_store.es_check_category(text) IS 'refuses, SQLSTATE 22023, what cannot be a category';
+REVOKE ALL ON FUNCTION event_store.es_check_category(text) FROM PUBLIC;
+
 CREATE FUNCTION @extschema@.es_list_streams(category text DEFAULT NULL, prefix text DEFAULT NULL,
         after_stream text DEFAULT NULL, max_count bigint DEFAULT 1000)
     RETURNS TABLE (stream_id text, version bigint, last_position bigint, last_created_at timestamptz)
@@ -105,6 +110,7 @@ CREATE FUNCTION @extschema@.es_list_streams(category text DEFAULT NULL, prefix t
     SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
+    PERFORM event_store.es_check_category(category);
     IF max_count < 0 THEN
         RAISE 'invalid value for "max_count"' USING
             ERRCODE = 'invalid_parameter_value',
@@ -119,7 +125,7 @@ BEGIN
      WHERE (es_list_streams.category IS NULL
             OR split_part(s.stream_id, '-', 1) = es_list_streams.category)
        AND s.stream_id LIKE (regexp_replace(
-               coalesce(prefix, CASE WHEN strpos(es_list_streams.category, '-') = 0 THEN es_list_streams.category END, ''),
+               coalesce(prefix, CASE es_list_streams.category WHEN '' THEN '-' ELSE es_list_streams.category END, ''),
                '([\\%_])', '\\\1', 'g') || '%')
        AND (after_stream IS NULL OR s.stream_id > after_stream)
      ORDER BY s.stream_id

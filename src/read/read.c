@@ -43,6 +43,7 @@ PG_FUNCTION_INFO_V1(es_read_query);
 PG_FUNCTION_INFO_V1(es_read_event);
 PG_FUNCTION_INFO_V1(es_tags);
 PG_FUNCTION_INFO_V1(es_stream_version);
+PG_FUNCTION_INFO_V1(es_check_category_name);
 PG_FUNCTION_INFO_V1(es_head);
 
 /*
@@ -404,6 +405,20 @@ es_stream_version(PG_FUNCTION_ARGS)
 		version = es_event_version(event, store, GetActiveSnapshot(), stream_no, NULL);
 	table_close(event, NoLock);
 	PG_RETURN_INT64(version);
+}
+
+/*
+ * es_check_category(category text) RETURNS void
+ *
+ * For what is written in SQL: what es_read_category would say.
+ */
+Datum
+es_check_category_name(PG_FUNCTION_ARGS)
+{
+	int			len;
+
+	(void) es_arg_category(fcinfo, 0, "category", &len);
+	PG_RETURN_VOID();
 }
 
 /*

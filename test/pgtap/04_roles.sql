@@ -35,6 +35,7 @@ INSERT INTO documented VALUES
     ('es_read_event(uuid)', 'rw'), ('es_envelope(es_event)', 'rw'), ('es_wait(bigint,interval)', 'rw'),
     ('es_read_all(bigint,bigint,text[],text[],boolean)', 'r'), ('es_read_category(text,bigint,bigint,boolean)', 'r'),
     ('es_position_at(timestamp with time zone)', 'r'), ('es_list_streams(text,text,text,bigint)', 'r'),
+    ('event_store.es_check_category(text)', 'r'),
     ('event_store.es_upcast_type(text,integer)', 'r'), ('event_store.es_consumed_type(text,integer)', 'r'),
     ('event_store.es_upcast_schema_version(text,integer)', 'r'),
     ('event_store.es_upcast_data(text,integer,jsonb,uuid,text,bigint,jsonb)', 'r'), ('event_store.es_stream_visible(bigint)', 'r'),

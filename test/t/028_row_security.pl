@@ -176,6 +176,7 @@ sub calls
 		es_read_snapshot => [ "SELECT p.* FROM $streams, es_read_snapshot(s.id) p", q{es_read_snapshot('Own-1')} ],
 		es_decide => ["es_decide($everything, 'reduce(jsonb, es_event)', '[]')"],
 		es_list_streams => [ 'es_list_streams()', q{es_list_streams('Hid')}, q{es_list_streams(prefix => 'Hid-')} ],
+		es_check_category => [ q{event_store.es_check_category('Hid')}, q{event_store.es_check_category('Hid-okapi')} ],
 		es_stream_version => [ q{es_stream_version('Mix-1')}, q{es_stream_version('Hid-okapi')} ],
 		es_position_at => [q{es_position_at('2000-01-01')}],
 		es_head => ['es_head()'],
