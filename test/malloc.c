@@ -1,9 +1,12 @@
 /*
  * Let a chosen allocation of a server fail: preloaded by test/t/011_cancel.pl
- * (LD_PRELOAD), armed by event_store.fault_malloc of the test build.
+ * and 054_cluster.pl (LD_PRELOAD), armed by event_store.fault_malloc of the test
+ * build.  Allocations of fewer bytes than ES_MALLOC_MIN of the environment do
+ * not count.
  */
 #include <errno.h>
 #include <stddef.h>
+#include <stdlib.h>
 
 /* the allocation that fails, counted from now; 0 = none */
 int			es_malloc_left = 0;
@@ -11,10 +14,21 @@ int			es_malloc_left = 0;
 extern void *__libc_malloc(size_t size);
 extern void *__libc_realloc(void *old, size_t size);
 
-static int
-fails(void)
+static size_t es_malloc_min = 0;
+
+__attribute__((constructor)) static void
+begin(void)
 {
-	if (es_malloc_left == 0 || --es_malloc_left > 0)
+	const char *min = getenv("ES_MALLOC_MIN");
+
+	if (min != NULL)
+		es_malloc_min = strtoul(min, NULL, 10);
+}
+
+static int
+fails(size_t size)
+{
+	if (es_malloc_left == 0 || size < es_malloc_min || --es_malloc_left > 0)
 		return 0;
 	errno = ENOMEM;
 	return 1;
@@ -23,11 +37,11 @@ fails(void)
 void *
 malloc(size_t size)
 {
-	return fails() ? NULL : __libc_malloc(size);
+	return fails(size) ? NULL : __libc_malloc(size);
 }
 
 void *
 realloc(void *old, size_t size)
 {
-	return fails() ? NULL : __libc_realloc(old, size);
+	return fails(size) ? NULL : __libc_realloc(old, size);
 }

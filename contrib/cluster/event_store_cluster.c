@@ -295,26 +295,76 @@ fetch_set(Routed *routed, FunctionCallInfo call, Tuplestorestate *rows)
 }
 
 /*
- * A function of one stream on the router: its first argument is the stream.
- * Calls the function of PL/Proxy on the stream's shard, in a subtransaction;
- * after an error event_store_cluster.failed either raises it in the shard's
- * words or returns, then it is tried again.
+ * Calls PL/Proxy's function in a subtransaction, which is over when this returns
+ * or raises an error: one that an error left behind would leave the session in a
+ * transaction block that nobody has begun.
  *
  * After an error PL/Proxy opens a new connection, and says so with a NOTICE,
  * which is for nobody.
+ *
+ * stream		whose shard is called; NULL = none
+ * rows			where a set goes
+ * result		where anything else goes
+ *
+ * Result: the error, in the current memory context; NULL = there was none.
+ */
+static ErrorData *
+call_remote(Routed *routed, text *stream, FunctionCallInfo call, Tuplestorestate *rows, Datum *result)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	int			messages = client_min_messages;
+	ErrorData  *volatile error = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		call->args[0].value = Int32GetDatum(part_of(stream));
+		client_min_messages = Max(messages, WARNING);
+		if (routed->is_set)
+			fetch_set(routed, call, rows);
+		else
+		{
+			call->isnull = false;
+			*result = FunctionCallInvoke(call);
+		}
+		client_min_messages = messages;
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		client_min_messages = messages;
+
+		/* first of all: even the copy of the error may fail */
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+		error = CopyErrorData();
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return error;
+}
+
+/*
+ * A function of one stream on the router: its first argument is the stream.
+ * Calls the function of PL/Proxy on the stream's shard; after an error
+ * event_store_cluster.failed either raises it in the shard's words or returns,
+ * then it is tried again.
  */
 Datum
 event_store_cluster_routed(PG_FUNCTION_ARGS)
 {
-	Routed	   *volatile routed = get_remote(fcinfo);
+	Routed	   *routed = get_remote(fcinfo);
 	ReturnSetInfo *info = (ReturnSetInfo *) fcinfo->resultinfo;
 	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
 	Tuplestorestate *rows = NULL;
-	int			messages = client_min_messages;
 	ReturnSetInfo remote_info;
-	volatile Datum result = (Datum) 0;
-	volatile bool again;
+	Datum		result = (Datum) 0;
+	ErrorData  *error;
 
 	LOCAL_FCINFO(call, FUNC_MAX_ARGS);
 
@@ -341,50 +391,17 @@ event_store_cluster_routed(PG_FUNCTION_ARGS)
 	memcpy(call->args + 1, fcinfo->args, fcinfo->nargs * sizeof(NullableDatum));
 	call->args[0].isnull = false;
 
-	do
+	while ((error = call_remote(routed, PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0), call, rows, &result)) != NULL)
 	{
-		again = false;
-		BeginInternalSubTransaction(NULL);
-		MemoryContextSwitchTo(context);
-		PG_TRY();
-		{
-			call->args[0].value = Int32GetDatum(part_of(PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0)));
-			client_min_messages = Max(messages, WARNING);
-			if (routed->is_set)
-				fetch_set(routed, call, rows);
-			else
-			{
-				call->isnull = false;
-				result = FunctionCallInvoke(call);
-			}
-			client_min_messages = messages;
-			ReleaseCurrentSubTransaction();
-			MemoryContextSwitchTo(context);
-			CurrentResourceOwner = owner;
-		}
-		PG_CATCH();
-		{
-			ErrorData  *error;
-
-			client_min_messages = messages;
-			MemoryContextSwitchTo(context);
-			error = CopyErrorData();
-			FlushErrorState();
-			RollbackAndReleaseCurrentSubTransaction();
-			MemoryContextSwitchTo(context);
-			CurrentResourceOwner = owner;
-			/* a cancel, and what the server itself ends for, are not the shard's */
-			if (error->sqlerrcode == ERRCODE_QUERY_CANCELED || error->sqlerrcode == ERRCODE_ASSERT_FAILURE)
-				ReThrowError(error);
-			OidFunctionCall4(routed->failed, CStringGetTextDatum(unpack_sql_state(error->sqlerrcode)),
-							 CStringGetTextDatum(error->message ? error->message : ""),
-							 CStringGetTextDatum(error->detail ? error->detail : ""),
-							 CStringGetTextDatum(error->hint ? error->hint : ""));
-			FreeErrorData(error);
-			again = true;
-		}
-		PG_END_TRY();
-	} while (again);
+		/* a cancel, and what the server itself ends for, are not the shard's */
+		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED || error->sqlerrcode == ERRCODE_ASSERT_FAILURE)
+			ReThrowError(error);
+		OidFunctionCall4(routed->failed, CStringGetTextDatum(unpack_sql_state(error->sqlerrcode)),
+						 CStringGetTextDatum(error->message ? error->message : ""),
+						 CStringGetTextDatum(error->detail ? error->detail : ""),
+						 CStringGetTextDatum(error->hint ? error->hint : ""));
+		FreeErrorData(error);
+	}
 
 	if (routed->is_set)
 	{

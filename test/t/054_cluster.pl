@@ -25,6 +25,7 @@ read_models();
 permissions();
 dumped();
 $node->stop;
+memory_ends() unless setting('ES_SANITIZER', 0);
 done_testing();
 
 # ---------------------------------------------------------------------------
@@ -534,5 +535,55 @@ sub dumped
 	is(run_program('psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d', 'router2', '-f', $file), 0, 'restored');
 	is($node->safe_psql('router2', $read), $node->safe_psql('router', $read), 'it reads the same');
 	is($node->safe_psql('router2', q{SELECT version FROM es_append('Account-1', 2, 'Paid', '{"amount": 1}')}), 3, 'and appends');
+	return;
+}
+
+# An error of a shard that the router has no memory to copy is an error as any
+# other: it leaves no subtransaction behind.  It is large, and of the large
+# allocations of the call each fails once.
+sub memory_ends
+{
+	my $small = store_cluster('memory', no_start => 1, conf => "jit = off\n");
+	my $library = $small->basedir . '/es_malloc.so';
+	is(run_program('cc', '-shared', '-fPIC', '-O', '-o', $library, "$FindBin::Bin/../malloc.c"),
+		0, 'the library that lets allocations fail is built');
+	{
+		local $ENV{LD_PRELOAD} = $library;
+		local $ENV{ES_MALLOC_MIN} = 50_000;
+		$small->start;
+	}
+	$small->safe_psql('postgres', "CREATE DATABASE $_") foreach qw(router shard1);
+	$small->safe_psql('shard1', q{
+		CREATE EXTENSION event_store;
+		CREATE FUNCTION fails(data jsonb) RETURNS jsonb IMMUTABLE LANGUAGE plpgsql
+			AS $$BEGIN RAISE '%', repeat('x', 100000); END$$;
+		SELECT es_define_upcaster('Bad', 1, 'fails(jsonb)');});
+	local %ENV = (%ENV, PGHOST => $small->host, PGPORT => $small->port);
+	is(run_program('event_store_cluster_setup', 'dbname=router', sprintf 'dbname=shard1 host=%s port=%s', $small->host, $small->port),
+		0, 'memory: the set-up script');
+	my $admin = connect_store($small, db => 'router');
+	run_sql($admin, 'CREATE TABLE kept (n int)', q{SELECT es_append('Bad-1', 0, 'Bad', '1')});
+
+	my ($total, @bad, %states) = (0);
+	for (my $nth = 0; $nth <= $total; $nth++)
+	{
+		my $dbh = connect_store($small, db => 'router');
+		run_sql($dbh, "LOAD '$ENV{ES_FAULTS_LIBDIR}/event_store'", q{SELECT es_stream_version('Bad-1')});
+		sqlstate($dbh, q{SELECT * FROM es_load('Bad-1')}) for 1 .. 2;
+		$dbh->do('SET event_store.fault_malloc = ' . ($nth || 1_000_000));
+		my $state = sqlstate($dbh, q{SELECT * FROM es_load('Bad-1')});
+		$states{$state}++;
+		$total = 1_000_000 - sql_value($dbh, 'SHOW event_store.fault_malloc') if $nth == 0;
+		sqlstate($dbh, 'SET event_store.fault_malloc = 0') for 1 .. 2;
+		my $insert = sqlstate($dbh, "INSERT INTO kept VALUES ($nth)");
+		push @bad, "allocation $nth: $state, then $insert"
+		  if $insert ne '00000' || !sql_value($admin, "SELECT count(*) FROM kept WHERE n = $nth");
+		$dbh->disconnect;
+	}
+	is("@bad", '', "memory: a session goes on, whichever of $total large allocations fails: "
+		  . join(', ', map { "$_ $states{$_}" } sort keys %states));
+	cmp_ok($states{53200} || 0, '>', 0, 'memory: some calls have failed for it');
+	$admin->disconnect;
+	$small->stop;
 	return;
 }
