@@ -228,6 +228,8 @@ UPDATE event_store.projection SET position = es_head() + 3 WHERE name = 'seen';
 \set VERBOSITY sqlstate
 SELECT es_run_projection('seen');
 \set VERBOSITY default
+SELECT num_nulls(lag_events, lag_seconds) AS unknown, reason FROM event_store.projections WHERE name = 'seen';
+SELECT num_nulls(lag_events, lag_seconds) AS unknown, problem FROM event_store.consumers WHERE name = 'seen';
 SELECT es_rebuild_projection('seen', true), es_pause_projection('seen');
 TRUNCATE seen;
 SELECT version FROM es_append('PrjOther-1', 2, 'Something', '{}');

@@ -313,24 +313,38 @@ sub ahead_of_head
 	is(sqlstate($dbh, "SELECT es_reset_subscription('ahead', $far)"), 'VE004', 'nor reset there');
 	# what is only inserted does not count, nor what an abort has left; another
 	# session's position does in a transaction that does not see it yet
+	$dbh->do('CREATE FUNCTION on_ahead(e es_event) RETURNS void LANGUAGE sql AS $$$$');
 	my $other = connect_store($node);
-	$other->begin_work;
-	my $open = append($other, 'Ahead-1', ANY, 'Happened')->{position};
-	is(sqlstate($dbh, "SELECT es_reset_subscription('ahead', $open)"), 'VE004',
-		'an uncommitted position is ahead');
-	is(sqlstate($other, "SELECT es_reset_subscription('ahead', $open)"), '00000',
-		'not for the transaction itself');
-	$other->rollback;
-	is(sqlstate($dbh, "SELECT es_reset_subscription('ahead', $open)"), 'VE004',
-		'an aborted one is');
-	foreach my $level ('REPEATABLE READ', 'SERIALIZABLE')
+	foreach my $call (
+		q{es_reset_subscription('ahead', %s)},
+		q{es_create_subscription('begins', after_position => %s)},
+		q{es_create_projection('begins', 'on_ahead(es_event)', after_position => %s, paused => true)},
+		q{es_create_projection('begins', 'on_ahead', after_position => %s)})
 	{
-		run_sql($dbh, "BEGIN ISOLATION LEVEL $level", 'SELECT 1');
-		my $new = append($other, 'Ahead-1', ANY, 'Happened')->{position};
-		is(sqlstate($dbh, "SELECT es_reset_subscription('ahead', $new)"), '00000',
-			"$level: what another session has just committed is not ahead");
-		$dbh->do('COMMIT');
+		# a call leaves nothing behind
+		my $state = sub {
+			my ($conn, $position, $begin) = @_;
+			$conn->do($begin || 'SAVEPOINT s');
+			my $result = sqlstate($conn, sprintf "SELECT $call", $position);
+			$conn->do($begin ? 'ROLLBACK' : 'ROLLBACK TO s');
+			return $result;
+		};
+		$other->do('BEGIN');
+		my $open = append($other, 'Ahead-1', ANY, 'Happened')->{position};
+		is($state->($dbh, $open, 'BEGIN'), 'VE004', "$call: an uncommitted position is ahead");
+		is($state->($other, $open), '00000', "$call: not for the transaction itself");
+		$other->do('ROLLBACK');
+		is($state->($dbh, $open, 'BEGIN'), 'VE004', "$call: an aborted one is");
+		foreach my $level ('REPEATABLE READ', 'SERIALIZABLE')
+		{
+			run_sql($dbh, "BEGIN ISOLATION LEVEL $level", 'SELECT 1');
+			my $new = append($other, 'Ahead-1', ANY, 'Happened')->{position};
+			is(sqlstate($dbh, sprintf "SELECT $call", $new), '00000',
+				"$call, $level: what another session has just committed is not ahead");
+			$dbh->do('ROLLBACK');
+		}
 	}
+	is(sql_value($dbh, q{SELECT count(*) FROM event_store.consumers WHERE name = 'begins'}), 0, 'none of them is there');
 	$other->disconnect;
 
 	# as in a store that was restored from an older backup

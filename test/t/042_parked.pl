@@ -76,6 +76,14 @@ sub stress
 			0, "$name: the others are queued");
 	}
 
+	# the administrator is told
+	my $log = PostgreSQL::Test::Utils::slurp_file($node->logfile);
+	my @untold = grep {
+		my ($name, $position) = split / /;
+		$log !~ /LOG:  [^\n]*subscription "$name" has parked the event at position $position after 4 attempts\n[^\n]*HINT:  Later events of its stream wait behind it/;
+	} @{ $dbh->selectcol_arrayref(q{SELECT subscription || ' ' || global_position FROM event_store.parked_events WHERE state = 'parked'}) };
+	is("@untold", '', 'the server log has a line about each of them');
+
 	# discard one event and one stream, repair the rest
 	my ($first, $second) = sort keys %bad;
 	my ($position) = map { $_->[0] }
