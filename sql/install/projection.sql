@@ -250,7 +250,7 @@ CREATE VIEW event_store.projections AS
            w.pid AS worker_pid, p.attempts, p.max_attempts, p.next_attempt_at,
            CASE WHEN x.stands THEN p.error_sqlstate WHEN x.waits THEN '53400' END AS error_sqlstate,
            CASE WHEN x.stands AND x.visible THEN p.error_message
-                WHEN x.waits THEN 'no free background worker (max_worker_processes)' END AS error_message,
+                WHEN x.waits THEN COALESCE(d.obstacle, 'no free background worker (max_worker_processes)') END AS error_message,
            CASE WHEN x.stands THEN p.error_position END AS error_position,
            CASE WHEN x.stands THEN p.error_at WHEN x.waits THEN d.waiting_since END AS error_at,
            (SELECT pg_catalog.count(*) FROM event_store.projection_parked k
@@ -282,7 +282,7 @@ CREATE VIEW event_store.projections AS
             SELECT p.state OPERATOR(pg_catalog.=) 'stopped' OR p.attempts OPERATOR(pg_catalog.>) 0
                    OR p.error_sqlstate OPERATOR(pg_catalog.=) '53400' OR p.error_sqlstate OPERATOR(pg_catalog.=) '08004' AS stands,
                    NOT p.replicated AND p.state OPERATOR(pg_catalog.=) 'running' AND b.events OPERATOR(pg_catalog.>) 0 AND w.pid IS NULL
-                   AND d.waiting_since IS NOT NULL AS waits,
+                   AND (d.waiting_since IS NOT NULL OR d.obstacle IS NOT NULL) AS waits,
                    event_store.es_projection_error_visible(p.owner) AS visible) x;
 COMMENT ON VIEW event_store.projections IS
     'projections: checkpoint, what they lag behind (NULL with a reason where they can go no further), worker, the error in the way and the last one';

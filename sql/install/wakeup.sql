@@ -22,11 +22,11 @@ CREATE FUNCTION event_store.es_transaction_status(blocking_xid xid, OUT pid int,
 COMMENT ON FUNCTION event_store.es_transaction_status(xid) IS 'process and start of a transaction that is running; see view event_store.status';
 REVOKE ALL ON FUNCTION event_store.es_transaction_status(xid) FROM PUBLIC;
 
-CREATE FUNCTION event_store.es_worker_status(OUT pid int, OUT waiting_since timestamptz)
+CREATE FUNCTION event_store.es_worker_status(OUT pid int, OUT waiting_since timestamptz, OUT obstacle text)
     RETURNS record
     LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'es_worker_status';
 COMMENT ON FUNCTION event_store.es_worker_status() IS
-    'the database''s background worker, and since when it or one of its projections'' waits for a free slot';
+    'the database''s background worker, since when it or one of its projections'' waits for a free slot, and why it cannot have one at all';
 REVOKE ALL ON FUNCTION event_store.es_worker_status() FROM PUBLIC;
 
 CREATE VIEW event_store.status AS

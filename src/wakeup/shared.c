@@ -7,7 +7,9 @@
  * atomics, and shared.h says who writes them.  A latch that is set for a
  * process that took over a dead worker's slot wakes it for nothing, no more.
  * When there is no entry left, or no room for the table, waiters poll and no
- * worker runs: nothing here is needed to be correct.
+ * worker runs: nothing here is needed to be correct.  The log says so once, the
+ * view of projections in each such database; sessions look again every now and
+ * then whether a database was dropped.
  *
  * Sessions that began before an update of the extension go on with the old
  * library.  It has a table of its own, because this one may have changed; the
@@ -25,15 +27,28 @@
 #include "storage/proc.h"
 #include "utils/inval.h"
 #include "utils/syscache.h"
+#include "utils/timestamp.h"
 
 #include "base/compat.h"
 #include "base/shmem.h"
 #include "wakeup/shared.h"
+#include "wakeup/start.h"
+
+/* pause between two looks for an entry when there was none, ms */
+#ifdef ES_FAULTS
+#define ES_WAKEUP_RETRY_MS		100
+#else
+#define ES_WAKEUP_RETRY_MS		(10 * 1000)
+#endif
 
 EsWakeupShared *es_wakeup_shared = NULL;
 
 static EsWakeupEntry *es_wakeup_entry = NULL;
-static bool es_wakeup_tried = false;
+static TimestampTz es_wakeup_tried_at = 0;
+static bool es_wakeup_no_memory = false;
+
+/* how many entries there are; the same in all processes with this library */
+static int	es_wakeup_capacity = ES_WAKEUP_SPARE;
 
 static void
 es_wakeup_reset(EsWakeupShared *shared, int n, Oid dboid)
@@ -59,11 +74,22 @@ es_wakeup_reset(EsWakeupShared *shared, int n, Oid dboid)
 	pg_atomic_init_u64(&counters->c.reset_at, 0);
 }
 
+static Size
+es_wakeup_size(void)
+{
+	return CACHELINEALIGN(sizeof(EsWakeupShared)) + PG_CACHE_LINE_SIZE +
+		es_wakeup_capacity * (sizeof(EsDatabaseCounters) + sizeof(EsWakeupEntry));
+}
+
 static void
 es_wakeup_init_shared(void *place)
 {
 	EsWakeupShared *shared = place;
 
+	shared->capacity = es_wakeup_capacity;
+	pg_atomic_init_u32(&shared->used, 0);
+	shared->counters = (EsDatabaseCounters *) CACHELINEALIGN(shared + 1);
+	shared->entries = (EsWakeupEntry *) (shared->counters + shared->capacity);
 	pg_atomic_init_u32(&shared->launcher, 0);
 	shared->told_full = false;
 	pg_atomic_init_u64(&shared->launcher_waiting_since, 0);
@@ -73,7 +99,7 @@ es_wakeup_init_shared(void *place)
 	shared->first = InvalidOid;
 	shared->first_since = 0;
 	shared->preloaded = process_shared_preload_libraries_in_progress || !IsUnderPostmaster;
-	for (int i = 0; i < ES_WAKEUP_DATABASES; i++)
+	for (int i = 0; i < shared->capacity; i++)
 	{
 		es_wakeup_reset(shared, i, InvalidOid);
 		ConditionVariableInit(&shared->entries[i].settled);
@@ -84,33 +110,46 @@ static void
 es_wakeup_attach(void)
 {
 	es_wakeup_shared = es_shmem_get("event_store wake-ups " ES_VERSION,
-									sizeof(EsWakeupShared), es_wakeup_init_shared);
+									es_wakeup_size(), es_wakeup_init_shared);
+	es_wakeup_no_memory = es_wakeup_shared == NULL;
 }
 
 /*
- * Take this database's entry, a free one, or the one that had been given to
- * another database.
+ * Take this database's entry, the one that had been given to another database,
+ * or a new one.
+ *
+ * dboid		the other database; InvalidOid = none
  */
 static EsWakeupEntry *
 es_wakeup_take(Oid dboid)
 {
-	EsWakeupEntry *result = NULL;
+	EsWakeupShared *shared = es_wakeup_shared;
+	int			used;
+	int			taken = -1;
 
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	for (int i = 0; i < ES_WAKEUP_USED && result == NULL; i++)
+	used = es_wakeup_used();
+	for (int i = 0; i < used; i++)
 	{
-		if (es_wakeup_shared->entries[i].dboid == MyDatabaseId)
-			result = &es_wakeup_shared->entries[i];
+		if (shared->entries[i].dboid == MyDatabaseId)
+		{
+			LWLockRelease(AddinShmemInitLock);
+			return &shared->entries[i];
+		}
+		if (OidIsValid(dboid) && shared->entries[i].dboid == dboid)
+			taken = i;
 	}
-	for (int i = 0; i < ES_WAKEUP_USED && result == NULL; i++)
+	if (taken < 0 && used < shared->capacity)
+		taken = used;
+	if (taken >= 0)
+		es_wakeup_reset(shared, taken, MyDatabaseId);
+	if (taken == used)
 	{
-		if (es_wakeup_shared->entries[i].dboid != dboid)
-			continue;
-		result = &es_wakeup_shared->entries[i];
-		es_wakeup_reset(es_wakeup_shared, i, MyDatabaseId);
+		pg_write_barrier();
+		pg_atomic_write_u32(&shared->used, used + 1);
 	}
 	LWLockRelease(AddinShmemInitLock);
-	return result;
+	return taken < 0 ? NULL : &shared->entries[taken];
 }
 
 /*
@@ -120,18 +159,19 @@ es_wakeup_take(Oid dboid)
 static EsWakeupEntry *
 es_wakeup_take_over(void)
 {
-	Oid			databases[ES_WAKEUP_USED];
+	int			used = es_wakeup_used();
+	Oid		   *databases = palloc(used * sizeof(Oid));
 	bool		tell;
 
 	LWLockAcquire(AddinShmemInitLock, LW_SHARED);
-	for (int i = 0; i < ES_WAKEUP_USED; i++)
+	for (int i = 0; i < used; i++)
 		databases[i] = es_wakeup_shared->entries[i].dboid;
 	LWLockRelease(AddinShmemInitLock);
 
 	/* so that none of them is taken for gone because it is new */
 	AcceptInvalidationMessages();
 
-	for (int i = 0; i < ES_WAKEUP_USED; i++)
+	for (int i = 0; i < used; i++)
 	{
 		EsWakeupEntry *entry;
 
@@ -141,6 +181,7 @@ es_wakeup_take_over(void)
 		if (entry != NULL)
 			return entry;
 	}
+	pfree(databases);
 
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	tell = !es_wakeup_shared->told_full;
@@ -149,8 +190,11 @@ es_wakeup_take_over(void)
 	if (tell)
 		ereport(LOG,
 				errmsg("more than %d databases with event stores, some will have no background workers",
-					   ES_WAKEUP_USED),
-				errdetail("Consumers poll there, and projections are not kept up to date."));
+					   es_wakeup_shared->capacity),
+				errdetail("Consumers poll there, and projections are not kept up to date."),
+				es_wakeup_shared->preloaded ? 0 :
+				errhint("Add \"event_store\" to \"shared_preload_libraries\", then there is room for %d.",
+						ES_WAKEUP_PRELOADED));
 	return NULL;
 }
 
@@ -160,24 +204,45 @@ es_wakeup_take_over(void)
 EsWakeupEntry *
 es_wakeup_get(void)
 {
-	if (likely(es_wakeup_entry != NULL) || es_wakeup_tried)
+	if (likely(es_wakeup_entry != NULL) || es_wakeup_no_memory ||
+		(es_wakeup_tried_at != 0 &&
+		 !es_time_is_up(es_wakeup_tried_at, GetCurrentTimestamp(), ES_WAKEUP_RETRY_MS)))
 		return es_wakeup_entry;
 
 	if (es_wakeup_shared == NULL)
 		es_wakeup_attach();
 	if (es_wakeup_shared == NULL)
-	{
-		es_wakeup_tried = true;
 		return NULL;
-	}
 
 	es_wakeup_entry = es_wakeup_take(InvalidOid);
 	if (es_wakeup_entry == NULL && IsTransactionState())
 	{
 		es_wakeup_entry = es_wakeup_take_over();
-		es_wakeup_tried = true; /* not before: an error says nothing */
+
+		/* not before: an error says nothing */
+		es_wakeup_tried_at = GetCurrentTimestamp();
 	}
 	return es_wakeup_entry;
+}
+
+/*
+ * Why this database can have no worker, as of now.
+ *
+ * Result: NULL = it can.
+ */
+const char *
+es_wakeup_obstacle(void)
+{
+	es_wakeup_tried_at = 0;
+	if (es_wakeup_get() != NULL)
+		return NULL;
+	if (es_wakeup_no_memory)
+		return "no room for the database's background worker: no shared memory is left (shared_preload_libraries)";
+	if (!es_wakeup_shared->preloaded)
+		return psprintf("no room for the database's background worker: more than %d databases with event stores (shared_preload_libraries makes room for %d)",
+						es_wakeup_shared->capacity, ES_WAKEUP_PRELOADED);
+	return psprintf("no room for the database's background worker: more than %d databases with event stores",
+					es_wakeup_shared->capacity);
 }
 
 /*
@@ -218,6 +283,8 @@ es_wakeup_attach_counters(void)
 void
 es_wakeup_shared_init(void)
 {
+	if (process_shared_preload_libraries_in_progress)
+		es_wakeup_capacity = ES_WAKEUP_PRELOADED;
 	es_count_init(es_wakeup_attach_counters);
-	es_shmem_preload(sizeof(EsWakeupShared), es_wakeup_attach);
+	es_shmem_preload(es_wakeup_size(), es_wakeup_attach);
 }

@@ -13,14 +13,17 @@
 
 #include "base/count.h"
 
-/* databases with event stores that have workers */
-#define ES_WAKEUP_DATABASES		64
-
-/* entries in use; few in the test build, so that a test can use them up */
+/*
+ * How many databases with event stores have workers: as many as there are, or
+ * few where the library is not preloaded and lives on what shared memory the
+ * server has to spare.  Few in the test build, so that a test can use them up.
+ */
 #ifdef ES_FAULTS
-#define ES_WAKEUP_USED			4
+#define ES_WAKEUP_PRELOADED		8
+#define ES_WAKEUP_SPARE			4
 #else
-#define ES_WAKEUP_USED			ES_WAKEUP_DATABASES
+#define ES_WAKEUP_PRELOADED		4096
+#define ES_WAKEUP_SPARE			64
 #endif
 
 typedef struct EsWakeupEntry
@@ -77,13 +80,30 @@ typedef struct EsWakeupShared
 	Oid			first;			/* first in the queue, as seen last, */
 	TimestampTz first_since;	/* and since when it is; AddinShmemInitLock */
 
-	EsWakeupEntry entries[ES_WAKEUP_DATABASES];
-	EsDatabaseCounters counters[ES_WAKEUP_DATABASES];	/* of the same entries */
+	int			capacity;		/* of both arrays, which follow */
+	pg_atomic_uint32 used;		/* entries that have been taken, the first ones;
+								 * AddinShmemInitLock to take another */
+	EsDatabaseCounters *counters;
+	EsWakeupEntry *entries;
 } EsWakeupShared;
 
 extern EsWakeupShared *es_wakeup_shared;
 
+/*
+ * The number of entries to look at, wherever all are.
+ */
+static inline int
+es_wakeup_used(void)
+{
+	int			used = (int) pg_atomic_read_u32(&es_wakeup_shared->used);
+
+	/* pairs with the one of es_wakeup_take */
+	pg_read_barrier();
+	return used;
+}
+
 extern EsWakeupEntry *es_wakeup_get(void);
+extern const char *es_wakeup_obstacle(void);
 extern EsDatabaseCounters *es_wakeup_counters(void);
 extern void es_wakeup_launcher_call(void);
 extern void es_wakeup_shared_init(void);

@@ -63,7 +63,9 @@ es_slot_tick(pg_atomic_uint64 *last, int ms)
 static EsWakeupEntry *
 es_slot_entry(Oid database)
 {
-	for (int i = 0; i < ES_WAKEUP_USED; i++)
+	int			used = es_wakeup_used();
+
+	for (int i = 0; i < used; i++)
 	{
 		if (es_wakeup_shared->entries[i].dboid == database)
 			return &es_wakeup_shared->entries[i];
@@ -162,6 +164,7 @@ es_slot_first(bool *is_empty)
 {
 	EsWakeupShared *shared = es_wakeup_shared;
 	TimestampTz now = GetCurrentTimestamp();
+	int			used = es_wakeup_used();
 	pg_atomic_uint64 *longest;
 	Oid			first;
 
@@ -172,7 +175,7 @@ es_slot_first(bool *is_empty)
 
 		first = InvalidOid;
 		longest = &shared->launcher_waiting_since;
-		for (int i = 0; i < ES_WAKEUP_USED; i++)
+		for (int i = 0; i < used; i++)
 		{
 			EsWakeupEntry *entry = &shared->entries[i];
 			uint64		waiting = pg_atomic_read_u64(&entry->waiting_since);
@@ -230,12 +233,14 @@ bool
 es_slot_others_wait(void)
 {
 	EsWakeupShared *shared = es_wakeup_shared;
+	int			used;
 
 	if (shared == NULL)
 		return false;
 	if (pg_atomic_read_u64(&shared->launcher_waiting_since) != 0)
 		return true;
-	for (int i = 0; i < ES_WAKEUP_USED; i++)
+	used = es_wakeup_used();
+	for (int i = 0; i < used; i++)
 	{
 		EsWakeupEntry *entry = &shared->entries[i];
 
@@ -252,9 +257,11 @@ es_slot_others_wait(void)
 static bool
 es_slot_is_last_helper(EsWakeupEntry *own)
 {
+	int			used = es_wakeup_used();
+
 	if (pg_atomic_read_u32(&es_wakeup_shared->launcher) != 0)
 		return false;
-	for (int i = 0; i < ES_WAKEUP_USED; i++)
+	for (int i = 0; i < used; i++)
 	{
 		EsWakeupEntry *entry = &es_wakeup_shared->entries[i];
 

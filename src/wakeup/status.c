@@ -12,6 +12,7 @@
 #include "miscadmin.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
+#include "utils/builtins.h"
 #include "utils/timestamp.h"
 
 #include "base/compat.h"
@@ -65,17 +66,23 @@ es_reset_statistics(PG_FUNCTION_ARGS)
 }
 
 /*
- * es_worker_status(OUT pid int, OUT waiting_since timestamptz)
+ * es_worker_status(OUT pid int, OUT waiting_since timestamptz, OUT obstacle text)
  */
 Datum
 es_worker_status(PG_FUNCTION_ARGS)
 {
-	EsWakeupEntry *entry = es_wakeup_get();
-	Datum		values[2] = {0};
-	bool		isnull[2] = {true, true};
+	const char *obstacle = es_wakeup_obstacle();
+	Datum		values[3] = {0};
+	bool		isnull[3] = {true, true, true};
 
-	if (entry != NULL)
+	if (obstacle != NULL)
 	{
+		values[2] = CStringGetTextDatum(obstacle);
+		isnull[2] = false;
+	}
+	else
+	{
+		EsWakeupEntry *entry = es_wakeup_get();
 		uint32		worker = pg_atomic_read_u32(&entry->worker);
 		uint64		since = pg_atomic_read_u64(&entry->waiting_since);
 		int			pid = worker != 0 ? GetPGProcByNumber(worker - 1)->pid : 0;

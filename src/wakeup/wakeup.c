@@ -660,7 +660,9 @@ es_wakeup_retire(void)
 void
 es_wakeup_resign(void)
 {
-	for (int i = 0; i < ES_WAKEUP_DATABASES && es_wakeup_shared != NULL; i++)
+	int			used = es_wakeup_shared != NULL ? es_wakeup_used() : 0;
+
+	for (int i = 0; i < used; i++)
 	{
 		if (es_wakeup_shared->entries[i].dboid == MyDatabaseId)
 			pg_atomic_write_u32(&es_wakeup_shared->entries[i].wanted, 0);
@@ -689,10 +691,11 @@ es_wakeup_launcher_begin(void)
 bool
 es_wakeup_has_worker(Oid database)
 {
+	int			used = es_wakeup_used();
 	bool		result = false;
 
 	LWLockAcquire(AddinShmemInitLock, LW_SHARED);
-	for (int i = 0; i < ES_WAKEUP_DATABASES; i++)
+	for (int i = 0; i < used; i++)
 	{
 		EsWakeupEntry *entry = &es_wakeup_shared->entries[i];
 
@@ -712,10 +715,11 @@ es_wakeup_has_worker(Oid database)
 List *
 es_wakeup_orphans(void)
 {
+	int			used = es_wakeup_used();
 	List	   *result = NIL;
 
 	LWLockAcquire(AddinShmemInitLock, LW_SHARED);
-	for (int i = 0; i < ES_WAKEUP_DATABASES; i++)
+	for (int i = 0; i < used; i++)
 	{
 		EsWakeupEntry *entry = &es_wakeup_shared->entries[i];
 

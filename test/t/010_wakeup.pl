@@ -418,7 +418,7 @@ sub databases_come_and_go
 		$admin->do("DROP DATABASE copy_$n") if $n <= 4;
 	}
 
-	# with four of them at a time there is no room, but all else works
+	# with five of them at a time there is no room, but all else works
 	$admin->do("CREATE DATABASE more_$_ TEMPLATE original") for 1 .. 2;
 	my @dbh = map { connect_store($node, db => $_) } qw(copy_5 copy_6 more_1 more_2 original);
 	my %has = map { $_->{Name} =~ /dbname=(\w+)/; append($_, 'Order-2', 0, 'Placed'); ($1 => $_) } @dbh;
@@ -426,10 +426,68 @@ sub databases_come_and_go
 	is(sql_value($has{original}, q{SELECT es_wait(?, '10 s')}, $event->{position} - 1),
 		$event->{position}, 'no room: es_wait works');
 	is(worker_pid($has{original}), undef, 'no room: there is no worker');
-	$_->disconnect for @dbh, $admin;
-	$node->stop;
-	like(PostgreSQL::Test::Utils::slurp_file($node->logfile), qr/more than 4 databases with event stores/,
+	like(PostgreSQL::Test::Utils::slurp_file($node->logfile),
+		qr/more than 4 databases with event stores.*\n.*\n.*HINT:  Add "event_store" to "shared_preload_libraries"/,
 		'no room: the log says so');
+
+	# and the views say why a projection stands still
+	run_sql($has{original}, 'CREATE TABLE seen (global_position bigint)',
+		'CREATE FUNCTION on_event(e es_event) RETURNS void LANGUAGE sql AS '
+		  . q{'INSERT INTO seen VALUES (e.global_position)'},
+		q{SELECT es_create_projection('p', 'on_event')});
+	append($has{original}, 'Order-2', 2, 'Placed');
+	my $why = "no room for the database's background worker: more than 4 databases with event stores "
+	  . '(shared_preload_libraries makes room for 8)';
+	my $problem = q{SELECT concat_ws(' ', p.state, p.lag_events > 0, p.error_sqlstate, p.error_message, c.problem = p.error_message)
+		FROM event_store.projections p JOIN event_store.consumers c USING (name)};
+	is(sql_value($has{original}, $problem), "running t 53400 $why t", 'no room: the views say why');
+	my $monitor = connect_store($node, db => 'original');
+	run_sql($monitor, 'CREATE ROLE watches', q{SELECT es_grant('watches', 'monitor')}, 'SET ROLE watches');
+	is(sql_value($monitor, 'SELECT error_sqlstate FROM event_store.projections'), '53400', 'no room: to a monitor, too');
+	$monitor->disconnect;
+
+	# who has been there takes the place of a database that is dropped
+	(delete $has{more_2})->disconnect;
+	ok(poll_until(sub { sqlstate($admin, 'DROP DATABASE more_2') eq '00000' }), 'no room: a database is dropped');
+	ok( poll_until(sub {
+			append($has{original}, 'Order-3', ANY, 'Placed');
+			return sql_value($admin, q{SELECT count(*) FROM pg_catalog.pg_stat_activity
+				WHERE backend_type = 'event_store worker' AND datname = 'original'});
+		}), 'then there is a worker');
+	ok( poll_until(sub { sql_value($has{original}, q{SELECT lag_events FROM event_store.projections}) == 0 }),
+		'and the projection advances');
+	is(sql_value($has{original}, $problem), 'running f', 'nothing is in its way');
+	$_->disconnect for values %has, $admin;
+	$node->stop;
+	more_when_preloaded($node);
+	return;
+}
+
+# The same databases, and more, where the library is preloaded: twice as many
+# have room.
+sub more_when_preloaded
+{
+	my ($node) = @_;
+	$node->append_conf('postgresql.conf', "max_worker_processes = 20\n"
+		  . "shared_preload_libraries = '$ENV{ES_FAULTS_LIBDIR}/event_store'\n");
+	$node->start;
+	my $admin = connect_store($node, plain => 1);
+	foreach my $n (1 .. 5)
+	{
+		poll_until(sub { sqlstate($admin, "CREATE DATABASE crowd_$n TEMPLATE original") eq '00000' });
+	}
+	my %has = map { $_ => connect_store($node, db => $_) } qw(copy_5 copy_6 more_1 original), map { "crowd_$_" } 1 .. 5;
+	append($_, 'Order-4', ANY, 'Placed') for values %has;
+	ok( poll_until(sub {
+			sql_value($admin, q{SELECT count(DISTINCT datname) FROM pg_catalog.pg_stat_activity
+				WHERE backend_type = 'event_store worker'}) == 8;
+		}), 'preloaded: eight databases have workers');
+	my @without = grep { defined sql_value($has{$_}, 'SELECT obstacle FROM event_store.es_worker_status()') } sort keys %has;
+	is(scalar @without, 1, "preloaded: one has not (@without)");
+	is(sql_value($has{ $without[0] }, 'SELECT obstacle FROM event_store.es_worker_status()'),
+		q{no room for the database's background worker: more than 8 databases with event stores}, 'preloaded: it says why');
+	$_->disconnect for values %has, $admin;
+	$node->stop;
 	return;
 }
 
