@@ -185,6 +185,7 @@ sub calls
 		es_check_upcasters => [ 'es_check_upcasters(NULL)', q{es_check_upcasters('Old')} ],
 		es_preview_upcasters => ['es_preview_upcasters(max_count => 10)'],
 		es_upcast_type => [q{event_store.es_upcast_type('Old', 1)}],
+		es_consumed_type => [q{event_store.es_consumed_type('Old', 1)}],
 		es_upcast_schema_version => [q{event_store.es_upcast_schema_version('Old', 1)}],
 		es_upcast_data => [qq{event_store.es_upcast_data('Old', 1, $old, '$known', 'Old-1', 2, '{}')}],
 		es_stream_visible => ['SELECT event_store.es_stream_visible(n) FROM generate_series(1, 10) n'],
