@@ -24,7 +24,7 @@
  * append/condition.c (how its condition is held), append/import.c (es_import).
  *
  * Lock order: event table, items of a condition, streams by the hashes of their
- * names, (row or transaction waits), insertion lock.
+ * names, an event id, (row or transaction waits), insertion lock.
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -48,6 +48,7 @@
 #include "base/count.h"
 #include "base/errors.h"
 #include "base/fault.h"
+#include "base/lock.h"
 #include "base/result.h"
 #include "log/durable.h"
 #include "log/event.h"
@@ -610,6 +611,8 @@ bool
 es_append_run(EsAppend *append)
 {
 	EsWriter   *writer = NULL;
+	LOCKTAG		retry_lock;
+	bool		has_retry_lock = false;
 	bool		is_retry;
 
 	PreventCommandIfReadOnly(append->function);
@@ -627,6 +630,8 @@ es_append_run(EsAppend *append)
 	if (append->condition != NULL)
 		es_condition_lock(append->condition);
 	es_lock_targets(append);
+	if (append->condition != NULL)
+		has_retry_lock = es_condition_lock_retry(append, &retry_lock);
 	if (append->nevents > 1)
 		es_check_batch_ids(append);
 	is_retry = es_is_retry(append);
@@ -639,6 +644,8 @@ es_append_run(EsAppend *append)
 		es_durable_wait();
 	else
 		es_append_write(append, writer);
+	if (has_retry_lock)
+		es_unlock(&retry_lock, ExclusiveLock);
 	if (writer != NULL)
 		es_writer_end(writer);
 	table_close(append->event, NoLock);

@@ -42,6 +42,10 @@
  *							ES_MAX_CONDITION_LOCKS at the most, and none for the
  *							rest.
  *	  streams of the events	as for every append
+ *	  first event id		of events that belong to no stream, if it is given:
+ *							exclusive until the append is through, so that whoever
+ *							repeats it finds them, whatever either of them waits
+ *							for meanwhile
  *	  transactions			waited for as above
  *
  * None of this deadlocks among such calls, each in a transaction of its own:
@@ -85,6 +89,7 @@
 
 /* fourth field of our advisory lock tags; see log/stream.c */
 #define ES_LOCK_CLASS_CONDITION		9
+#define ES_LOCK_CLASS_RETRY			10
 
 /* locks of items that one transaction takes at the most */
 #define ES_MAX_CONDITION_LOCKS		64
@@ -197,6 +202,29 @@ es_condition_lock(const EsCondition *condition)
 		}
 	}
 	pfree(hashes);
+}
+
+/*
+ * Wait for another attempt of the same append to come to where it can be found,
+ * unless both meet at the lock of a stream.
+ *
+ * tag			result: a lock to release when the events are written
+ *
+ * Result: false if there is none.
+ */
+bool
+es_condition_lock_retry(const EsAppend *append, LOCKTAG *tag)
+{
+	const EsNewEvent *event = &append->events[0];
+	uint64		hash;
+
+	if (append->ntargets > 1 || append->targets[0].stream != NULL || !event->id_given)
+		return false;
+	hash = es_tag_hash((const char *) event->event_id.data, UUID_LEN);
+	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, (uint32) (hash >> 32), (uint32) hash,
+						 ES_LOCK_CLASS_RETRY);
+	(void) es_lock(tag, ExclusiveLock, false);
+	return true;
 }
 
 /*
