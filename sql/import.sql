@@ -142,6 +142,33 @@ SELECT es_import($$ SELECT 'ImportCopy' || substr(stream_id, 7) AS stream_id, ev
                      WHERE category = 'Import' ORDER BY global_position $$);
 SELECT count(*) FROM event_store.events WHERE category = 'ImportCopy';
 
+-- a query that appends itself: the stream goes on behind that, whether it stays or not
+CREATE FUNCTION import_append(keep boolean) RETURNS int LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM es_append('ImportOwn-1', es_any(), 'Own', '{}');
+    IF NOT keep THEN
+        RAISE division_by_zero;
+    END IF;
+    RETURN 0;
+EXCEPTION WHEN division_by_zero THEN
+    RETURN 0;
+END
+$$;
+SELECT es_import($$ SELECT 'ImportOwn-1' AS stream_id, 'A' AS event_type,
+                           to_jsonb(n + CASE n WHEN 300 THEN import_append(true) WHEN 600 THEN import_append(false) ELSE 0 END) AS data
+                      FROM generate_series(1, 900) AS n $$);
+SELECT count(*), max(version), min(version) FILTER (WHERE event_type = 'Own') AS own FROM es_read_stream('ImportOwn-1');
+SELECT pg_temp.error($$ SELECT 'ImportOwn-1' AS stream_id, 'A' AS event_type, to_jsonb(import_append(n = 300)) AS data, 901 + n AS version FROM generate_series(1, 300) AS n $$);
+CREATE TYPE import_data AS (n int);
+CREATE FUNCTION import_cast(value import_data) RETURNS jsonb LANGUAGE sql AS 'SELECT to_jsonb(import_append(true))';
+CREATE CAST (import_data AS jsonb) WITH FUNCTION import_cast AS ASSIGNMENT;
+SELECT pg_temp.error($$ SELECT 'ImportOwn-1' AS stream_id, 'A' AS event_type, ROW(1)::import_data AS data $$);
+SELECT pg_temp.error($$ SELECT 'ImportOwn-2' AS stream_id, 'A' AS event_type, ROW(1)::import_data AS data $$);
+SELECT count(*) FROM es_verify('ImportOwn-1');
+DROP CAST (import_data AS jsonb);
+DROP FUNCTION import_cast, import_append;
+DROP TYPE import_data;
+
 -- the caller's rights, and a kind
 CREATE ROLE regress_es_importer;
 GRANT CREATE ON SCHEMA public TO regress_es_importer;

@@ -13,6 +13,9 @@
  * are locked as they appear, so that two imports of the same streams in
  * different orders can deadlock, which one of them is told.
  *
+ * The query may call functions that append.  What an import knows of streams is
+ * looked up anew then; within a lot of rows, where only casts run, that is refused.
+ *
  * Marks are written as the import goes on: whoever sees them sees the
  * transaction ended, thus its events settled (log/head.c).
  *
@@ -138,6 +141,8 @@ typedef struct EsImport
 	HTAB	   *streams;
 	HTAB	   *types;
 
+	uint64		writes;			/* es_write_count up to which they hold */
+
 	/* rows at hand */
 	EsNewEvent	events[ES_IMPORT_ROWS];
 	EsImportStream *targets[ES_IMPORT_ROWS];	/* NULL = no stream */
@@ -179,18 +184,20 @@ es_import_match(const void *a, const void *b, Size keysize)
 }
 
 /*
- * Forget the numbers when there are too many; between two lots of rows.
+ * Forget the numbers when there are too many, and the versions of streams when
+ * the query itself has appended; between two lots of rows.
  */
 static void
 es_import_names_begin(EsImport *import)
 {
 	HASHCTL		ctl;
 
-	if (import->streams != NULL &&
+	if (import->streams != NULL && import->writes == es_write_count() &&
 		hash_get_num_entries(import->streams) < ES_IMPORT_NAMES &&
 		hash_get_num_entries(import->types) < ES_IMPORT_NAMES)
 		return;
 
+	import->writes = es_write_count();
 	MemoryContextReset(import->names_context);
 	memset(&ctl, 0, sizeof(ctl));
 	ctl.keysize = sizeof(EsImportKey);
@@ -450,6 +457,11 @@ static void
 es_import_write(EsImport *import, int n)
 {
 	import->row = -1;
+	if (import->writes != es_write_count())
+		ereport(ERROR,
+				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				errmsg("events have been appended while rows of an import were converted"),
+				errhint("Have the query give columns of the types that es_import takes."));
 	PG_TRY();
 	{
 		es_writer_write(import->writer, import->store, import->events, n);
@@ -471,6 +483,7 @@ es_import_write(EsImport *import, int n)
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
+	import->writes = es_write_count();
 	import->done += n;
 	import->last_position = import->events[n - 1].position;
 }

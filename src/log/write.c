@@ -73,6 +73,9 @@
 /* the position that this session has drawn last since es_sequence_check looked */
 static int64 es_last_drawn = 0;
 
+/* how often this session has written events */
+static uint64 es_nwrites = 0;
+
 /*
  * The first columns of the event table, of which the row of an event without
  * hash is formed: up to the tags, and up to metadata for one without tags
@@ -638,6 +641,7 @@ es_writer_write(EsWriter *writer, const EsStore *store, EsNewEvent *events, int 
 
 	/* assigned outside the insertion lock; an error here is no event's */
 	writer->current = NULL;
+	es_nwrites++;
 	ES_FAULT_POINT("append_begun");
 	(void) GetCurrentTransactionId();
 
@@ -671,6 +675,16 @@ es_writer_write(EsWriter *writer, const EsStore *store, EsNewEvent *events, int 
 			MemoryContextReset(writer->chunk_context);
 	}
 	MemoryContextSwitchTo(old_context);
+}
+
+/*
+ * How often has this session written events?  For who keeps in mind what they
+ * have come to, while others' functions run.
+ */
+uint64
+es_write_count(void)
+{
+	return es_nwrites;
 }
 
 /*

@@ -48,5 +48,6 @@ extern void es_writer_write(EsWriter *writer, const EsStore *store,
 							EsNewEvent *events, int nevents);
 extern const EsNewEvent *es_writer_current(const EsWriter *writer);
 extern void es_writer_end(EsWriter *writer);
+extern uint64 es_write_count(void);
 
 #endif							/* ES_LOG_WRITE_H */
