@@ -14,6 +14,10 @@
  *
  * - The appender gets his answer after the flush, like ever.  It comes from
  *	 CommitTransaction (RESOURCE_RELEASE_AFTER_LOCKS), whatever has called that.
+ *	 What an append answers before that, in a transaction that goes on, follows
+ *	 an event that may not be on disk yet.  It holds when the transaction is
+ *	 committed, as anything does that it is told of its own writes; to wait there,
+ *	 under the stream's lock, would be a flush for each of those who queue up.
  * - A crash takes back a suffix of the WAL.  Who decides on what he finds under
  *	 a stream's lock has a later commit record, so an answer of his that is
  *	 given after a commit stands on durable ground.  Answers that need no commit
@@ -34,10 +38,13 @@
  *	 shared_preload_libraries only.
  * - Standbys, logical decoding and archives get what is flushed anyway.
  *
+ * - Who asks pg_xact_status() what became of a transaction, whose id he has got
+ *	 from xmin, pg_locks or pg_stat_activity, waits when his statement begins.
+ *
  * That is so only for events, so the transaction must have done nothing else
  * that others could see: it had no id before its first append, has written
  * nothing to the WAL beside its appends, has no NOTIFY pending, and has not
- * asked for its id, with which pg_xact_status() would tell of it.  It takes the
+ * asked for its id.  It takes the
  * ordinary way also where it has to wait for synchronous standbys, if it is
  * prepared, if nobody waits for its streams, and if there is no free slot.
  * What is lost in between is the transaction of someone who was told nothing,
@@ -55,8 +62,10 @@
  * streams in the callback of the commit, a little sooner (no faster).
  *
  * Beyond our reach are modules that read the tables below the executor
- * (pageinspect), and what another module writes in a callback of its own when
- * ours has already decided: that is seen as early as the events.
+ * (pageinspect), who asks pg_xact_status() again in the same statement or sees
+ * that an id has vanished from pg_locks, and what another module writes in a
+ * callback of its own when ours has already decided: that is seen as early as the
+ * events.
  *
  * PostgreSQL itself copes with commits that are visible and not flushed: pages
  * of pg_xact with them are not written before the WAL, hint bits neither.
@@ -98,6 +107,10 @@
 #define ES_TXID_CURRENT_IF_ASSIGNED			3348
 #define ES_PG_CURRENT_XACT_ID				5059
 #define ES_PG_CURRENT_XACT_ID_IF_ASSIGNED	5060
+
+/* functions by which others learn what became of it */
+#define ES_TXID_STATUS						3360
+#define ES_PG_XACT_STATUS					5066
 
 /* a transaction that is visible before it is on disk, or about to become so */
 typedef struct EsDurableSlot
@@ -607,7 +620,7 @@ es_durable_utility(ES_PROCESS_UTILITY_ARGS)
 }
 
 /*
- * Whoever knows the id of a transaction can ask others what became of it.
+ * Whoever knows the id of a transaction can ask what became of it.
  */
 static void
 es_durable_object_access(ObjectAccessType access, Oid class, Oid object, int subid, void *arg)
@@ -618,6 +631,9 @@ es_durable_object_access(ObjectAccessType access, Oid class, Oid object, int sub
 		(object == ES_TXID_CURRENT || object == ES_TXID_CURRENT_IF_ASSIGNED ||
 		 object == ES_PG_CURRENT_XACT_ID || object == ES_PG_CURRENT_XACT_ID_IF_ASSIGNED))
 		es_append_mixed = true;
+	else if (access == OAT_FUNCTION_EXECUTE &&
+			 (object == ES_TXID_STATUS || object == ES_PG_XACT_STATUS))
+		es_durable_wait();
 }
 
 /*

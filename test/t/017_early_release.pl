@@ -264,12 +264,15 @@ sub readers_wait
 		'a stream that is only checked' => qq{SELECT es_append_streams('[{"stream_id": "$own-5", "expected_version": 2}]')},
 		'VE007' => qq{SELECT es_append_if('[{"stream_id": "Else$crash-2", "event_type": "T", "data": {}}]', '{"items": [{"event_types": ["T"]}]}', $head)},
 	);
-	my %session = map { $_ => session() } keys %read;
+	my @status = ('pg_xact_status', 'txid_status');
+	my %session = map { $_ => session() } keys %read, @status;
 
 	# The first one goes, and those who wait for it, one after the other; the
 	# last one ends without a commit, so that the streams are free.
 	$first->{dbh}->do('BEGIN');
 	append($first->{dbh}, "$own-$_", ANY, 'T', $id{$_}) for 1 .. 6;
+	my $xid = sql_value($watch, 'SELECT backend_xid FROM pg_catalog.pg_stat_activity WHERE pid = $1', $first->{pid});
+	$read{$_} = "SELECT pg_catalog.$_('$xid')" for @status;
 	$next[2]->{dbh}->do('BEGIN');
 	foreach my $next (@next)
 	{
