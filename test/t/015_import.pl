@@ -133,8 +133,8 @@ sub memory
 	}
 	is($importer->pg_result, 1, 'started again it goes through');
 	note("memory of the importer: $early kB in the first quarter, $late kB at the most");
-	# the rows are more than 25 MB
-	cmp_ok($late - $early, '<', 8 * 1024, 'memory does not grow with the rows');
+	# the rows are more than 25 MB; sanitizers keep what is freed
+	cmp_ok($late - $early, '<', 8 * 1024, 'memory does not grow with the rows') unless setting('ES_SANITIZER', 0);
 	is(sql_value($dbh, "SELECT count(*) FROM event_store.events WHERE category = 'Old'"), $rows, 'all events are there');
 	is(sqlstate($dbh, $import), 'VE001', 'a second time is refused');
 	$importer->disconnect;
