@@ -346,7 +346,6 @@ CREATE FUNCTION pg_temp.dashes() RETURNS TABLE (what text, streams text[]) LANGU
     SELECT 'es_list_streams', array_agg(stream_id ORDER BY stream_id COLLATE "C") FROM es_list_streams('', max_count => NULL) WHERE stream_id LIKE '-priv%'
     UNION ALL SELECT 'es_read_category', array_agg(stream_id ORDER BY global_position) FROM es_read_category('', 0, NULL) WHERE stream_id LIKE '-priv%'
     UNION ALL SELECT 'es_read_all', array_agg(stream_id ORDER BY global_position) FROM es_read_all(0, NULL, '{""}', '{PrivDash}')
-    UNION ALL SELECT 'events', array_agg(stream_id ORDER BY global_position) FROM event_store.events WHERE category = '' AND event_type = 'PrivDash'
     UNION ALL SELECT 'stream', array_agg(stream_id ORDER BY stream_id) FROM event_store.stream WHERE stream_id LIKE '-priv%'
     UNION ALL SELECT 'categories', array_agg(category) FROM event_store.categories WHERE category = ''
 $$;
