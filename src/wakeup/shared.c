@@ -109,8 +109,7 @@ es_wakeup_init_shared(void *place)
 static void
 es_wakeup_attach(void)
 {
-	es_wakeup_shared = es_shmem_get("event_store wake-ups " ES_VERSION,
-									es_wakeup_size(), es_wakeup_init_shared);
+	es_wakeup_shared = es_shmem_get(ES_WAKEUP_NAME, es_wakeup_size(), es_wakeup_init_shared);
 	es_wakeup_no_memory = es_wakeup_shared == NULL;
 }
 

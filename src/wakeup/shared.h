@@ -16,14 +16,17 @@
 /*
  * How many databases with event stores have workers: as many as there are, or
  * few where the library is not preloaded and lives on what shared memory the
- * server has to spare.  Few in the test build, so that a test can use them up.
+ * server has to spare.  Few in the test build, so that a test can use them up;
+ * its table is another one, for both builds may run in one server.
  */
 #ifdef ES_FAULTS
 #define ES_WAKEUP_PRELOADED		8
 #define ES_WAKEUP_SPARE			4
+#define ES_WAKEUP_NAME			"event_store wake-ups " ES_VERSION " test"
 #else
 #define ES_WAKEUP_PRELOADED		4096
 #define ES_WAKEUP_SPARE			64
+#define ES_WAKEUP_NAME			"event_store wake-ups " ES_VERSION
 #endif
 
 typedef struct EsWakeupEntry
