@@ -33,11 +33,16 @@ es_count_attach(void)
 /*
  * Count an error that is being raised, if its SQLSTATE has a counter.
  *
+ * The counters have been looked for: to do so now may raise an error, and to
+ * catch that would lose the one that is being put together.
+ *
  * Result: the SQLSTATE.
  */
 int
 es_counted(int sqlstate)
 {
+	if (es_counters == NULL)
+		return sqlstate;
 	if (sqlstate == ERRCODE_ES_VERSION_CONFLICT)
 		es_count(ES_COUNT_CONFLICTS, 1);
 	else if (sqlstate == ERRCODE_ES_EVENT_ID_CONFLICT)

@@ -38,11 +38,21 @@ extern void es_count_init(pg_atomic_uint64 *(*attach) (void));
 extern void es_count_attach(void);
 extern int	es_counted(int sqlstate);
 
+/*
+ * Look for the counters, before anything that may raise an error with
+ * es_counted, or count where no error may be caught.
+ */
 static inline void
-es_count(EsCounter counter, uint64 n)
+es_count_prepare(void)
 {
 	if (unlikely(es_counters == NULL))
 		es_count_attach();
+}
+
+static inline void
+es_count(EsCounter counter, uint64 n)
+{
+	es_count_prepare();
 	if (likely(es_counters != NULL))
 		pg_atomic_fetch_add_u64(&es_counters[counter], n);
 }

@@ -18,6 +18,7 @@
 #include "storage/shmem.h"
 
 #include "base/compat.h"
+#include "base/fault.h"
 #include "base/shmem.h"
 
 /* es_shmem_preload so often at the most */
@@ -93,6 +94,8 @@ void *
 es_shmem_get(const char *name, Size size, void (*init) (void *place))
 {
 	MemoryContext context = CurrentMemoryContext;
+	uint32		holdoff = InterruptHoldoffCount;
+	uint32		cancel_holdoff = QueryCancelHoldoffCount;
 	void	   *volatile place = NULL;
 
 	PG_TRY();
@@ -100,6 +103,7 @@ es_shmem_get(const char *name, Size size, void (*init) (void *place))
 		bool		found;
 
 		LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+		ES_FAULT_POINT("shmem_found");
 		place = ShmemInitStruct(name, size, &found);
 		if (!found)
 			init(place);
@@ -112,9 +116,14 @@ es_shmem_get(const char *name, Size size, void (*init) (void *place))
 		MemoryContextSwitchTo(context);
 		FlushErrorState();
 
-		/* the error has reset the hold-off that comes with the lock */
+		/*
+		 * The error has reset the hold-off that comes with the lock, and all
+		 * that there was before: at commit others count on it.
+		 */
 		HOLD_INTERRUPTS();
 		LWLockRelease(AddinShmemInitLock);
+		InterruptHoldoffCount = holdoff;
+		QueryCancelHoldoffCount = cancel_holdoff;
 	}
 	PG_END_TRY();
 	return place;

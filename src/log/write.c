@@ -138,6 +138,7 @@ void
 es_write_prepare(Relation event, const EsStore *store)
 {
 	es_order_attach();
+	es_count_prepare();
 	es_lock_table(RelationGetRelid(event), RowExclusiveLock);
 	if (es_sequence_check(event, store))
 		es_last_drawn = 0;

@@ -147,8 +147,8 @@ es_projection_get_here(const char *name)
 void
 es_projection_wake(void)
 {
-	es_projection_changed = true;
 	es_wakeup_after_commit(0);
+	es_projection_changed = true;	/* now nothing is left to fail at commit */
 }
 
 static void

@@ -573,6 +573,10 @@ es_projection_worker_main(Datum main_arg)
 	/* a crash undoes the read model together with its checkpoint */
 	SetConfigOption("synchronous_commit", "off", PGC_USERSET, PGC_S_OVERRIDE);
 
+	/* each slice reads all events: in SERIALIZABLE it would make appends fail */
+	SetConfigOption("default_transaction_isolation", "read committed",
+					PGC_USERSET, PGC_S_OVERRIDE);
+
 	/* the owner's settings may contain another role */
 	SetConfigOption("role", "none", PGC_USERSET, PGC_S_OVERRIDE);
 

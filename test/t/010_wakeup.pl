@@ -24,6 +24,7 @@ listeners();
 waiters_go();
 databases_come_and_go();
 no_worker_to_be_had();
+no_memory();
 modes();
 worker_waits_for_lock();
 full_queue();
@@ -508,6 +509,43 @@ sub no_worker_to_be_had
 	return;
 }
 
+# Without preloading a server may have no shared memory left.  That is no error,
+# wherever it is found out: while another error is raised, or at commit, where
+# interrupts are held off.
+sub no_memory
+{
+	my $node = store_cluster('wakeup_memory');
+	create_store($node);
+	use_fault_build($node);
+	my $dbh = connect_store($node);
+	append($dbh, 'Order-1', 0, 'Placed');
+	run_sql($dbh, q{CREATE FUNCTION ignore(e es_event) RETURNS void LANGUAGE sql AS $$ $$},
+		q{SELECT es_create_projection('p', 'ignore')});
+	my %first = (
+		'an append' => [ q{SELECT es_append('Order-1', es_any(), 'Placed', '1')}, '00000' ],
+		'a conflict' => [ q{SELECT es_append('Order-1', 0, 'Placed', '1')}, 'VE001' ],
+		'a condition' => [ q{SELECT es_append_if('[{"event_type": "Placed", "data": 1}]', '{}')}, 'VE007' ],
+		'an import' => [ q{SELECT es_import($$SELECT 'Order-1' AS stream_id, 1 AS version, 'Placed' AS event_type, '1'::jsonb AS data$$)}, 'VE001' ],
+		'a projection' => [ q{SELECT es_pause_projection('p')}, '00000' ]);
+	foreach my $mode (qw(worker off))
+	{
+		foreach my $what (sort keys %first)
+		{
+			my ($sql, $state) = @{ $first{$what} };
+			my $new = connect_store($node);
+			run_sql($new, q{SET event_store.fault = 'shmem_found:error=53200'}, "SET event_store.notify = $mode");
+			is(sqlstate($new, $sql), $state, "no memory, $mode: $what");
+			is(sqlstate($new, 'SELECT es_wait(0)'), '00000', '... and a wait');
+			$new->do(q{SET statement_timeout = '100 ms'});
+			is(sqlstate($new, 'SELECT pg_sleep(20)'), '57014', '... and the session can be cancelled');
+			$new->disconnect;
+		}
+	}
+	$dbh->disconnect;
+	$node->stop;
+	return;
+}
+
 sub modes
 {
 	my $node = store_cluster('wakeup_modes',
@@ -734,6 +772,10 @@ sub session_defaults
 	my $other = connect_store($node);
 	my $listener = connect_store($node);
 	$listener->do('LISTEN event_store');
+	run_sql($other, 'CREATE TABLE followed (position bigint)',
+		q{CREATE FUNCTION follow(e es_event) RETURNS void LANGUAGE sql AS
+			$$ INSERT INTO followed VALUES (e.global_position) $$},
+		q{SELECT es_create_projection('p', 'follow')});
 	append($dbh, 'Order-1', 0, 'Placed');
 	ok(next_notification($listener, 20), 'serializable: the worker runs');
 
@@ -741,6 +783,7 @@ sub session_defaults
 	is(sql_value($dbh, q{SELECT count(*) FROM es_read_stream('Order-1')}), 1, 'serializable: one reads');
 	append($other, 'Order-1', 1, 'Placed');
 	ok(next_notification($listener, 20), '... another one appends, and the worker looks');
+	ok(poll_until(sub { sql_value($other, 'SELECT count(*) FROM followed') == 2 }, 20), '... and a projection follows');
 	is(sqlstate($dbh, q{SELECT es_append('Order-2', 0, 'Placed', '1')}), '00000', '... the first one appends');
 	is(sqlstate($dbh, 'COMMIT'), '00000', '... and commits');
 
