@@ -150,6 +150,26 @@ SELECT version FROM es_fetch('sub_pending');
 SELECT count(*) FROM event_store.parked_stream WHERE subscription = 'sub_pending';
 SELECT es_drop_subscription('sub_pending');
 
+-- a stream is discarded up to where it is shown, not to what was discarded before: what lies between is in hand
+SELECT es_create_subscription('sub_discard', ARRAY['Disc'], retry_delay => '0');
+SELECT count(*) FROM (SELECT es_append('Disc-1', es_any(), 'Happened', '0') FROM generate_series(1, 4)) a;
+SELECT count(*) FROM (SELECT es_append('Disc-2', es_any(), 'Happened', '0') FROM generate_series(1, 5)) a;
+SELECT min(global_position) - 1 AS base FROM event_store.events WHERE stream_id = 'Disc-1' \gset
+SELECT count(*) FROM es_fetch('sub_discard');
+SELECT es_nack('sub_discard', :base + 3, 'bad', false), es_discard_parked('sub_discard', :base + 3);
+SELECT es_nack('sub_discard', :base + 1, 'bad', false);
+-- here another one before it is in hand, too
+SELECT es_nack('sub_discard', :base + 8, 'bad', false), es_discard_parked('sub_discard', :base + 8);
+SELECT es_nack('sub_discard', :base + 6, 'bad', false);
+SELECT stream_id, version, state FROM event_store.parked_events WHERE subscription = 'sub_discard' ORDER BY global_position;
+SELECT es_discard_parked_stream('sub_discard', 'Disc-1'), es_discard_parked_stream('sub_discard', 'Disc-2');
+SELECT es_ack('sub_discard', :base + 5);
+SELECT es_ack('sub_discard', max(global_position)), array_agg(stream_id || ' ' || version) FROM es_fetch('sub_discard');
+SELECT es_ack('sub_discard', max(global_position)), array_agg(stream_id || ' ' || version) FROM es_fetch('sub_discard');
+SELECT count(*) FROM es_fetch('sub_discard');
+SELECT count(*) FROM event_store.parked_stream WHERE subscription = 'sub_discard';
+SELECT es_drop_subscription('sub_discard');
+
 -- what the filter does not want was not handed out, so it cannot have failed
 SELECT es_create_subscription('sub_filter', ARRAY['Filt'], ARRAY['Wanted'], es_head(), retry_delay => '0');
 SELECT global_position AS other FROM es_append('FiltOther-1', es_any(), 'Wanted', '0') \gset

@@ -197,8 +197,13 @@ ES_SQL("UPDATE event_store.parked_stream p SET done_position = GREATEST(p.done_p
 	" WHERE subscription OPERATOR(pg_catalog.=) $1"
 	" AND failed_position OPERATOR(pg_catalog.=) $2",
 2, TEXTOID, INT8OID);
+
+/*
+ * Up to where the view of parked events shows them, and not up to what was
+ * discarded before: what lies between may be in hand, or come again.
+ */
 static EsSql es_sql_discard_stream =
-ES_SQL("UPDATE event_store.parked_stream p SET done_position = d.position,"
+ES_SQL("UPDATE event_store.parked_stream p SET done_position = GREATEST(p.done_position, d.position),"
 	" next_version = CASE WHEN " PENDING " THEN p.next_version ELSE (SELECT COALESCE(pg_catalog.min(e.version) FILTER"
 	" (WHERE e.global_position OPERATOR(pg_catalog.>) d.position),"
 	" pg_catalog.max(e.version) OPERATOR(pg_catalog.+) 1, p.next_version)"
@@ -210,8 +215,7 @@ ES_SQL("UPDATE event_store.parked_stream p SET done_position = d.position,"
 	" AND e.version OPERATOR(pg_catalog.>=) p.failed_version"
 	" AND e.global_position OPERATOR(pg_catalog.<=) d.position)"
 	" ELSE p.discarded END," GIVE_UP
-	" FROM (SELECT q.stream_no, GREATEST(c.position, m.position, q.failed_position,"
-	" q.done_position) AS position"
+	" FROM (SELECT q.stream_no, GREATEST(c.position, m.position, q.failed_position) AS position"
 	" FROM event_store.stream s"
 	" JOIN event_store.parked_stream q ON q.stream_no OPERATOR(pg_catalog.=) s.stream_no"
 	" JOIN event_store.subscription_checkpoint c"
