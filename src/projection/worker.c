@@ -29,11 +29,9 @@
 #include "catalog/pg_type.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
-#include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lock.h"
-#include "tcop/tcopprot.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -564,9 +562,7 @@ es_projection_worker_main(Datum main_arg)
 	TimestampTz looked_at = 0;
 	int			empty = 0;
 
-	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, die);
-	BackgroundWorkerUnblockSignals();
+	es_start_take_signals();
 	memcpy(&args, MyBgworkerEntry->bgw_extra, sizeof(args));
 	BackgroundWorkerInitializeConnectionByOid(args.database, args.owner, ES_BYPASS_ROLE_LOGIN);
 
@@ -596,12 +592,7 @@ es_projection_worker_main(Datum main_arg)
 		bool		retrying;
 		bool		failed;
 
-		CHECK_FOR_INTERRUPTS();
-		if (ConfigReloadPending)
-		{
-			ConfigReloadPending = false;
-			ProcessConfigFile(PGC_SIGHUP);
-		}
+		es_start_heed_signals();
 
 		if (es_time_is_up(started_at, GetCurrentTimestamp(), ES_TURN_MS) &&
 			!es_seen_any_cut())

@@ -20,10 +20,8 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
-#include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
-#include "tcop/tcopprot.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -133,7 +131,7 @@ es_launcher_await(EsStarted *launched)
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 ES_LAUNCHER_STEP_MS, es_wait_event(ES_WAIT_LAUNCHER));
 		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
+		es_start_heed_signals();
 	}
 }
 
@@ -212,9 +210,7 @@ es_launcher_main(Datum main_arg)
 	long		pause_ms = ES_LAUNCHER_LOOK_MS;
 	ListCell   *lc;
 
-	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, die);
-	BackgroundWorkerUnblockSignals();
+	es_start_take_signals();
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 	MemoryContextSwitchTo(context);
 	es_wakeup_launcher_begin();
@@ -243,7 +239,7 @@ es_launcher_main(Datum main_arg)
 						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (pause_ms >= 0 ? WL_TIMEOUT : 0),
 						 pause_ms, es_wait_event(ES_WAIT_LAUNCHER));
 		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
+		es_start_heed_signals();
 
 		/* some end at once, many together */
 		pause_ms = es_slot_others_wait() ? ES_CROWDED_MS : ES_LAUNCHER_LOOK_MS;

@@ -22,6 +22,9 @@
 
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -121,6 +124,36 @@ es_start_describe(BackgroundWorker *worker, const char *function,
 	strlcpy(worker->bgw_function_name, function, BGW_MAXLEN);
 	strlcpy(worker->bgw_type, type, BGW_MAXLEN);
 	strlcpy(worker->bgw_name, name, BGW_MAXLEN);
+}
+
+/*
+ * The first thing that a worker does: take its signals.
+ *
+ * Until here it ignored SIGHUP, so a change of the settings since the
+ * postmaster's fork is lost: they are read once in any case.
+ */
+void
+es_start_take_signals(void)
+{
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	ConfigReloadPending = true;
+	BackgroundWorkerUnblockSignals();
+}
+
+/*
+ * Called by a worker in each round: end if that is asked for, and heed changed
+ * settings.
+ */
+void
+es_start_heed_signals(void)
+{
+	CHECK_FOR_INTERRUPTS();
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
 }
 
 /*

@@ -7,9 +7,9 @@
  * others have asked it to do (es_worker_add_task), which is how projections get
  * workers of their own, and sends one NOTIFY for all commits since the last.
  * That is a transaction of its own: its commit fails while the server's queue
- * of notifications is full, and nothing else is to wait for that.  While something unsettled holds the order back it looks again every
- * ES_BLOCKED_MS, because an abort, or the end of a prepared transaction, tells
- * nobody.
+ * of notifications is full, and nothing else is to wait for that.  While
+ * something unsettled holds the order back it looks again every ES_BLOCKED_MS,
+ * because an abort, or the end of a prepared transaction, tells nobody.
  *
  * It starts when it is first needed, by es_worker_ensure().  With
  * shared_preload_libraries the launcher also starts it with the server, in
@@ -35,11 +35,9 @@
 #include "commands/async.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
-#include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lock.h"
-#include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/guc.h"
@@ -363,9 +361,7 @@ es_worker_main(Datum main_arg)
 	TimestampTz busy_at;
 	TimestampTz idle_since = 0;
 
-	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, die);
-	BackgroundWorkerUnblockSignals();
+	es_start_take_signals();
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(main_arg), InvalidOid, 0);
 
 	/* losing a notification in a crash is harmless, waiting for disk is not */
@@ -391,12 +387,7 @@ es_worker_main(Datum main_arg)
 		uint32		followed;
 		long		timeout;
 
-		CHECK_FOR_INTERRUPTS();
-		if (ConfigReloadPending)
-		{
-			ConfigReloadPending = false;
-			ProcessConfigFile(PGC_SIGHUP);
-		}
+		es_start_heed_signals();
 
 		pgstat_report_activity(STATE_RUNNING, "event_store: looking for the settled head");
 		followed = es_wakeup_begin_look();
