@@ -30,7 +30,6 @@
 #include "postgres.h"
 
 #include "access/genam.h"
-#include "access/htup_details.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
@@ -214,7 +213,7 @@ es_known_event(EsAppend *append, const pg_uuid_t *event_id, EsKnownEvent *known)
 		known->position = DatumGetInt64(slot->tts_values[Anum_es_event_global_position - 1]);
 		known->type_no = DatumGetInt32(slot->tts_values[Anum_es_event_type_no - 1]);
 		known->schema_version = DatumGetInt32(slot->tts_values[Anum_es_event_schema_version - 1]);
-		known->xmin = HeapTupleHeaderGetXmin(ExecFetchSlotHeapTuple(slot, false, NULL)->t_data);
+		known->xmin = es_slot_xmin(slot);
 		known->data = DatumGetJsonbPCopy(slot->tts_values[Anum_es_event_data - 1]);
 	}
 	ExecDropSingleTupleTableSlot(slot);

@@ -63,7 +63,6 @@
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "storage/lmgr.h"
@@ -257,8 +256,7 @@ static void
 es_condition_failed(EsAppend *append, EsScan *scan)
 {
 	TupleTableSlot *slot = es_scan_slot(scan);
-	HeapTuple	tuple = ExecFetchSlotHeapTuple(slot, false, NULL);
-	TransactionId xmin = HeapTupleHeaderGetXmin(tuple->t_data);
+	TransactionId xmin = es_slot_xmin(slot);
 	bool		isnull;
 	EsType	   *type;
 	EsUpcaster *upcaster;
@@ -302,12 +300,8 @@ es_condition_failed(EsAppend *append, EsScan *scan)
 static bool
 es_condition_is_own(EsScan *scan, int64 first)
 {
-	HeapTuple	tuple;
-
-	if (es_scan_position(scan) < first)
-		return false;
-	tuple = ExecFetchSlotHeapTuple(es_scan_slot(scan), false, NULL);
-	return TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data));
+	return es_scan_position(scan) >= first &&
+		TransactionIdIsCurrentTransactionId(es_slot_xmin(es_scan_slot(scan)));
 }
 
 /*

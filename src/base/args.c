@@ -242,8 +242,9 @@ es_expected_hint(void)
 }
 
 /*
- * Raise an error about an expected version that is an element of an array.
+ * Raise an error about an expected version.
  *
+ * element		1-based element of an array argument, 0 = not an array
  * reason		a full sentence for the detail
  */
 void
@@ -254,7 +255,8 @@ es_expected_error(int sqlstate, const char *argument, int element, const char *r
 			sqlstate == ERRCODE_NULL_VALUE_NOT_ALLOWED ?
 			errmsg("\"%s\" must not be null", argument) :
 			errmsg("invalid value for \"%s\"", argument),
-			errdetail_internal("Element %d: %s", element, reason),
+			element > 0 ? errdetail_internal("Element %d: %s", element, reason) :
+			errdetail_internal("%s", reason),
 			es_expected_hint());
 }
 
@@ -264,20 +266,15 @@ es_expected_error(int sqlstate, const char *argument, int element, const char *r
  * A negative number of another store must not pass for something else than
  * it meant there.
  *
- * element		1-based element of an array argument, 0 = not an array
+ * element		as above
  */
 void
 es_check_expected(const char *argument, int element, int64 expected)
 {
 	if (expected >= 0 || expected == ES_ANY_VERSION || expected == ES_STREAM_EXISTS)
 		return;
-	ereport(ERROR,
-			errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			errmsg("invalid value for \"%s\"", argument),
-			element > 0 ?
-			errdetail("Element %d: " INT64_FORMAT " is no version of a stream.", element, expected) :
-			errdetail(INT64_FORMAT " is no version of a stream.", expected),
-			es_expected_hint());
+	es_expected_error(ERRCODE_INVALID_PARAMETER_VALUE, argument, element,
+					  psprintf(INT64_FORMAT " is no version of a stream.", expected));
 }
 
 /*

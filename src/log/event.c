@@ -13,7 +13,6 @@
 #include "postgres.h"
 
 #include "access/genam.h"
-#include "access/htup_details.h"
 #include "access/tableam.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
@@ -270,7 +269,7 @@ es_event_last(Relation event, const EsStore *store, Snapshot snapshot, int64 str
 	{
 		version = DatumGetInt32(slot_getattr(slot, Anum_es_event_version, &isnull));
 		if (xmin != NULL)
-			*xmin = HeapTupleHeaderGetXmin(ExecFetchSlotHeapTuple(slot, false, NULL)->t_data);
+			*xmin = es_slot_xmin(slot);
 		if (chain != NULL && store->hash != 0)
 		{
 			Datum		hash = slot_getattr(slot, store->hash, &isnull);

@@ -87,13 +87,6 @@ typedef enum EsJudgement
 	ES_UNSETTLED
 } EsJudgement;
 
-/* who inserted the row in the slot */
-static inline TransactionId
-es_slot_xmin(TupleTableSlot *slot)
-{
-	return HeapTupleHeaderGetXmin(ExecFetchSlotHeapTuple(slot, false, NULL)->t_data);
-}
-
 /*
  * Highest position visible in the snapshot, at most "upto"; 0 if none.
  */

@@ -7,6 +7,8 @@
 #define ES_LOG_STORE_H
 
 #include "access/attnum.h"
+#include "access/htup_details.h"
+#include "executor/tuptable.h"
 #include "storage/lockdefs.h"
 #include "utils/relcache.h"
 
@@ -110,5 +112,12 @@ extern void es_store_listen(void);
 extern const EsStore *es_store_get(void);
 extern Relation es_store_open_index(const Oid *index);
 extern Relation es_store_open_event(const EsStore **store, LOCKMODE mode);
+
+/* who has written the row in a slot */
+static inline TransactionId
+es_slot_xmin(TupleTableSlot *slot)
+{
+	return HeapTupleHeaderGetXmin(ExecFetchSlotHeapTuple(slot, false, NULL)->t_data);
+}
 
 #endif							/* ES_LOG_STORE_H */

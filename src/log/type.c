@@ -94,7 +94,7 @@ es_type_remember(TupleTableSlot *slot)
 	TransactionId xmin;
 	EsType	   *type;
 
-	xmin = HeapTupleHeaderGetXmin(ExecFetchSlotHeapTuple(slot, false, NULL)->t_data);
+	xmin = es_slot_xmin(slot);
 	type = es_names_by_number(&es_types, &type_no);
 	if (type == NULL)
 	{
