@@ -320,8 +320,8 @@ es_fetch_parked(EsFetch *fetch, Relation event, const EsStore *store, int64 boun
 	if (fetch->nparked > 0)
 		es_selection_list(&fetch->sub.wanted, store);
 	queue.size = (int) Min(fetch->max_count, ES_MAX_QUEUE);
-	if (fetch->start < bound)
-		queue.size = (queue.size + 1) / 2;
+	if (fetch->start < bound && queue.size > 1)
+		queue.size /= 2;
 	queue.tuples = palloc(queue.size * sizeof(HeapTuple));
 	queue.positions = palloc(queue.size * sizeof(int64));
 	for (int i = 0; i < fetch->nparked && queue.n < queue.size; i++)
