@@ -48,6 +48,16 @@ SELECT data FROM es_fetch('con_nack', 10);
 SELECT count(*) FROM event_store.parked_events WHERE subscription = 'con_nack';
 SELECT count(*) FROM event_store.parked_stream WHERE subscription = 'con_nack';
 
+-- several of them fail: each is done when it is acknowledged, and not by a renewal of the lease
+SELECT es_reset_subscription('con_nack', :start);
+SELECT max(global_position) AS last FROM es_fetch('con_nack', 10) \gset
+SELECT es_nack('con_nack', :p2, 'bad'), es_nack('con_nack', :last, 'bad'), es_ack('con_nack', :last);
+SELECT data FROM es_fetch('con_nack', 10);
+SELECT es_ack('con_nack', 0);
+SELECT data FROM es_fetch('con_nack', 10);
+SELECT es_ack('con_nack', :p2);
+SELECT data FROM es_fetch('con_nack', 10);
+
 -- a consumer group keeps events that belong to no stream in order by their first tag
 SELECT es_create_subscription('con_group', after_position => :start, slots => 8, query => '{"items": [{"event_types": ["ConA", "ConB", "ConC"]}]}');
 SELECT es_join('con_group', 'a'), es_join('con_group', 'b');

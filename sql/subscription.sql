@@ -168,6 +168,19 @@ SELECT es_ack('sub_discard', max(global_position)), array_agg(stream_id || ' ' |
 SELECT es_ack('sub_discard', max(global_position)), array_agg(stream_id || ' ' || version) FROM es_fetch('sub_discard');
 SELECT count(*) FROM es_fetch('sub_discard');
 SELECT count(*) FROM event_store.parked_stream WHERE subscription = 'sub_discard';
+-- twice: the second time there is nothing to give up, and what is in hand is done when it is acknowledged
+SELECT es_reset_subscription('sub_discard', :base + 4);
+SELECT array_agg(version) FROM es_fetch('sub_discard');
+SELECT es_nack('sub_discard', :base + 7, 'bad', false), es_discard_parked_stream('sub_discard', 'Disc-2');
+SELECT es_discard_parked_stream('sub_discard', 'Disc-2'), es_ack('sub_discard', :base + 9);
+SELECT array_agg(version) FROM es_fetch('sub_discard');
+-- what failed was discarded before the consumer comes to the next one
+SELECT es_reset_subscription('sub_discard', :base + 4);
+SELECT array_agg(version) FROM es_fetch('sub_discard');
+SELECT es_nack('sub_discard', :base + 6, 'bad', false), es_discard_parked('sub_discard', :base + 6),
+       es_nack('sub_discard', :base + 8, 'behind it');
+SELECT es_ack('sub_discard', :base + 9);
+SELECT array_agg(version) FROM es_fetch('sub_discard');
 SELECT es_drop_subscription('sub_discard');
 
 -- what the filter does not want was not handed out, so it cannot have failed

@@ -82,6 +82,9 @@ ES_SQL("UPDATE event_store.parked_stream p SET next_version = n.version,"
 	" next_attempt_at = CASE WHEN " FAILED_STAYS " THEN p.next_attempt_at"
 	" ELSE pg_catalog.clock_timestamp() END"
 	" FROM (SELECT q.stream_no, LEAST(q.delivered_version OPERATOR(pg_catalog.+) 1,"
+	/* an event that belongs to no stream is at the negative of that number */
+	"   CASE WHEN (OPERATOR(pg_catalog.-) q.stream_no) OPERATOR(pg_catalog.>) $2"
+	"   THEN q.next_version END,"
 	"   (SELECT e.version FROM event_store.event e"
 	"   WHERE e.stream_no OPERATOR(pg_catalog.=) q.stream_no"
 	"   AND e.version OPERATOR(pg_catalog.>=) q.next_version"
@@ -200,12 +203,19 @@ ES_SQL("UPDATE event_store.parked_stream p SET done_position = GREATEST(p.done_p
 
 /*
  * Up to where the view of parked events shows them, and not up to what was
- * discarded before: what lies between may be in hand, or come again.
+ * discarded before: what lies between may be in hand, or come again.  Where it
+ * shows none nothing is given up, and what is in hand stays so.
+ *
+ * The failed event is that of the row when it is locked: a consumer that has
+ * failed another one may have been waited for.
  */
+#define SHOWN_UPTO "GREATEST(d.position, p.failed_position)"
 static EsSql es_sql_discard_stream =
-ES_SQL("UPDATE event_store.parked_stream p SET done_position = GREATEST(p.done_position, d.position),"
-	" next_version = CASE WHEN " PENDING " THEN p.next_version ELSE (SELECT COALESCE(pg_catalog.min(e.version) FILTER"
-	" (WHERE e.global_position OPERATOR(pg_catalog.>) d.position),"
+ES_SQL("UPDATE event_store.parked_stream p"
+	" SET done_position = GREATEST(p.done_position, " SHOWN_UPTO "),"
+	" next_version = CASE WHEN " PENDING " THEN p.next_version"
+	" ELSE (SELECT COALESCE(pg_catalog.min(e.version) FILTER"
+	" (WHERE e.global_position OPERATOR(pg_catalog.>) " SHOWN_UPTO "),"
 	" pg_catalog.max(e.version) OPERATOR(pg_catalog.+) 1, p.next_version)"
 	" FROM event_store.event e WHERE e.stream_no OPERATOR(pg_catalog.=) p.stream_no"
 	" AND e.version OPERATOR(pg_catalog.>=) p.next_version) END,"
@@ -213,9 +223,9 @@ ES_SQL("UPDATE event_store.parked_stream p SET done_position = GREATEST(p.done_p
 	" (SELECT pg_catalog.array_agg(e.global_position) FROM event_store.event e"
 	" WHERE e.stream_no OPERATOR(pg_catalog.=) p.stream_no"
 	" AND e.version OPERATOR(pg_catalog.>=) p.failed_version"
-	" AND e.global_position OPERATOR(pg_catalog.<=) d.position)"
+	" AND e.global_position OPERATOR(pg_catalog.<=) " SHOWN_UPTO ")"
 	" ELSE p.discarded END," GIVE_UP
-	" FROM (SELECT q.stream_no, GREATEST(c.position, m.position, q.failed_position) AS position"
+	" FROM (SELECT q.stream_no, GREATEST(c.position, m.position) AS position"
 	" FROM event_store.stream s"
 	" JOIN event_store.parked_stream q ON q.stream_no OPERATOR(pg_catalog.=) s.stream_no"
 	" JOIN event_store.subscription_checkpoint c"
@@ -227,7 +237,11 @@ ES_SQL("UPDATE event_store.parked_stream p SET done_position = GREATEST(p.done_p
 	" WHERE q.subscription OPERATOR(pg_catalog.=) $1"
 	" AND s.stream_id OPERATOR(pg_catalog.=) $2) d"
 	" WHERE p.subscription OPERATOR(pg_catalog.=) $1"
-	" AND p.stream_no OPERATOR(pg_catalog.=) d.stream_no",
+	" AND p.stream_no OPERATOR(pg_catalog.=) d.stream_no"
+	" AND (p.failed_position IS NOT NULL OR EXISTS (SELECT 1 FROM event_store.event e"
+	" WHERE e.stream_no OPERATOR(pg_catalog.=) p.stream_no"
+	" AND e.version OPERATOR(pg_catalog.>=) p.next_version"
+	" AND e.global_position OPERATOR(pg_catalog.<=) d.position))",
 2, TEXTOID, TEXTOID);
 
 /* ----------
@@ -497,6 +511,7 @@ es_nack(PG_FUNCTION_ARGS)
 	if (es_sql_run(&es_sql_lock_stream, args, NULL) > 0)
 	{
 		int64		delivered_version = es_sql_int64(0, 2, 0);
+		int64		failed_version;
 		bool		same = es_sql_int64(0, 3, 0) == position;
 
 		next_version = es_sql_int64(0, 1, 0);
@@ -510,8 +525,13 @@ es_nack(PG_FUNCTION_ARGS)
 				es_owner_end(&scope);
 				PG_RETURN_TEXT_P(cstring_to_text(state));
 			}
-			/* of the same batch, behind one that has failed */
-			if (version > es_sql_int64(0, 6, PG_INT64_MAX) && position <= cursor.delivered)
+
+			/* of the same batch, behind one that has failed, or was discarded since */
+			failed_version = es_sql_int64(0, 6, 0);
+			if (position <= cursor.delivered &&
+				(failed_version != 0 ? version > failed_version :
+				 version >= next_version && position > done &&
+				 !DatumGetBool(es_sql_datum(0, 7, &isnull))))
 			{
 				es_owner_end(&scope);
 				PG_RETURN_TEXT_P(cstring_to_text("queued"));
@@ -644,8 +664,8 @@ es_discard_parked(PG_FUNCTION_ARGS)
  *
  * Gives up a failed event and all that has queued up behind it, that is, up
  * to the checkpoint.
- * Result: false if the stream is not held up, or the caller may see no event of
- * it.
+ * Result: false if nothing of the stream is held up, or the caller may see no
+ * event of it.
  * Errors: 42704 if there is no such subscription.
  */
 Datum
