@@ -372,6 +372,28 @@ SELECT e FROM es_read_stream('Scan-1', 2, 1) AS e;
 SELECT scan_differs('SELECT * FROM es_read_stream(''Scan-1'', 3)');
 SELECT es_drop_upcaster('Shipped', 1);
 
+-- what a query lists anew with each rescan is not kept (13 has no view of memory)
+CREATE FUNCTION scan_memory() RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    used bigint := 0;
+BEGIN
+    IF to_regclass('pg_backend_memory_contexts') IS NOT NULL THEN
+        EXECUTE $sql$SELECT sum(used_bytes) FROM pg_backend_memory_contexts WHERE name LIKE 'event_store%'$sql$ INTO used;
+    END IF;
+    RETURN used;
+END
+$$;
+BEGIN;
+DECLARE scan_cursor CURSOR FOR
+    SELECT (SELECT e.version FROM es_read_query('{"items": [{"streams": ["Scan-1"], "event_types": ["Placed"]}]}') e
+             WHERE e.version % 5 = i % 5 LIMIT 1) FROM generate_series(1, 10000) i;
+MOVE 100 FROM scan_cursor;
+SELECT scan_memory() AS before \gset
+MOVE 2000 FROM scan_cursor;
+SELECT scan_memory() - :before < 10000 AS flat;
+COMMIT;
+DROP FUNCTION scan_memory;
+
 --
 -- Plans that outlive the schema's name, or the extension
 --

@@ -470,6 +470,10 @@ es_target_compare(const void *a, const void *b)
 /*
  * Lock all streams, in an order that is the same for everybody, and see how
  * far they are.
+ *
+ * Those that are to be created are created later, when it is known that this is
+ * no retry and the versions are as expected; but beyond the limit of stream
+ * locks at once, because their rows are their locks then.
  */
 static void
 es_lock_targets(EsAppend *append)
@@ -494,6 +498,10 @@ es_lock_targets(EsAppend *append)
 		target->current = target->stream_no == 0 ? 0 :
 			es_current_version(append->event, append->store, target->stream_no, &last,
 							   &target->chain);
+		if (target->stream_no == 0 && target->first >= 0 && es_stream_locks_full() &&
+			(target->expected == 0 || target->expected == ES_ANY_VERSION))
+			target->stream_no = es_stream_create(append->store, append->event,
+												 target->stream, target->stream_len);
 	}
 	pfree(order);
 }

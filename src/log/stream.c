@@ -726,6 +726,16 @@ es_stream_lock(const EsStore *store, Relation event, const char *name, int len,
 }
 
 /*
+ * Has this transaction as many stream locks as it may take?  Then a stream that
+ * it has locked to create it is to be created before the next one is locked.
+ */
+bool
+es_stream_locks_full(void)
+{
+	return es_stream_nlocks >= ES_MAX_STREAM_LOCKS;
+}
+
+/*
  * Create a stream for which es_stream_lock has returned 0.
  *
  * From now on its row is its lock, so that a transaction may create any

@@ -15,6 +15,7 @@ extern const char *es_stream_name(const EsStore *store, int64 stream_no, int *le
 extern int	es_stream_lock_order(const char *a, int a_len, const char *b, int b_len);
 extern int64 es_stream_lock(const EsStore *store, Relation event, const char *name, int len,
 							EsLast *last);
+extern bool es_stream_locks_full(void);
 extern int64 es_stream_create(const EsStore *store, Relation event, const char *name, int len);
 extern int	es_category_length(const char *name, int len);
 

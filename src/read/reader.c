@@ -72,6 +72,8 @@ struct EsReader
 	int			ntypes;
 	EsTypeFilter *types;
 	EsQuery    *query;			/* instead of the types; NULL = none */
+	MemoryContext lists;		/* holds what the present walk has listed for it, which
+								 * a rescan does anew; NULL = none yet */
 };
 
 /* where the columns of es_event come from that an event's row has itself */
@@ -160,11 +162,22 @@ es_reader_walk(EsReader *reader, int64 first, int64 last)
 			es_scan_end(reader->scan);
 		reader->scan = NULL;
 		if (reader->query != NULL)
+		{
+			MemoryContext old_context;
+
+			if (reader->lists == NULL)
+				reader->lists = AllocSetContextCreate(reader->context, "event_store query",
+													  ALLOCSET_SMALL_SIZES);
+			else
+				MemoryContextReset(reader->lists);
+			old_context = MemoryContextSwitchTo(reader->lists);
 			reader->scan = es_query_scan(reader->query, reader->event, reader->store,
 										 reader->snapshot, ES_SCAN_VISIBLE,
 										 forward ? ForwardScanDirection : BackwardScanDirection,
 										 forward ? first - 1 : last + 1,
 										 forward ? last : first, reader->max_count);
+			MemoryContextSwitchTo(old_context);
+		}
 		else
 			reader->scan = es_scan_begin(reader->event, reader->store, reader->snapshot,
 									 ES_SCAN_VISIBLE,

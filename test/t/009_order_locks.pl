@@ -18,6 +18,7 @@ dead_gaps();
 emptied();
 marks();
 savepoints();
+new_streams();
 index_replaced_under_append();
 # if something hangs after all, an orderly shutdown would hang as well
 $node->stop('immediate');
@@ -221,6 +222,36 @@ sub savepoints
 	is(sql_value($dbh, q{SELECT xmax FROM event_store.stream WHERE stream_id = 'Order-1'}),
 		0, '... without a lock on the row of the stream');
 	$dbh->disconnect;
+	return;
+}
+
+# A call that creates very many streams does not need a lock of the lock manager
+# for each of them: its table would be full.
+sub new_streams
+{
+	my $small = store_cluster('small_lock_table',
+		conf => "max_locks_per_transaction = 20\nmax_connections = 20\nmax_prepared_transactions = 0\n");
+	create_store($small);
+	my $dbh = connect_store($small);
+	is(sqlstate($dbh, q{SELECT count(*) FROM es_append_streams((SELECT jsonb_agg(jsonb_build_object(
+			'stream_id', 'Order-' || i, 'expected_version', CASE WHEN i % 2 = 0 THEN 0 ELSE es_any() END,
+			'events', '[{"event_type": "T", "data": 1}]'::jsonb)) FROM generate_series(1, 10000) i))}),
+		'00000', 'one call appends to 10 000 new streams');
+	is(sqlstate($dbh, q{SELECT count(*) FROM es_append_if((SELECT jsonb_agg(jsonb_build_object(
+			'stream_id', 'Item-' || i, 'event_type', 'T', 'data', 1)) FROM generate_series(1, 10000) i),
+			'{"items": [{"tags": ["nobody has this"]}]}')}),
+		'00000', '... so does one with a condition');
+	is(sql_value($dbh, 'SELECT count(*) FROM event_store.events WHERE version = 1'), 20000, '... each of one event');
+
+	# what it has created goes with a conflict that is found later
+	is(sqlstate($dbh, q{SELECT count(*) FROM es_append_streams((SELECT jsonb_agg(jsonb_build_object(
+			'stream_id', 'Late-' || lpad(i::text, 4, '0'), 'expected_version', CASE WHEN i = 999 THEN 1 ELSE 0 END,
+			'events', '[{"event_type": "T", "data": 1}]'::jsonb)) FROM generate_series(1, 999) i))}),
+		'VE001', 'a conflict');
+	is(sql_value($dbh, q{SELECT count(*) FROM event_store.stream WHERE stream_id LIKE 'Late%'}), 0,
+		'... leaves no stream behind');
+	$dbh->disconnect;
+	$small->stop;
 	return;
 }
 
