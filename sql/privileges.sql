@@ -321,7 +321,10 @@ SELECT regexp_replace(pg_temp.error(format('SELECT es_nack(''priv_nack'', %s, ''
 SELECT es_discard_parked('priv_sub', :hidden) AS discard, es_discard_parked_stream('priv_sub', 'PrivB-hidden') AS discard_stream,
        es_retry_parked('priv_sub', 'PrivB-hidden') AS retry;
 SELECT es_nack('priv_nack', :second, 'mine', false), es_retry_parked('priv_nack', 'PrivB-both') AS retry;
-SELECT es_discard_parked('priv_nack', :second) AS discard, es_discard_parked_stream('priv_nack', 'PrivB-both') AS discard_stream;
+BEGIN;
+SELECT es_discard_parked('priv_nack', :second) AS discard;
+ROLLBACK;
+SELECT es_discard_parked_stream('priv_nack', 'PrivB-both') AS discard_stream;
 RESET ROLE;
 SELECT stream_id, version, state FROM event_store.parked_events WHERE subscription = 'priv_sub';
 SET ROLE regress_es_monitor;
