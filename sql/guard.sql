@@ -295,12 +295,18 @@ INSERT INTO altered (sql) VALUES
     ('ALTER TABLE event_store.event ALTER COLUMN hash TYPE text'),
     ('ALTER TABLE event_store.event RENAME COLUMN tags TO other'),
     ('ALTER TABLE event_store.mark ALTER COLUMN global_position TYPE numeric'),
-    ('ALTER TABLE event_store.mark DROP COLUMN global_position, ADD COLUMN global_position bigint');
+    ('ALTER TABLE event_store.mark DROP COLUMN global_position, ADD COLUMN global_position bigint'),
+    ('ALTER TABLE event_store.event RENAME COLUMN metadata TO other'),
+    ('ALTER TABLE event_store.event RENAME COLUMN version TO other'),
+    ('ALTER TABLE event_store.stream RENAME COLUMN stream_id TO other'),
+    ('ALTER TABLE event_store.event_type RENAME COLUMN category TO other'),
+    ('ALTER TABLE event_store.mark RENAME COLUMN global_position TO other');
 SELECT n || ' ' || pg_temp.after(sql, $$SELECT es_append('Guard-1', es_any(), 'A', '1')$$) FROM altered ORDER BY n;
 -- snapshots are written by statements, but read below them
 SELECT pg_temp.after('ALTER TABLE event_store.snapshot DROP COLUMN data', $$SELECT es_read_snapshot('Guard-1')$$);
 SELECT pg_temp.after('ALTER TABLE event_store.snapshot ALTER COLUMN version TYPE int', $$SELECT es_load('Guard-1')$$);
 SELECT pg_temp.after('ALTER TABLE event_store.snapshot ALTER COLUMN data TYPE text', $$SELECT es_snapshot('Guard-1', 2, '{}')$$);
+SELECT pg_temp.after('ALTER TABLE event_store.snapshot RENAME COLUMN data TO other', $$SELECT es_read_snapshot('Guard-1')$$);
 -- past the event trigger both appends and reads are refused
 BEGIN;
 ALTER EVENT TRIGGER event_store_ddl DISABLE;
@@ -308,6 +314,15 @@ SELECT n || ' ' || pg_temp.after(sql, $$SELECT es_append('Guard-1', es_any(), 'A
 SELECT n || ' ' || left(pg_temp.after(sql, $$SELECT * FROM es_read_all()$$), 5) FROM altered ORDER BY n;
 SELECT n || ' ' || left(pg_temp.after(sql, $$SELECT * FROM es_verify()$$), 5) FROM altered ORDER BY n;
 ROLLBACK;
+-- null is written into these; NOT NULL comes by a catalog that is changed, for there are events that have null there
+CREATE TEMP TABLE nullable AS
+    SELECT n, c[1] AS relname, c[2] AS attname,
+           format('UPDATE pg_attribute SET attnotnull = true WHERE attrelid = %L::regclass AND attname = %L; ', 'event_store.' || c[1], c[2]) AS sql
+      FROM unnest(ARRAY['event stream_no', 'event version', 'event tags', 'event hash', 'event_type category']) WITH ORDINALITY AS d (name, n),
+           string_to_array(name, ' ') AS c;
+SELECT n || ' ' || pg_temp.after(sql || format('ALTER TABLE event_store.%I SET (autovacuum_enabled = on)', relname), 'SELECT 1') FROM nullable ORDER BY n;
+SELECT n || ' ' || split_part(pg_temp.after(sql, $$SELECT es_append('Guard-new', 0, 'NullableNew', '1')$$), ' / Remove', 1) FROM nullable ORDER BY n;
+SELECT n || ' ' || pg_temp.after(sql, 'SELECT * FROM es_read_all(NULL, 1)') FROM nullable ORDER BY n;
 -- what this does to the table is not the command's table
 CREATE TABLE guard_parts (LIKE event_store.event) PARTITION BY LIST (global_position);
 SELECT pg_temp.after('ALTER TABLE guard_parts ATTACH PARTITION event_store.event DEFAULT', $$SELECT es_append('Guard-1', es_any(), 'A', '1')$$);
@@ -337,6 +352,8 @@ SELECT pg_temp.after('ALTER TABLE event_store.upcaster RENAME TO elsewhere', 'SE
 SELECT pg_temp.after('ALTER TABLE event_store.aggregate RENAME TO elsewhere', $$SELECT es_state('Guard-1')$$);
 SELECT pg_temp.after('ALTER TABLE event_store.upcaster DROP COLUMN to_event_type', 'SELECT * FROM es_read_all()');
 SELECT pg_temp.after('ALTER TABLE event_store.aggregate ALTER COLUMN reducer TYPE name', $$SELECT es_state('Guard-1')$$);
+SELECT pg_temp.after('ALTER TABLE event_store.upcaster RENAME COLUMN upcaster TO other', 'SELECT * FROM es_read_all()');
+SELECT pg_temp.after('ALTER TABLE event_store.aggregate RENAME COLUMN initial_state TO other', $$SELECT es_state('Guard-1')$$);
 -- rows that others refer to, and the checkpoint of a subscription
 SELECT pg_temp.after('ALTER TABLE event_store.stream DISABLE TRIGGER ALL; DELETE FROM event_store.stream; ALTER TABLE event_store.stream ENABLE TRIGGER ALL',
                      'SELECT * FROM es_read_all(NULL, 1)') ~ '^XX001: an event belongs to stream number [0-9]+, which does not exist$';
@@ -355,6 +372,16 @@ SELECT pg_temp.after('ALTER TYPE es_event DROP ATTRIBUTE metadata', 'SELECT * FR
 SELECT pg_temp.after('ALTER TYPE es_event ALTER ATTRIBUTE event_id TYPE int',
     $$SELECT es_tags(ROW((SELECT min(global_position) FROM event_store.events), 'x', 1, 5, 'A', 1, '1', '{}', now())::es_event)$$);
 SELECT pg_temp.after($$SELECT es_create_subscription('guarded'); ALTER TYPE es_event DROP ATTRIBUTE metadata$$, $$SELECT * FROM es_fetch('guarded')$$);
+SELECT pg_temp.after('ALTER TYPE es_event RENAME ATTRIBUTE data TO other', call) FROM unnest(ARRAY[
+    'SELECT * FROM es_read_all()', 'SELECT es_read_all()', $$SELECT e FROM es_read_all() AS e$$, $$SELECT es_load('Guard-1')$$,
+    $$SELECT es_read_event((SELECT event_id FROM event_store.events LIMIT 1))$$,
+    $$SELECT es_tags(ROW(1, 'x', 1, gen_random_uuid(), 'A', 1, '1', '{}', now())::es_event)$$]) AS call;
+SELECT pg_temp.after('ALTER TYPE es_event RENAME ATTRIBUTE version TO other; ALTER TYPE es_event RENAME ATTRIBUTE global_position TO version; ALTER TYPE es_event RENAME ATTRIBUTE other TO global_position',
+    'SELECT * FROM es_read_all()');
+SELECT pg_temp.after('ALTER TYPE es_event ALTER ATTRIBUTE created_at TYPE timestamptz(0)', 'SELECT * FROM es_read_all()');
+SELECT pg_temp.after('ALTER TYPE es_appended RENAME ATTRIBUTE version TO other', call) FROM unnest(ARRAY[
+    $$SELECT es_append('Guard-1', es_any(), 'A', '1')$$, $$SELECT * FROM es_append('Guard-1', es_any(), 'A', '1')$$,
+    $$SELECT es_append_batch('Guard-1', es_any(), '{A}', '{1}')$$]) AS call;
 SELECT pg_temp.after('ALTER TYPE es_appended ADD ATTRIBUTE five int', $$SELECT es_append('Guard-1', es_any(), 'A', '1')$$);
 SELECT pg_temp.after('ALTER TYPE es_appended ADD ATTRIBUTE five int', $$SELECT * FROM es_append('Guard-1', es_any(), 'A', '1')$$);
 SELECT pg_temp.after('ALTER TYPE es_appended ALTER ATTRIBUTE version TYPE text', $$SELECT * FROM es_append('Guard-1', es_any(), 'A', '1')$$);

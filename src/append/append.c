@@ -63,7 +63,12 @@
 /* the attributes of type es_appended */
 #define Natts_es_appended		4
 
-static const Oid es_appended_types[Natts_es_appended] = {UUIDOID, INT8OID, INT8OID, BOOLOID};
+static const EsAttribute es_appended_attributes[Natts_es_appended] = {
+	{"event_id", UUIDOID},
+	{"version", INT8OID},
+	{"global_position", INT8OID},
+	{"is_duplicate", BOOLOID}
+};
 
 /* an event that is in the store already */
 typedef struct EsKnownEvent
@@ -709,7 +714,8 @@ Datum
 es_append_set(FunctionCallInfo fcinfo, EsNewEvent *events, int nevents, bool is_duplicate)
 {
 	TupleDesc	desc;
-	Tuplestorestate *result = es_result_set(fcinfo, es_appended_types, Natts_es_appended, &desc);
+	Tuplestorestate *result = es_result_set(fcinfo, es_appended_attributes, Natts_es_appended,
+											&desc);
 
 	for (int i = 0; i < nevents; i++)
 	{
@@ -745,7 +751,7 @@ es_append(PG_FUNCTION_ARGS)
 	es_events_from_scalars(fcinfo, &event);
 	is_duplicate = es_append_finish(&append, &event, 1);
 	es_append_answer(&event, is_duplicate, values, isnull);
-	return es_result_row(fcinfo, es_appended_types, Natts_es_appended, values, isnull);
+	return es_result_row(fcinfo, es_appended_attributes, Natts_es_appended, values, isnull);
 }
 
 /*

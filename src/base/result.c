@@ -22,17 +22,37 @@
 #include "base/result.h"
 
 /*
+ * Is an attribute what the extension's script has made it?
+ *
+ * The name matters as the number does: SQL knows it by that, handlers and
+ * reducers, a dump, and the statements of the extension's own.
+ *
+ * n			0-based; there may be fewer
+ */
+bool
+es_attribute_is(TupleDesc desc, int n, const EsAttribute *attribute)
+{
+	Form_pg_attribute attr;
+
+	if (n >= desc->natts)
+		return false;
+	attr = TupleDescAttr(desc, n);
+	return !attr->attisdropped && attr->atttypid == attribute->type && attr->atttypmod == -1 &&
+		strcmp(NameStr(attr->attname), attribute->name) == 0;
+}
+
+/*
  * Refuse a row type of the extension's that its owner has altered (55000).
  *
- * types		of its attributes, in order
+ * attributes	in order
  */
 void
-es_result_check_type(TupleDesc desc, const Oid *types, int natts)
+es_result_check_type(TupleDesc desc, const EsAttribute *attributes, int natts)
 {
 	bool		same = desc->natts == natts;
 
 	for (int i = 0; i < natts && same; i++)
-		same = !TupleDescAttr(desc, i)->attisdropped && TupleDescAttr(desc, i)->atttypid == types[i];
+		same = es_attribute_is(desc, i, &attributes[i]);
 	if (!same)
 		ereport(ERROR,
 				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -43,13 +63,14 @@ es_result_check_type(TupleDesc desc, const Oid *types, int natts)
 /*
  * Begin a set result.
  *
- * types		of the row type, if it is one that has been created; NULL for what
+ * attributes	of the row type, if it is one that has been created; NULL for what
  *				stands in the function's own declaration
  *
  * Result: the tuplestore to put rows of *desc into; both live for the query.
  */
 Tuplestorestate *
-es_result_set(FunctionCallInfo fcinfo, const Oid *types, int natts, TupleDesc *desc)
+es_result_set(FunctionCallInfo fcinfo, const EsAttribute *attributes, int natts,
+			  TupleDesc *desc)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	MemoryContext old_context;
@@ -65,8 +86,8 @@ es_result_set(FunctionCallInfo fcinfo, const Oid *types, int natts, TupleDesc *d
 	old_context = MemoryContextSwitchTo(rsinfo->econtext->ecxt_per_query_memory);
 	if (get_call_result_type(fcinfo, NULL, &result_desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
-	if (types != NULL)
-		es_result_check_type(result_desc, types, natts);
+	if (attributes != NULL)
+		es_result_check_type(result_desc, attributes, natts);
 	store = tuplestore_begin_heap((rsinfo->allowedModes & SFRM_Materialize_Random) != 0,
 								  false, work_mem);
 	rsinfo->returnMode = SFRM_Materialize;
@@ -82,11 +103,11 @@ es_result_set(FunctionCallInfo fcinfo, const Oid *types, int natts, TupleDesc *d
  * Return one row.  In FROM the executor tells the row type, elsewhere it is looked
  * up once per call site.
  *
- * types		as for es_result_set
+ * attributes	as for es_result_set
  */
 Datum
-es_result_row(FunctionCallInfo fcinfo, const Oid *types, int natts, Datum *values,
-			  bool *isnull)
+es_result_row(FunctionCallInfo fcinfo, const EsAttribute *attributes, int natts,
+			  Datum *values, bool *isnull)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	TupleDesc	desc = (TupleDesc) fcinfo->flinfo->fn_extra;
@@ -96,8 +117,8 @@ es_result_row(FunctionCallInfo fcinfo, const Oid *types, int natts, Datum *value
 		desc = rsinfo->expectedDesc;
 		if (desc != NULL && desc->tdtypeid == RECORDOID && desc->tdtypmod < 0)
 			desc = NULL;		/* the value could not say what it is */
-		if (desc != NULL && types != NULL)
-			es_result_check_type(desc, types, natts);
+		if (desc != NULL && attributes != NULL)
+			es_result_check_type(desc, attributes, natts);
 	}
 	if (desc == NULL)
 	{
@@ -105,8 +126,8 @@ es_result_row(FunctionCallInfo fcinfo, const Oid *types, int natts, Datum *value
 
 		if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 			elog(ERROR, "return type must be a row type");
-		if (types != NULL)
-			es_result_check_type(desc, types, natts);
+		if (attributes != NULL)
+			es_result_check_type(desc, attributes, natts);
 		desc = BlessTupleDesc(desc);
 		fcinfo->flinfo->fn_extra = desc;
 		MemoryContextSwitchTo(old_context);
@@ -115,14 +136,14 @@ es_result_row(FunctionCallInfo fcinfo, const Oid *types, int natts, Datum *value
 }
 
 /*
- * A row type that has been created, with these types.
+ * A row type that has been created, with these attributes.
  */
 TupleDesc
-es_result_type_desc(Oid type, const Oid *types, int natts)
+es_result_type_desc(Oid type, const EsAttribute *attributes, int natts)
 {
 	TupleDesc	desc = lookup_rowtype_tupdesc_copy(type, -1);
 
-	es_result_check_type(desc, types, natts);
+	es_result_check_type(desc, attributes, natts);
 	return desc;
 }
 

@@ -55,8 +55,12 @@
 #define Anum_es_upcaster_to_schema_version	5
 #define Natts_es_upcaster					5
 
-static const Oid es_upcaster_columns[Natts_es_upcaster] = {
-	TEXTOID, INT4OID, TEXTOID, TEXTOID, INT4OID
+static const EsAttribute es_upcaster_columns[Natts_es_upcaster] = {
+	{"event_type", TEXTOID},
+	{"schema_version", INT4OID},
+	{"upcaster", TEXTOID},
+	{"to_event_type", TEXTOID},
+	{"to_schema_version", INT4OID}
 };
 
 struct EsUpcaster

@@ -30,8 +30,16 @@
 #include "log/type.h"
 
 /* the attributes of type es_event */
-const Oid	es_out_types[Natts_es_out] = {
-	INT8OID, TEXTOID, INT8OID, UUIDOID, TEXTOID, INT4OID, JSONBOID, JSONBOID, TIMESTAMPTZOID
+const EsAttribute es_out_attributes[Natts_es_out] = {
+	{"global_position", INT8OID},
+	{"stream_id", TEXTOID},
+	{"version", INT8OID},
+	{"event_id", UUIDOID},
+	{"event_type", TEXTOID},
+	{"schema_version", INT4OID},
+	{"data", JSONBOID},
+	{"metadata", JSONBOID},
+	{"created_at", TIMESTAMPTZOID}
 };
 
 /* its plan adapts to role and policies by itself */

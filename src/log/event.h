@@ -25,7 +25,7 @@
 #define Anum_es_out_created_at			9
 #define Natts_es_out					9
 
-extern const Oid es_out_types[Natts_es_out];
+extern const EsAttribute es_out_attributes[Natts_es_out];
 
 /* the row-level security policies of the event table for this user */
 typedef struct EsRowFilter EsRowFilter;

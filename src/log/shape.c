@@ -77,6 +77,24 @@ es_shape_fires(char enabled)
 }
 
 /*
+ * Appends write null into some of the columns that the store knows.
+ *
+ * column		0 where the store does not have it yet
+ */
+static void
+es_shape_check_nullable(Relation rel, AttrNumber column)
+{
+	Form_pg_attribute attr;
+
+	if (column == 0)
+		return;
+	attr = TupleDescAttr(RelationGetDescr(rel), column - 1);
+	if (attr->attnotnull)
+		es_shape_error(es_shape_subject(rel, "NOT NULL of column", NameStr(attr->attname)),
+					   "Appends write null there, for an event that belongs to no stream or has no tags or hash.");
+}
+
+/*
  * ncolumns		that the store writes; log/store.c has looked at them
  */
 static void
@@ -141,11 +159,25 @@ es_shape_check(const EsStore *store, Relation rel)
 	/* the table may have been altered before it was locked */
 	(void) es_store_get();
 	if (relid == store->event)
+	{
+		/* in the tables of 0.1 every event belongs to a stream */
+		if (OidIsValid(store->id_has_position))
+		{
+			es_shape_check_nullable(rel, Anum_es_event_stream_no);
+			es_shape_check_nullable(rel, Anum_es_event_version);
+		}
+		es_shape_check_nullable(rel, store->tags);
+		es_shape_check_nullable(rel, store->hash);
 		es_shape_check_columns(rel, Natts_es_event);
+	}
 	else if (relid == store->stream)
 		es_shape_check_columns(rel, Natts_es_stream);
 	else if (relid == store->event_type)
+	{
+		if (OidIsValid(store->id_has_position))
+			es_shape_check_nullable(rel, Anum_es_type_category);
 		es_shape_check_columns(rel, Natts_es_type);
+	}
 	else if (relid == store->mark)
 		es_shape_check_columns(rel, Natts_es_mark);
 	else

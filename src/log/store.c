@@ -44,14 +44,35 @@
 #define ES_MAX_FORGETS			16
 
 /* the columns that are read and written by number, in order */
-static const Oid es_event_columns[Natts_es_event] = {
-	INT8OID, INT8OID, TIMESTAMPTZOID, UUIDOID, INT4OID, INT4OID, INT4OID, JSONBOID, JSONBOID
+static const EsAttribute es_event_columns[Natts_es_event] = {
+	{"global_position", INT8OID},
+	{"stream_no", INT8OID},
+	{"created_at", TIMESTAMPTZOID},
+	{"event_id", UUIDOID},
+	{"version", INT4OID},
+	{"type_no", INT4OID},
+	{"schema_version", INT4OID},
+	{"data", JSONBOID},
+	{"metadata", JSONBOID}
 };
-static const Oid es_stream_columns[Natts_es_stream] = {INT8OID, TEXTOID};
-static const Oid es_type_columns[Natts_es_type] = {INT4OID, TEXTOID, TEXTOID};
-static const Oid es_mark_columns[Natts_es_mark] = {INT8OID};
-static const Oid es_snapshot_columns[Natts_es_snapshot] = {
-	INT8OID, INT4OID, INT8OID, TIMESTAMPTZOID, JSONBOID
+static const EsAttribute es_stream_columns[Natts_es_stream] = {
+	{"stream_no", INT8OID},
+	{"stream_id", TEXTOID}
+};
+static const EsAttribute es_type_columns[Natts_es_type] = {
+	{"type_no", INT4OID},
+	{"category", TEXTOID},
+	{"event_type", TEXTOID}
+};
+static const EsAttribute es_mark_columns[Natts_es_mark] = {
+	{"global_position", INT8OID}
+};
+static const EsAttribute es_snapshot_columns[Natts_es_snapshot] = {
+	{"stream_no", INT8OID},
+	{"schema_version", INT4OID},
+	{"version", INT8OID},
+	{"created_at", TIMESTAMPTZOID},
+	{"data", JSONBOID}
 };
 
 static EsStore es_store;
@@ -186,23 +207,23 @@ es_index_matches(Relation index, int nkeys, const AttrNumber *keys)
  * Refuse a table whose columns are not those that are read by number: its owner
  * can alter them as those of any other table.
  *
- * types		of the first columns, in order
+ * columns		the first ones, in order
  * Errors: 55000.
  */
 void
-es_store_check_columns(Relation rel, const Oid *types, int ncolumns)
+es_store_check_columns(Relation rel, const EsAttribute *columns, int ncolumns)
 {
 	TupleDesc	desc = RelationGetDescr(rel);
 
 	for (int i = 0; i < ncolumns; i++)
 	{
-		if (i >= desc->natts || TupleDescAttr(desc, i)->attisdropped ||
-			TupleDescAttr(desc, i)->atttypid != types[i])
+		if (!es_attribute_is(desc, i, &columns[i]))
 			ereport(ERROR,
 					errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					errmsg("table \"%s\" of the event store has been altered",
 						   RelationGetRelationName(rel)),
-					errdetail("Column number %d is missing or of another type.", i + 1));
+					errdetail("Column number %d, \"%s\", is missing or of another type.",
+							  i + 1, columns[i].name));
 	}
 }
 
@@ -212,13 +233,14 @@ es_store_check_columns(Relation rel, const Oid *types, int ncolumns)
  * relid		result; there before anything is looked at, for the callback
  */
 static void
-es_store_load_table(Oid *relid, Oid schema, const char *name, const Oid *types, int ncolumns)
+es_store_load_table(Oid *relid, Oid schema, const char *name, const EsAttribute *columns,
+					int ncolumns)
 {
 	Relation	rel;
 
 	*relid = es_store_relation(schema, name);
 	rel = table_open(*relid, AccessShareLock);
-	es_store_check_columns(rel, types, ncolumns);
+	es_store_check_columns(rel, columns, ncolumns);
 	table_close(rel, AccessShareLock);
 }
 

@@ -12,6 +12,8 @@
 #include "storage/lockdefs.h"
 #include "utils/relcache.h"
 
+#include "base/result.h"
+
 /* columns of event_store.event */
 #define Anum_es_event_global_position	1
 #define Anum_es_event_stream_no			2
@@ -106,7 +108,7 @@ extern void es_store_init(void);
 extern void es_store_on_change(size_t table, void (*forget) (void));
 extern Oid	es_store_extension(void);
 extern Oid	es_store_relation(Oid schema, const char *name);
-extern void es_store_check_columns(Relation rel, const Oid *types, int ncolumns);
+extern void es_store_check_columns(Relation rel, const EsAttribute *columns, int ncolumns);
 extern bool es_store_is_new(void);
 extern void es_store_listen(void);
 extern const EsStore *es_store_get(void);

@@ -253,7 +253,7 @@ es_handler_begin(EsProjection *projection)
 	es_handler_validate(function, "handler", projection->owner_oid, true,
 						&handler->event_type, &handler->takes_array);
 	fmgr_info(function, &handler->function);
-	handler->desc = es_result_type_desc(handler->event_type, es_out_types, Natts_es_out);
+	handler->desc = es_result_type_desc(handler->event_type, es_out_attributes, Natts_es_out);
 	return handler;
 }
 

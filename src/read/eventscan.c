@@ -351,7 +351,7 @@ es_eventscan_plan(PlannerInfo *root, RelOptInfo *rel, CustomPath *path,
 	RangeTblEntry *rte = planner_rt_fetch(rel->relid, root);
 	int			n = intVal(linitial(path->custom_private));
 	FuncExpr   *call = (FuncExpr *) linitial_node(RangeTblFunction, rte->functions)->funcexpr;
-	TupleDesc	desc = es_result_type_desc(call->funcresulttype, es_out_types, Natts_es_out);
+	TupleDesc	desc = es_result_type_desc(call->funcresulttype, es_out_attributes, Natts_es_out);
 
 	scan->scan.plan.targetlist = tlist;
 	scan->scan.plan.qual = extract_actual_clauses(clauses, false);
@@ -444,7 +444,7 @@ es_eventscan_begin(CustomScanState *node, EState *estate, int eflags)
 
 	if (bms_is_member(ES_WHOLE_ROW, used))
 	{
-		state->row_type = es_result_type_desc(call->funcresulttype, es_out_types,
+		state->row_type = es_result_type_desc(call->funcresulttype, es_out_attributes,
 											  Natts_es_out);
 		used = bms_add_range(used, 1, Natts_es_out);
 	}

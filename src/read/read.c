@@ -225,7 +225,7 @@ es_read_set(FunctionCallInfo fcinfo, void (*arguments) (FunctionCallInfo, EsRead
 
 	arguments(fcinfo, &read);
 	read.as_stored = !es_upcast_enabled;
-	rows = es_result_set(fcinfo, es_out_types, Natts_es_out, &desc);
+	rows = es_result_set(fcinfo, es_out_attributes, Natts_es_out, &desc);
 	reader = es_reader_begin(&read, GetActiveSnapshot());
 	row_context = AllocSetContextCreate(CurrentMemoryContext, "event_store row",
 										ALLOCSET_DEFAULT_SIZES);
@@ -309,7 +309,7 @@ es_read_event(PG_FUNCTION_ARGS)
 			else
 				(void) es_event_stored_values(store, slot, values);
 			es_event_nulls(values, isnull);
-			result = es_result_row(fcinfo, es_out_types, Natts_es_out, values, isnull);
+			result = es_result_row(fcinfo, es_out_attributes, Natts_es_out, values, isnull);
 		}
 	}
 	es_row_filter_end(filter);
@@ -319,6 +319,30 @@ es_read_event(PG_FUNCTION_ARGS)
 	if (result == (Datum) 0)
 		PG_RETURN_NULL();
 	return result;
+}
+
+/*
+ * See to it that a row is an es_event, once for each shape of the type at a call
+ * site.
+ */
+static void
+es_tags_check_type(FunctionCallInfo fcinfo, HeapTupleHeader record)
+{
+	Oid			type = HeapTupleHeaderGetTypeId(record);
+	int32		typmod = HeapTupleHeaderGetTypMod(record);
+	uint64		shape = assign_record_type_identifier(type, typmod);
+	uint64	   *checked = (uint64 *) fcinfo->flinfo->fn_extra;
+	TupleDesc	desc;
+
+	if (checked != NULL && *checked == shape)
+		return;
+	desc = lookup_rowtype_tupdesc(type, typmod);
+	es_result_check_type(desc, es_out_attributes, Natts_es_out);
+	ReleaseTupleDesc(desc);
+	if (checked == NULL)
+		checked = MemoryContextAlloc(fcinfo->flinfo->fn_mcxt, sizeof(uint64));
+	*checked = shape;
+	fcinfo->flinfo->fn_extra = checked;
 }
 
 /*
@@ -333,8 +357,6 @@ Datum
 es_tags(PG_FUNCTION_ARGS)
 {
 	HeapTupleHeader record = PG_GETARG_HEAPTUPLEHEADER(0);
-	TupleDesc	desc = lookup_rowtype_tupdesc(HeapTupleHeaderGetTypeId(record),
-											  HeapTupleHeaderGetTypMod(record));
 	ArrayType  *tags = NULL;
 	bool		position_null;
 	bool		id_null;
@@ -349,8 +371,7 @@ es_tags(PG_FUNCTION_ARGS)
 	EsRowFilter *filter;
 	bool		isnull;
 
-	es_result_check_type(desc, es_out_types, Natts_es_out);
-	ReleaseTupleDesc(desc);
+	es_tags_check_type(fcinfo, record);
 	position = GetAttributeByNum(record, Anum_es_out_global_position, &position_null);
 	id = GetAttributeByNum(record, Anum_es_out_event_id, &id_null);
 	if (!position_null && !id_null)

@@ -72,8 +72,12 @@ PG_FUNCTION_INFO_V1(es_drop_snapshots);
 #define Anum_es_aggregate_schema_version	5
 #define Natts_es_aggregate					5
 
-static const Oid es_aggregate_columns[Natts_es_aggregate] = {
-	TEXTOID, TEXTOID, JSONBOID, INT4OID, INT4OID
+static const EsAttribute es_aggregate_columns[Natts_es_aggregate] = {
+	{"category", TEXTOID},
+	{"reducer", TEXTOID},
+	{"initial_state", JSONBOID},
+	{"snapshot_every", INT4OID},
+	{"schema_version", INT4OID}
 };
 
 /*
@@ -581,7 +585,7 @@ es_state(PG_FUNCTION_ARGS)
 	argtypes[0] = JSONBOID;
 	argtypes[1] = es_event_type_oid(fcinfo);
 	fold.reducer = es_function_get("reducer", aggregate->reducer, 2, argtypes);
-	fold.desc = es_result_type_desc(argtypes[1], es_out_types, Natts_es_out);
+	fold.desc = es_result_type_desc(argtypes[1], es_out_attributes, Natts_es_out);
 	fold.context = CurrentMemoryContext;
 	fold.version = 0;
 	fold.count = 0;

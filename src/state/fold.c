@@ -109,7 +109,7 @@ es_decide(PG_FUNCTION_ARGS)
 	argtypes[1] = es_event_type_oid(fcinfo);
 	es_function_check(reducer, "reducer", 2, argtypes, false);
 	fold.reducer = es_function_get("reducer", es_function_signature(reducer), 2, argtypes);
-	fold.desc = es_result_type_desc(argtypes[1], es_out_types, Natts_es_out);
+	fold.desc = es_result_type_desc(argtypes[1], es_out_attributes, Natts_es_out);
 	fold.upto = PG_INT64_MAX;
 	fold.context = CurrentMemoryContext;
 

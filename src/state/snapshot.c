@@ -242,7 +242,7 @@ es_load(PG_FUNCTION_ARGS)
 	Datum		result;
 
 	element = es_result_element(fcinfo, 3);
-	array.desc = es_result_type_desc(element, es_out_types, Natts_es_out);
+	array.desc = es_result_type_desc(element, es_out_attributes, Natts_es_out);
 	array.state = initArrayResult(element, CurrentMemoryContext, false);
 	array.context = CurrentMemoryContext;
 	array.last_version = 0;

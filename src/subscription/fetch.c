@@ -638,7 +638,7 @@ es_fetch(PG_FUNCTION_ARGS)
 	PreventCommandIfReadOnly("es_fetch()");
 
 	es_count(ES_COUNT_READS, 1);
-	fetch.rows = es_result_set(fcinfo, es_out_types, Natts_es_out, &fetch.desc);
+	fetch.rows = es_result_set(fcinfo, es_out_attributes, Natts_es_out, &fetch.desc);
 	fetch.context = AllocSetContextCreate(CurrentMemoryContext, "event_store fetch",
 										  ALLOCSET_DEFAULT_SIZES);
 	fetch.walked_from = -1;
