@@ -265,6 +265,19 @@ COMMENT ON COLUMN event_store.event.stream_no IS 'see event_store.stream; NULL f
 COMMENT ON COLUMN event_store.event.version IS 'place in the stream: 1, 2, 3 ... without holes; 4 bytes, for these are in every row; NULL for an event that belongs to no stream';
 COMMENT ON COLUMN event_store.event.tags IS 'tags of the event, sorted, each once; NULL if it has none';
 COMMENT ON COLUMN event_store.event.hash IS 'SHA-256 over the event and the hash of the one before it in its stream; NULL if event_store.hash_chain was off';
+COMMENT ON COLUMN @extschema@.es_event.global_position IS 'place in the global order; ascending, with gaps';
+COMMENT ON COLUMN @extschema@.es_event.stream_id IS 'name of the stream, {Type}-{id}; NULL for an event that belongs to no stream';
+COMMENT ON COLUMN @extschema@.es_event.version IS 'place in the stream: 1, 2, 3 ... without holes; NULL for an event that belongs to no stream';
+COMMENT ON COLUMN @extschema@.es_event.event_id IS 'unique in the store';
+COMMENT ON COLUMN @extschema@.es_event.event_type IS 'name of the event type, in today''s shape';
+COMMENT ON COLUMN @extschema@.es_event.schema_version IS 'version of the shape of data, in today''s shape';
+COMMENT ON COLUMN @extschema@.es_event.data IS 'payload, any JSON value, in today''s shape';
+COMMENT ON COLUMN @extschema@.es_event.metadata IS 'correlation_id, causation_id, user_id ...; a JSON object';
+COMMENT ON COLUMN @extschema@.es_event.created_at IS 'when it was appended, by the server''s clock; not an order';
+COMMENT ON COLUMN @extschema@.es_appended.event_id IS 'id of the event';
+COMMENT ON COLUMN @extschema@.es_appended.version IS 'its place in the stream; NULL for an event that belongs to no stream';
+COMMENT ON COLUMN @extschema@.es_appended.global_position IS 'its place in the global order';
+COMMENT ON COLUMN @extschema@.es_appended.is_duplicate IS 'an earlier call has appended it, nothing was written';
 -- An id that the store makes ends with its event's position, by which it is found.
 CREATE FUNCTION event_store.es_id_has_position(event_id uuid, global_position bigint) RETURNS boolean
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'es_id_has_position';
@@ -704,6 +717,9 @@ CREATE FUNCTION @extschema@.es_rebuild_projection(name text, without_reset boole
 COMMENT ON FUNCTION @extschema@.es_rebuild_projection(text, boolean) IS 'calls the reset handler and starts over from the first event';
 REVOKE ALL ON FUNCTION @extschema@.es_rebuild_projection(text, boolean) FROM PUBLIC;
 
+COMMENT ON FUNCTION @extschema@.es_is_replaying() IS
+    'in a handler: whether this event was passed (applied, parked or skipped) before a rebuild, so that side effects are not to be repeated';
+
 -- what a projection has still to do, in all or up to the target of a rebuild
 CREATE FUNCTION event_store.es_projection_backlog(name text, is_shadow boolean, to_target boolean DEFAULT false,
         OUT events bigint, OUT oldest timestamptz)
@@ -870,10 +886,10 @@ COMMENT ON COLUMN event_store.subscriptions.members IS 'members of the group';
 COMMENT ON COLUMN event_store.subscriptions.in_flight IS 'has somebody events in hand?';
 COMMENT ON COLUMN event_store.subscriptions.holder IS 'who has them, if it is one consumer';
 COMMENT ON COLUMN event_store.subscriptions.lease_until IS 'until when they are his';
-COMMENT ON COLUMN event_store.subscriptions.retrying_streams IS 'streams of which an event waits for its next attempt';
+COMMENT ON COLUMN event_store.subscriptions.retrying_streams IS 'streams that are held up and delivered again by themselves';
 COMMENT ON COLUMN event_store.subscriptions.parked_streams IS 'streams that wait behind a parked event';
 COMMENT ON COLUMN event_store.subscriptions.lease IS 'how long events are lent';
-COMMENT ON COLUMN event_store.subscriptions.max_retries IS 'attempts before an event is parked';
+COMMENT ON COLUMN event_store.subscriptions.max_retries IS 'retries of a failed event before it is parked';
 COMMENT ON COLUMN event_store.subscriptions.retry_delay IS 'pause before the second attempt';
 COMMENT ON COLUMN event_store.subscriptions.created_by IS 'role that made it';
 COMMENT ON COLUMN event_store.subscriptions.created_at IS 'when it was made';

@@ -6,6 +6,10 @@ CREATE TYPE @extschema@.es_appended AS (
     is_duplicate boolean
 );
 COMMENT ON TYPE @extschema@.es_appended IS 'what an append answers for each event';
+COMMENT ON COLUMN @extschema@.es_appended.event_id IS 'id of the event';
+COMMENT ON COLUMN @extschema@.es_appended.version IS 'its place in the stream; NULL for an event that belongs to no stream';
+COMMENT ON COLUMN @extschema@.es_appended.global_position IS 'its place in the global order';
+COMMENT ON COLUMN @extschema@.es_appended.is_duplicate IS 'an earlier call has appended it, nothing was written';
 
 CREATE FUNCTION @extschema@.es_any() RETURNS bigint
     LANGUAGE sql IMMUTABLE PARALLEL SAFE AS 'SELECT -100::pg_catalog.int8';

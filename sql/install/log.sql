@@ -248,6 +248,15 @@ CREATE TYPE @extschema@.es_event AS (
     created_at timestamptz
 );
 COMMENT ON TYPE @extschema@.es_event IS 'an event as it is read';
+COMMENT ON COLUMN @extschema@.es_event.global_position IS 'place in the global order; ascending, with gaps';
+COMMENT ON COLUMN @extschema@.es_event.stream_id IS 'name of the stream, {Type}-{id}; NULL for an event that belongs to no stream';
+COMMENT ON COLUMN @extschema@.es_event.version IS 'place in the stream: 1, 2, 3 ... without holes; NULL for an event that belongs to no stream';
+COMMENT ON COLUMN @extschema@.es_event.event_id IS 'unique in the store';
+COMMENT ON COLUMN @extschema@.es_event.event_type IS 'name of the event type, in today''s shape';
+COMMENT ON COLUMN @extschema@.es_event.schema_version IS 'version of the shape of data, in today''s shape';
+COMMENT ON COLUMN @extschema@.es_event.data IS 'payload, any JSON value, in today''s shape';
+COMMENT ON COLUMN @extschema@.es_event.metadata IS 'correlation_id, causation_id, user_id ...; a JSON object';
+COMMENT ON COLUMN @extschema@.es_event.created_at IS 'when it was appended, by the server''s clock; not an order';
 
 --
 -- Evidence

@@ -153,7 +153,7 @@ REVOKE ALL ON FUNCTION @extschema@.es_wait_projection(text, bigint, interval) FR
 CREATE FUNCTION @extschema@.es_is_replaying() RETURNS boolean
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'es_is_replaying';
 COMMENT ON FUNCTION @extschema@.es_is_replaying() IS
-    'in a handler: whether this event was applied before a rebuild, so that side effects are not to be repeated';
+    'in a handler: whether this event was passed (applied, parked or skipped) before a rebuild, so that side effects are not to be repeated';
 REVOKE ALL ON FUNCTION @extschema@.es_is_replaying() FROM PUBLIC;
 
 CREATE FUNCTION @extschema@.es_rebuild_projection(name text, without_reset boolean DEFAULT false) RETURNS void

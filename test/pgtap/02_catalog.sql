@@ -2,7 +2,7 @@
 -- added later: comments, privileges, search_path, dump.
 \set ON_ERROR_STOP on
 BEGIN;
-SELECT plan(32);
+SELECT plan(33);
 
 CREATE TEMP TABLE member AS
     SELECT d.classid, d.objid, pg_describe_object(d.classid, d.objid, 0) AS name
@@ -37,6 +37,11 @@ SELECT is_empty($$
      WHERE r.relkind IN ('r', 'v') AND a.attnum > 0 AND NOT a.attisdropped
        AND col_description(r.oid, a.attnum) IS NULL$$,
     'every column of a table or view has a comment');
+SELECT is_empty($$
+    SELECT c.relname, a.attname FROM member AS m JOIN pg_type AS t ON m.classid = 'pg_type'::regclass AND t.oid = m.objid
+      JOIN pg_class AS c ON c.oid = t.typrelid JOIN pg_attribute AS a ON a.attrelid = c.oid
+     WHERE c.relkind = 'c' AND a.attnum > 0 AND NOT a.attisdropped AND col_description(c.oid, a.attnum) IS NULL$$,
+    'every attribute of a row type has a comment');
 SELECT isnt(obj_description((SELECT oid FROM pg_extension WHERE extname = 'event_store'), 'pg_extension'), NULL, 'the extension has one');
 
 --
