@@ -12,7 +12,7 @@ use EventStoreTest;
 use Test::More;
 use Time::HiRes qw(time);
 
-my $seconds = setting('ES_MODEL_SECONDS', setting('ES_STRESS_SECONDS', 12));
+my $seconds = setting('ES_MODEL_SECONDS', setting('ES_STRESS_SECONDS', 20));
 my $rounds = setting('ES_MODEL_ROUNDS', 0);    # instead of the seconds
 my $steps = setting('ES_MODEL_STEPS', 250);    # of one round
 
@@ -21,6 +21,7 @@ my $shown = setting('ES_MODEL_TRACE', 80);    # steps, after a failure
 my @categories = qw(Order Item);
 my @types = qw(Made Sent Done);
 my @streams = map { ("Order-$_", "Item-$_") } 1 .. 4;
+my @tags = qw(red green blue);
 
 my %events;     # stream => [events that are committed]
 my @writers;    # { dbh, open => [events of the open transaction] }
@@ -28,6 +29,8 @@ my %sub;        # name => see below
 my @trace;
 my $broken = 0;
 my %count;
+my %mood;       # of the round: what is likely in it
+my $at;         # consumer of the last step
 
 $SIG{__DIE__} = sub { broken("died: $_[0]") unless $^S };
 my $node = store_cluster('model', preload => 'event_store');
@@ -57,7 +60,7 @@ while (!$broken && ($rounds ? $round < $rounds : time() < $until))
 ok(!$broken, "$round rounds as the model has it");
 note join(', ', map { "$_ $count{$_}" } sort keys %count);
 $broken || cmp_ok($count{$_} || 0, '>', 0, "there was: $_")
-  for qw(event ack nack parked rollback expired late);
+  for qw(event alone ack nack parked rollback expired late);
 $admin->disconnect;
 $_->{dbh}->disconnect for @writers;
 $node->stop;
@@ -98,6 +101,17 @@ sub start_round
 	@trace = ();
 	%sub = ();
 	%events = ();
+	$at = undef;
+	# what takes several unlikely steps is likely in some rounds
+	%mood = (
+		streams => [ @streams[ 0 .. any(1, 3, 7) ] ],
+		alone => any(5, 20, 60),
+		write => any(15, 25, 35),
+		admin => any(5, 10, 30),
+		nack => any(20, 35, 65),
+		fetch => any(3, 6, 12),
+		stay => any(0, 60, 90),
+	);
 	add_subscription($head, "session $round", 0, 3);
 	add_subscription($head, "named $round", 0, 3, named => 1);
 	add_subscription($head, "group $round", random_int(2, 8), 3, named => 1);
@@ -151,10 +165,12 @@ sub end_round
 
 sub step
 {
-	return write_step() if chance(25);
-	my $sub = any(map { $sub{$_} } sort keys %sub);
-	return admin_step($sub) if chance(10);
-	consumer_step(any(@{ $sub->{consumers} }));
+	my $stay = $at && chance($mood{stay});
+	return write_step() if chance($mood{write} / ($stay ? 4 : 1));
+	my $sub = $stay ? $at->{sub} : any(map { $sub{$_} } sort keys %sub);
+	return admin_step($sub) if chance($mood{admin});
+	$at = any(@{ $sub->{consumers} }) unless $stay;
+	consumer_step($at);
 	return;
 }
 
@@ -176,7 +192,7 @@ sub write_step
 	}
 	# one's own, or nobody's
 	my %busy = map { $_->{stream} => 1 } map { $_ == $writer ? () : @{ $_->{open} } } @writers;
-	my @free = grep { !$busy{$_} } @streams;
+	my @free = grep { !$busy{$_} } @{ $mood{streams} };
 	return unless @free;
 	my $lasting = @$open || chance(30);
 	$writer->{dbh}->begin_work if $lasting && !@$open;
@@ -184,6 +200,11 @@ sub write_step
 	foreach (1 .. random_int(1, 3))
 	{
 		my ($stream, $type) = (any(@free), any(@types));
+		if (chance($mood{alone}))
+		{
+			push @new, append_alone($writer, $type);
+			next;
+		}
 		my $event = append($writer->{dbh}, $stream, ANY, $type);
 		push @new,
 		  {
@@ -197,6 +218,24 @@ sub write_step
 	trace($lasting ? 'append, open' : 'append', map { "$_->{position}=$_->{stream}" } @new);
 	$lasting ? push @$open, @new : committed(@new);
 	return;
+}
+
+# An event that belongs to no stream: to the model the only one of a stream.  No
+# two conditions are the same, so nobody waits.
+sub append_alone
+{
+	my ($writer, $type) = @_;
+	my $position = sql_value($writer->{dbh}, q{SELECT global_position FROM es_append_if(
+		jsonb_build_object('event_type', $1::text, 'data', 1, 'tags', jsonb_build_array($2::text)),
+		jsonb_build_object('items', jsonb_build_array(jsonb_build_object('tags', jsonb_build_array($3::text)))))},
+		$type, any(@tags), 'none of ' . ++$count{alone});
+	return { position => $position, version => 1, stream => alone($position), category => '', type => $type };
+}
+
+sub alone
+{
+	my ($position) = @_;
+	return "position $position";
 }
 
 sub committed
@@ -275,7 +314,7 @@ sub consumer_step
 	}
 
 	return fetch($consumer) if $stuck || !@{ $consumer->{batch} } || chance(15);
-	return nack($consumer) if @{ $consumer->{hand} } && chance(35);
+	return nack($consumer) if @{ $consumer->{hand} } && chance($mood{nack});
 	ack($consumer);
 	return;
 }
@@ -333,11 +372,13 @@ sub fetch
 {
 	my ($consumer, $max) = @_;
 	my $sub = $consumer->{sub};
-	$max ||= random_int(1, 6);
+	$max ||= random_int(1, $mood{fetch});
 	my $rows = call($consumer, qr/^-/,
 		'SELECT global_position, stream_id, version FROM es_fetch($1, $2, member => $3)',
 		$sub->{name}, $max, $consumer->{member})
 	  or return;
+	$_->[1] //= alone($_->[0]) for @$rows;
+	$_->[2] ||= 1 for @$rows;
 	trace($consumer->{who}, "fetches $max:", map { "$_->[0]=$_->[1]" } @$rows);
 	forget($consumer);
 	return unless @$rows;
@@ -516,7 +557,7 @@ sub admin_step
 	}
 	if ($choice <= 95)
 	{
-		my @held_up = sort keys %{ $sub->{failed} } or return;
+		my @held_up = grep { /-/ } sort keys %{ $sub->{failed} } or return;
 		my $stream = any(@held_up);
 		my $position = $sub->{failed}{$stream}{position};
 		my $queue = $admin->selectcol_arrayref(
