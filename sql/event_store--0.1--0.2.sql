@@ -745,11 +745,13 @@ CREATE OR REPLACE VIEW event_store.projections AS
                 THEN 0 ELSE p.rate END AS events_per_second,
            p.applied AS events_applied,
            w.pid AS worker_pid, p.attempts, p.max_attempts, p.next_attempt_at,
-           CASE WHEN x.stands THEN p.error_sqlstate WHEN x.waits THEN '53400' END AS error_sqlstate,
-           CASE WHEN x.stands AND x.visible THEN p.error_message
-                WHEN x.waits THEN COALESCE(d.obstacle, 'no free background worker (max_worker_processes)') END AS error_message,
-           CASE WHEN x.stands THEN p.error_position END AS error_position,
-           CASE WHEN x.stands THEN p.error_at WHEN x.waits THEN d.waiting_since END AS error_at,
+           CASE WHEN y.stands THEN p.error_sqlstate WHEN y.no_login THEN '08004' WHEN y.no_worker THEN '53400' END AS error_sqlstate,
+           CASE WHEN y.stands THEN CASE WHEN x.visible THEN p.error_message END
+                WHEN y.no_login THEN 'its owner may not log in, so no worker runs it'
+                WHEN y.turned_off THEN 'event_store.max_projection_workers is 0'
+                WHEN y.no_worker THEN COALESCE(d.obstacle, 'no free background worker (max_worker_processes)') END AS error_message,
+           CASE WHEN y.stands THEN p.error_position END AS error_position,
+           CASE WHEN y.stands THEN p.error_at WHEN y.no_worker AND NOT y.turned_off THEN d.waiting_since END AS error_at,
            (SELECT pg_catalog.count(*) FROM event_store.projection_parked k
              WHERE k.projection OPERATOR(pg_catalog.=) p.name AND k.is_shadow OPERATOR(pg_catalog.=) p.is_shadow
                AND k.disposition OPERATOR(pg_catalog.<>) 'skipped') AS events_parked,
@@ -758,6 +760,7 @@ CREATE OR REPLACE VIEW event_store.projections AS
                AND k.disposition OPERATOR(pg_catalog.=) 'skipped') AS events_skipped,
            p.created_at, p.started_at, p.updated_at,
            CASE WHEN p.replicated THEN 'it came by logical replication and is not run here before es_take_over()'
+                WHEN r.oid IS NULL THEN 'its owner does not exist'
                 WHEN h.settled_head IS NULL THEN 'the global order is not available'
                 WHEN b.events IS NULL THEN 'the checkpoint is ahead of the head' END AS reason,
            p.error_at AS last_error_at, p.error_sqlstate AS last_error_sqlstate,
@@ -776,11 +779,23 @@ CREATE OR REPLACE VIEW event_store.projections AS
                AND l.objid OPERATOR(pg_catalog.=) r.oid
              LIMIT 1) w ON true
       CROSS JOIN LATERAL (
-            SELECT p.state OPERATOR(pg_catalog.=) 'stopped' OR p.attempts OPERATOR(pg_catalog.>) 0
-                   OR p.error_sqlstate OPERATOR(pg_catalog.=) '53400' OR p.error_sqlstate OPERATOR(pg_catalog.=) '08004' AS stands,
-                   NOT p.replicated AND p.state OPERATOR(pg_catalog.=) 'running' AND b.events OPERATOR(pg_catalog.>) 0 AND w.pid IS NULL
-                   AND (d.waiting_since IS NOT NULL OR d.obstacle IS NOT NULL) AS waits,
-                   event_store.es_projection_error_visible(p.owner) AS visible) x;
+            SELECT p.state OPERATOR(pg_catalog.=) 'stopped' OR p.attempts OPERATOR(pg_catalog.>) 0 AS failed,
+                   -- without a worker, although there is something to do
+                   NOT p.replicated AND p.state OPERATOR(pg_catalog.=) 'running' AND p.attempts OPERATOR(pg_catalog.=) 0
+                   AND b.events OPERATOR(pg_catalog.>) 0 AND w.pid IS NULL AND r.oid IS NOT NULL AS waits,
+                   -- before 17 a worker cannot connect as who may not log in
+                   NOT r.rolcanlogin AND pg_catalog.current_setting('server_version_num')::pg_catalog.int4
+                                         OPERATOR(pg_catalog.<) 170000 AS no_login,
+                   COALESCE(pg_catalog.current_setting('event_store.max_projection_workers', true) OPERATOR(pg_catalog.=) '0',
+                            false) AS turned_off,
+                   -- what the database's worker has noted blames no event
+                   p.error_position IS NULL AND (p.error_sqlstate OPERATOR(pg_catalog.=) '53400'
+                                                 OR p.error_sqlstate OPERATOR(pg_catalog.=) '08004') AS noted,
+                   event_store.es_projection_error_visible(p.owner) AS visible) x
+      CROSS JOIN LATERAL (
+            SELECT x.failed OR x.waits AND x.noted AND NOT x.no_login AND NOT x.turned_off AS stands,
+                   x.waits AND x.no_login AS no_login, x.waits AND x.turned_off AS turned_off,
+                   x.waits AND (x.turned_off OR d.waiting_since IS NOT NULL OR d.obstacle IS NOT NULL) AS no_worker) y;
 COMMENT ON VIEW event_store.projections IS
     'projections: checkpoint, what they lag behind (NULL with a reason where they can go no further), worker, the error in the way and the last one';
 COMMENT ON COLUMN event_store.projections.last_error_at IS 'when the last error was, also one that has been overcome';

@@ -446,6 +446,13 @@ es_projection_check_moves(EsProjection *projection)
 				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				errmsg("projection \"%s\" is replicated and does not run here", projection->name),
 				errhint("After the end of the replication call es_take_over."));
+
+	/* one that may not log in can be run by a session */
+	if (!OidIsValid(projection->owner_oid))
+		ereport(ERROR,
+				errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				errmsg("role \"%s\", the owner of projection \"%s\", does not exist",
+					   projection->owner, projection->name));
 	if (strcmp(projection->state, "running") == 0)
 		return;
 	if (strcmp(projection->state, "stopped") == 0 && projection->error_sqlstate != NULL)
@@ -472,7 +479,8 @@ es_projection_check_moves(EsProjection *projection)
  * position: then the checkpoint need not move for the answer.
  *
  * Errors: 42704; VE004 for a position that the store has never reached; 55000
- * when the projection has not got there and is stopped or paused.
+ * when the projection has not got there and is stopped or paused, or its owner
+ * does not exist.
  */
 static bool
 es_projection_has_reached(const char *name, int64 position)

@@ -52,15 +52,17 @@ static List *es_owner_workers = NIL;
 /* a role waits, and the workers know */
 static bool es_turn_asked = false;
 
+/* handlers may raise the codes of a note, too, but then an event is to blame */
 static EsSql es_note_query =
 ES_SQL("UPDATE event_store.projection p"
 		 " SET error_sqlstate = $2, error_message = $3, error_position = NULL,"
 		 " error_at = CASE WHEN $2 IS NOT NULL THEN pg_catalog.clock_timestamp() END"
 		 " FROM (SELECT q.name, q.is_shadow FROM event_store.projection q"
 		 "  WHERE q.owner OPERATOR(pg_catalog.=) $1"
-		 "  AND ($2 IS NOT NULL AND q.state OPERATOR(pg_catalog.=) 'running'"
-		 "  OR q.error_sqlstate OPERATOR(pg_catalog.=) '53400'"
-		 "  OR q.error_sqlstate OPERATOR(pg_catalog.=) '08004')"
+		 "  AND q.state OPERATOR(pg_catalog.=) 'running'"
+		 "  AND ($2 IS NOT NULL OR q.error_position IS NULL"
+		 "   AND (q.error_sqlstate OPERATOR(pg_catalog.=) '53400'"
+		 "    OR q.error_sqlstate OPERATOR(pg_catalog.=) '08004'))"
 		 "  FOR UPDATE SKIP LOCKED) f"
 		 " WHERE p.name OPERATOR(pg_catalog.=) f.name"
 		 " AND p.is_shadow OPERATOR(pg_catalog.=) f.is_shadow",

@@ -56,6 +56,7 @@ time_limit();
 others_go_on();
 deferred_check();
 not_an_event();
+own_codes();
 $dbh->disconnect;
 $node->stop;
 done_testing();
@@ -314,5 +315,42 @@ sub not_an_event
 	$dbh->do(q{SELECT es_resume_projection('gone')});
 	caught_up($dbh, 'gone');
 	is(differences($dbh, 'gone', "stream_id LIKE 'Acc-%'"), '', 'no handler: goes on when it is back');
+	return;
+}
+
+# A handler raises what a note about a missing worker has for a code, too: the
+# owner's next worker does not take it for one, nor does the view.
+sub own_codes
+{
+	foreach my $code (qw(08004 53400))
+	{
+		my $name = "code_$code";
+		$dbh->do("CREATE FUNCTION on_$name(e es_event) RETURNS void LANGUAGE plpgsql AS
+			\$\$ BEGIN RAISE 'remote refused' USING ERRCODE = '$code'; END \$\$");
+		create_projection($name, "on_$name(es_event)", categories => "'{Own}'", max_attempts => 1);
+	}
+	create_projection('beside', create_model($dbh, 'beside'), categories => "'{Own}'");
+	append($dbh, 'Own-1', ANY, 'Added');
+	ok(wait_for_state('code_08004', 'stopped'), 'own code: stopped');
+	ok(poll_until(sub { projection($dbh, 'code_53400')->{attempts} > 0 }), 'own code: a lack of resources is retried');
+	my $pid = worker_pid($dbh);
+	$dbh->do('SELECT pg_terminate_backend(?)', undef, $pid);
+	append($dbh, 'Own-1', ANY, 'Added');
+	ok(poll_until(sub { (worker_pid($dbh) || $pid) != $pid }), 'own code: another worker');
+	caught_up($dbh, 'beside');
+	my $state = projection($dbh, 'code_08004');
+	is(join(' ', map { $_ // '-' } @$state{qw(state error_sqlstate error_message last_error_sqlstate)}),
+		'stopped 08004 remote refused 08004', 'own code: what has stopped it stays');
+
+	foreach my $name (qw(code_08004 code_53400))
+	{
+		$dbh->do("CREATE OR REPLACE FUNCTION on_$name(e es_event) RETURNS void LANGUAGE sql AS ''");
+		$dbh->do('SELECT es_resume_projection(?)', undef, $name);
+		caught_up($dbh, $name);
+		$state = projection($dbh, $name);
+		is($state->{error_sqlstate}, undef, "$name: what is overcome is not in the way");
+		is("code_$state->{last_error_sqlstate}", $name, "$name: but can be looked up");
+	}
+	$dbh->do('SELECT es_drop_projection(?)', undef, $_) for qw(code_08004 code_53400 beside);
 	return;
 }

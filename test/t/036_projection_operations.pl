@@ -330,8 +330,11 @@ sub names_change
 	$dbh->do('ALTER ROLE old_name RENAME TO new_name');
 	append($dbh, 'Acc-1', ANY, 'Added');
 	is(sqlstate($dbh, q{SELECT es_run_projection('p')}), '42704', 'owner renamed: it says so');
-	is(sql_value($dbh, q{SELECT es_wait_projection('p', es_head(), '300 ms')::int}), 0,
-		'owner renamed: no worker runs it');
+	is(sqlstate($dbh, q{SELECT es_wait_projection('p', es_head(), '1 min')}), '55000',
+		'owner renamed: nobody waits for it');
+	is(projection($dbh, 'p')->{reason}, 'its owner does not exist', 'owner renamed: the view says why');
+	is(sql_value($dbh, q{SELECT problem FROM event_store.consumers WHERE name = 'p'}),
+		'its owner does not exist', 'owner renamed: at a glance, too');
 	$dbh->do('ALTER ROLE new_name RENAME TO old_name');
 	caught_up($dbh, 'p');
 	is(differences($dbh, 'model'), '', 'owner renamed back: it goes on');
@@ -385,6 +388,19 @@ sub role_settings
 	}
 	is(scalar(grep { /no worker will run projections of role "owner"/ } @said), $dbh->{pg_server_version} < 170000 ? 1 : 0,
 		'settings of the owner: who may not log in is told what that means');
+	$dbh->do('RESET ROLE');
+	if ($dbh->{pg_server_version} < 170000)
+	{
+		$dbh->do(q{SELECT pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
+			WHERE backend_type = 'event_store projections' AND datname = current_database()});
+		ok(poll_until(sub { !worker_pid($dbh) }), 'no login: nobody runs it');
+		append($dbh, 'Acc-1', ANY, 'Added');
+		my $state = projection($dbh, 'p');
+		is(join(' ', map { $_ // '' } @$state{qw(state error_sqlstate error_message reason)}),
+			'running 08004 its owner may not log in, so no worker runs it ', 'no login: the view says so');
+		cmp_ok(sql_value($dbh, q{SELECT es_run_projection('p')}), '>', 0, 'no login: a session can run it');
+		is(projection($dbh, 'p')->{error_sqlstate}, undef, 'no login: nothing to do, nothing in the way');
+	}
 	run_sql($dbh, 'RESET ROLE', q{SELECT es_drop_projection('p')});
 	run_sql($dbh, q{SELECT es_revoke('owner', 'admin')}, 'DROP OWNED BY owner CASCADE',
 		'DROP ROLE owner, stranger');
@@ -403,7 +419,11 @@ sub turned_off
 	append($dbh, 'Acc-1', ANY, 'Added');
 	is(sql_value($dbh, q{SELECT es_wait_projection('p', es_head(), '300 ms')::int}), 0,
 		'turned off: none starts');
+	my $state = projection($dbh, 'p');
+	is("$state->{error_sqlstate} $state->{error_message}", '53400 event_store.max_projection_workers is 0',
+		'turned off: the view says so');
 	is(sql_value($dbh, q{SELECT es_run_projection('p')}), 1, 'turned off: it can be run');
+	is(projection($dbh, 'p')->{error_sqlstate}, undef, 'turned off: nothing to do, nothing in the way');
 	append($dbh, 'Acc-1', ANY, 'Added');
 	allow_workers(4);
 	caught_up($dbh, 'p');
