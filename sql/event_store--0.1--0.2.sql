@@ -798,6 +798,7 @@ CREATE OR REPLACE VIEW event_store.projections AS
                    x.waits AND (x.turned_off OR d.waiting_since IS NOT NULL OR d.obstacle IS NOT NULL) AS no_worker) y;
 COMMENT ON VIEW event_store.projections IS
     'projections: checkpoint, what they lag behind (NULL with a reason where they can go no further), worker, the error in the way and the last one';
+COMMENT ON COLUMN event_store.projection_parked.stream_id IS 'stream of the event; where it belongs to none, a tab and its first tag, by which such events wait for each other';
 COMMENT ON COLUMN event_store.projections.last_error_at IS 'when the last error was, also one that has been overcome';
 COMMENT ON COLUMN event_store.projections.last_error_sqlstate IS 'its SQLSTATE';
 COMMENT ON COLUMN event_store.projections.last_error_message IS 'its message; NULL for who may not read events';

@@ -278,6 +278,40 @@ SELECT es_retry_projection_parked('choosy');
 SELECT * FROM picky WHERE stream_id = 'Choosy-1';
 SELECT es_drop_projection('choosy'), es_drop_upcaster('Poison', 1);
 DROP FUNCTION choosy_upcast(jsonb);
+CREATE FUNCTION on_tagged(e es_event) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF jsonb_exists(e.data, 'poison') AND current_setting('tagged.cured', true) IS DISTINCT FROM 'on' THEN
+        RAISE 'no';
+    END IF;
+END $$;
+-- events of no stream wait behind one of the same first tag, if they have any
+SELECT es_create_projection('tagged', 'on_tagged(es_event)', policy => 'park', max_attempts => 1, event_types => '{Tagged}');
+SELECT count(*) FROM es_append_if('[{"event_type": "Tagged", "data": {"poison": 1}, "tags": ["prj:z", "prj:x"]},
+    {"event_type": "Tagged", "data": {}, "tags": ["prj:x"]}, {"event_type": "Tagged", "data": {"poison": 1}, "tags": ["prj:y"]},
+    {"event_type": "Tagged", "data": {"poison": 1}}, {"event_type": "Tagged", "data": {}, "tags": ["prj:z"]}]',
+    '{"items": [{"tags": ["prj:none"]}]}');
+SELECT es_wait_projection('tagged', es_head());
+SELECT replace(stream_id, E'\t', '(tab)') AS key, disposition FROM event_store.projection_parked WHERE projection = 'tagged' ORDER BY global_position;
+SET tagged.cured = 'on';
+SELECT es_retry_projection_parked('tagged', E'\tprj:x'), es_retry_projection_parked('tagged', E'\tprj:x') AS again;
+SELECT es_discard_projection_parked('tagged', E'\tprj:y'), es_retry_projection_parked('tagged', E'\t');
+SELECT es_retry_projection_parked('tagged', 'prj:x'), es_retry_projection_parked('tagged', E'\t' || repeat('x', 300));
+SELECT es_retry_projection_parked('tagged', E'prj\tx');
+SELECT es_discard_projection_parked('tagged', '');
+SELECT count(*) FROM event_store.projection_parked WHERE projection = 'tagged';
+SELECT es_drop_projection('tagged');
+-- what others of their names have left behind is not theirs
+CREATE FUNCTION leave_parked(is_shadow boolean) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO event_store.projection_parked (projection, is_shadow, global_position, stream_id, disposition, attempts, parked_at)
+    VALUES ('anew', is_shadow, 1, 'Picky-1', 'parked', 1, now()) $$;
+SELECT leave_parked(false), leave_parked(true);
+SELECT es_create_projection('anew', 'on_picky(es_event)', policy => 'park', paused => true);
+SELECT count(*) FROM event_store.projection_parked;
+SELECT leave_parked(true);
+SELECT es_prepare_projection('anew', 'on_tagged(es_event)'), es_pause_projection('anew');
+SELECT count(*) FROM event_store.projection_parked;
+SELECT es_drop_projection('anew');
+DROP FUNCTION on_tagged(es_event), leave_parked(boolean);
 
 -- a reset or switch handler that fails
 CREATE FUNCTION fails() RETURNS void LANGUAGE plpgsql AS $$ BEGIN RAISE 'not now' USING DETAIL = 'the detail'; END $$;

@@ -87,7 +87,7 @@ COMMENT ON TABLE event_store.projection_parked IS 'events that a projection has 
 COMMENT ON COLUMN event_store.projection_parked.projection IS 'name of the projection';
 COMMENT ON COLUMN event_store.projection_parked.is_shadow IS 'parked by the new version in preparation';
 COMMENT ON COLUMN event_store.projection_parked.global_position IS 'position of the event';
-COMMENT ON COLUMN event_store.projection_parked.stream_id IS 'stream of the event';
+COMMENT ON COLUMN event_store.projection_parked.stream_id IS 'stream of the event; where it belongs to none, a tab and its first tag, by which such events wait for each other';
 COMMENT ON COLUMN event_store.projection_parked.disposition IS 'parked: it failed; behind: it waits behind a parked event of its stream; skipped: it failed and is only recorded';
 COMMENT ON COLUMN event_store.projection_parked.attempts IS 'how often it was tried';
 COMMENT ON COLUMN event_store.projection_parked.sqlstate IS 'SQLSTATE of the last failure';

@@ -262,6 +262,9 @@ es_create_projection(PG_FUNCTION_ARGS)
 					   if_not_exists ? ", skipping" : ""));
 		PG_RETURN_VOID();
 	}
+
+	/* of one of that name, if the publisher of a replica went on parking */
+	(void) es_sql_once(&es_delete_parked_query, values, NULL);
 	es_projection_warn_login(owner);
 	es_projection_wake();
 	PG_RETURN_VOID();

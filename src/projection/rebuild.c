@@ -220,6 +220,7 @@ es_prepare_projection(PG_FUNCTION_ARGS)
 		PG_RETURN_VOID();
 	}
 	(void) es_sql_once(&es_touch_query, values, NULL);
+	es_drop_parked(projection->name, true); /* see es_create_projection */
 	if (reset_handler != NULL)
 		es_handler_call_plain(projection, reset_handler);
 	es_projection_wake();
@@ -322,14 +323,22 @@ es_forget_parked(EsProjection *projection, const char *stream, bool skipped_too)
 	return (int64) es_sql_once(&es_delete_parked_query, values, stream ? NULL : " n ");
 }
 
+/*
+ * A stream, or for events of no stream what stands for it in the table, see
+ * es_event_order_key; NULL = all.
+ */
 static char *
 es_arg_stream(FunctionCallInfo fcinfo, int n)
 {
 	int			len;
 	const char *stream;
+	text	   *key;
 
 	if (PG_ARGISNULL(n))
 		return NULL;
+	key = PG_GETARG_TEXT_PP(n);
+	if (VARSIZE_ANY_EXHDR(key) > 0 && *VARDATA_ANY(key) == '\t')
+		return text_to_cstring(key);
 	stream = es_arg_name(fcinfo, n, "stream_id", &len);
 	return pnstrdup(stream, len);
 }

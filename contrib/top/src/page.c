@@ -63,7 +63,8 @@ typedef struct Panel
 	" FROM event_store.parked_events " condition " ORDER BY subscription, stream_id, global_position LIMIT 500"
 
 #define PROJECTION_PARKED_SQL(condition) \
-	"SELECT projection AS \"NAME\", global_position AS \"POSITION\", stream_id AS \"STREAM\", disposition AS \"STATE\"," \
+	"SELECT projection AS \"NAME\", global_position AS \"POSITION\"," \
+	" CASE WHEN starts_with(stream_id, chr(9)) THEN '(no stream) ' || substr(stream_id, 2) ELSE stream_id END AS \"STREAM\", disposition AS \"STATE\"," \
 	" attempts AS \"TRIED\", to_char(parked_at, 'YYYY-MM-DD HH24:MI:SS') AS \"PARKED\", sqlstate AS \"CODE\", message AS \"MESSAGE\"," \
 	" projection AS _name, stream_id AS _stream, global_position AS _position, disposition = 'parked' AS _alert" \
 	" FROM event_store.projection_parked " condition " ORDER BY projection, stream_id, global_position LIMIT 500"

@@ -367,7 +367,9 @@ act(const char *verb, const char *sql, const char *first, const char *second)
 	char	   *question;
 	char	   *text;
 
-	if (asprintf(&question, "%s%s%s of %s? (y/n)", verb, second ? " " : "", second ? second : "", first) < 0)
+	/* events that belong to no stream go by a tab and their first tag */
+	if (asprintf(&question, "%s%s%s of %s? (y/n)", verb, second == NULL ? "" : *second == '\t' ? " (no stream) " : " ",
+				 second == NULL ? "" : *second == '\t' ? second + 1 : second, first) < 0)
 		abort();
 	if (confirmed(question))
 	{
@@ -424,6 +426,13 @@ discard(const Item *item)
 		say(strdup("put the cursor on a failed event first: enter on what has some, or x"));
 }
 
+/* The stream that can be looked at; NULL where the event belongs to none. */
+static const char *
+stream_of(const Item *item)
+{
+	return item->stream == NULL || *item->stream == '\0' || *item->stream == '\t' ? NULL : item->stream;
+}
+
 static void
 enter(const Item *item)
 {
@@ -437,7 +446,7 @@ enter(const Item *item)
 			break;
 		case ITEM_PARKED:
 		case ITEM_PROJECTION_PARKED:
-			if (item->stream != NULL && *item->stream != '\0')
+			if (stream_of(item) != NULL)
 				open_view(PAGE_STREAM, item->stream);
 			break;
 		case ITEM_EVENT:
@@ -544,7 +553,7 @@ press(int kind, wint_t key)
 				open_view(PAGE_CATEGORIES, NULL);
 				break;
 			case 's':
-				text = asked("stream", item->stream);
+				text = asked("stream", stream_of(item));
 				if (text != NULL)
 					open_view(PAGE_STREAM, text);
 				free(text);

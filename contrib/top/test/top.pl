@@ -312,6 +312,18 @@ sub terminal
 	press('y');
 	shows(qr/^try again: 2$/m, 'both were applied');
 	is(sql_value($dbh, q{SELECT events_parked FROM event_store.projections WHERE name = 'picky'}), 0, 'really');
+
+	# and those that belong to no stream, by their first tag
+	run_sql($dbh, 'DELETE FROM mended',
+		q{SELECT count(*) FROM es_append_if('[{"event_type": "OrderSpoilt", "data": {}, "tags": ["late"]}]',
+			'{"items": [{"tags": ["none"]}]}')});
+	shows(qr/^picky +\d+ +\(no stream\) late +parked/m, 'an event of no stream');
+	$dbh->do('INSERT INTO mended VALUES (true)');
+	cursor_to('(no stream) late', qr/picky +\d+ +\(no stream\) late/);
+	press('t');
+	shows(qr/^try again \(no stream\) late of picky\?/m, 't asks');
+	press('y');
+	shows(qr/^try again: 1$/m, 'it was applied');
 	press('Escape');
 
 	# a subscription's
