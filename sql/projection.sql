@@ -82,7 +82,7 @@ SELECT es_resume_projection('orders');
 SELECT es_wait_projection('orders', es_head());
 SELECT state, error_sqlstate, error_message, error_position, error_at, last_error_sqlstate, last_error_message, last_error_at IS NOT NULL AS dated FROM event_store.projections;
 -- while it is tried again that is its state
-UPDATE event_store.projection SET state = 'running', attempts = 2, next_attempt_at = now() + interval '1 hour';
+UPDATE event_store.projection SET state = 'running', attempts = 2, next_attempt_at = now() + interval '50 s';
 SELECT state, attempts, error_sqlstate FROM event_store.projections;
 -- who may not read events is not told what the handler says of them
 CREATE ROLE regress_projection_writer;

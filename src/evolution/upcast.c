@@ -553,6 +553,9 @@ es_upcast_type_list(const EsStore *store, Datum *categories, int ncategories,
 
 /*
  * Does the filter want this event, in the shape in which it will be read?
+ *
+ * If its upcasters form a loop it has none, and whoever reads it is told so;
+ * who only looks whether something is there has to go on.
  */
 bool
 es_upcast_passes(const EsStore *store, const EsTypeFilter *filter, TupleTableSlot *slot)
@@ -568,6 +571,8 @@ es_upcast_passes(const EsStore *store, const EsTypeFilter *filter, TupleTableSlo
 
 	if (upcaster != NULL)
 	{
+		if (unlikely(upcaster->last == NULL))
+			return true;
 		es_upcaster_target(upcaster, &name, &schema_version);
 		return es_name_among(name, filter->names, filter->nnames);
 	}

@@ -393,11 +393,15 @@ es_projection_apply(EsProjection *projection, int limit, int64 upto,
 		result->parked++;
 	}
 
-	/* what was not the whole way has to be left behind, empty or not */
+	/*
+	 * What was not the whole way has to be left behind, empty or not, and so
+	 * have failed attempts at what is not wanted any more.
+	 */
 	if (when == ES_CHECKPOINT_LATER)
 		projection->position = Max(projection->position, result->position);
 	else if (result->position > projection->position &&
 			 (when == ES_CHECKPOINT_NOW || slice.met_any || result->more ||
+			  projection->attempts > 0 ||
 			  result->position - projection->position >= ES_SLICE_LAZY_POSITIONS))
 	{
 		es_projection_checkpoint(projection, result->position, result->applied);

@@ -177,6 +177,7 @@ typedef struct EsProjectionWorkerArgs
 
 extern bool es_projection_reconcile(bool *follows);
 extern bool es_projection_others_wait(void);
+extern bool es_projection_is_due(EsProjection *projection, TimestampTz now);
 extern void es_projection_note_worker(Oid owner, const char *sqlstate, const char *message);
 
 #endif							/* ES_PROJECTION_PROJECTION_H */

@@ -195,6 +195,17 @@ es_owner_worker_compare(const ListCell *a, const ListCell *b)
 	return (left > right) - (left < right);
 }
 
+/*
+ * Is it time for the next attempt?  Also when the clock was set back: no pause
+ * is longer than that.
+ */
+bool
+es_projection_is_due(EsProjection *projection, TimestampTz now)
+{
+	return projection->next_attempt_at <= now ||
+		projection->next_attempt_at - now > ES_START_MAX_PAUSE_MS * INT64CONST(1000);
+}
+
 static bool
 es_owner_may_connect(Oid owner)
 {
@@ -278,7 +289,7 @@ es_projection_reconcile(bool *follows)
 		if (!es_seen_has_work(seen, projection, bound, &blocked))
 			continue;
 		waiting = true;
-		if (projection->next_attempt_at <= now &&
+		if (es_projection_is_due(projection, now) &&
 			es_started_is_due(&owner->started, now))
 			turns = list_append_unique_ptr(turns, owner);
 	}

@@ -158,7 +158,7 @@ es_worker_look(MemoryContext context, long *pause_ms, bool *retrying)
 		bool		blocked;
 		bool		due = false;
 
-		if (projection->next_attempt_at > now)
+		if (!es_projection_is_due(projection, now))
 		{
 			long		wait = TimestampDifferenceMilliseconds(now, projection->next_attempt_at);
 

@@ -57,6 +57,9 @@ others_go_on();
 deferred_check();
 not_an_event();
 own_codes();
+no_longer_wanted();
+clock_set_back();
+loop_of_upcasters();
 $dbh->disconnect;
 $node->stop;
 done_testing();
@@ -352,5 +355,66 @@ sub own_codes
 		is("code_$state->{last_error_sqlstate}", $name, "$name: but can be looked up");
 	}
 	$dbh->do('SELECT es_drop_projection(?)', undef, $_) for qw(code_08004 code_53400 beside);
+	return;
+}
+
+# An upcaster makes the failing event one that the filter does not want.
+sub no_longer_wanted
+{
+	$dbh->do(q{CREATE FUNCTION renamed(data jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS 'SELECT data'});
+	$dbh->do(q{CREATE FUNCTION on_wanted(e es_event) RETURNS void LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$});
+	create_projection('wanted', 'on_wanted(es_event)', event_types => "'{Wanted}'", max_attempts => 1000);
+	append($dbh, 'Wanted-1', ANY, 'Wanted');
+	ok(poll_until(sub { projection($dbh, 'wanted')->{attempts} > 1 }), 'no longer wanted: it fails');
+	$dbh->do(q{SELECT es_define_upcaster('Wanted', 1, 'renamed', 'Unwanted', 1)});
+	ok(wait_for_state('wanted', 'running'), 'no longer wanted: it goes on');
+	my $state = projection($dbh, 'wanted');
+	is($state->{attempts}, 0, 'no longer wanted: without attempts');
+	is($state->{error_sqlstate}, undef, 'no longer wanted: nothing is in the way');
+	$dbh->do(q{SELECT es_drop_projection('wanted'), es_drop_upcaster('Wanted', 1)});
+	return;
+}
+
+# The next attempt was planned by a clock that was ahead.
+sub clock_set_back
+{
+	create_projection('clock', create_model($dbh, 'clock'), categories => "'{Clock}'", paused => 'true');
+	append($dbh, 'Clock-1', ANY, 'Added');
+	$dbh->do(q{UPDATE event_store.projection SET state = 'running', attempts = 1,
+		next_attempt_at = now() + '1 hour' WHERE name = 'clock'});
+	caught_up($dbh, 'clock');
+	is(projection($dbh, 'clock')->{attempts}, 0, 'clock set back: it does not wait for the clock');
+	$dbh->do(q{SELECT es_drop_projection('clock')});
+	return;
+}
+
+# A loop that got in by hand: its events fail, the workers and all others go on.
+sub loop_of_upcasters
+{
+	my $worker = q{SELECT pid FROM pg_catalog.pg_stat_activity
+		WHERE backend_type = 'event_store worker' AND datname = current_database()};
+	$dbh->do(q{SELECT es_define_upcaster('Round', 1, 'renamed', 'About', 1),
+		es_define_upcaster('About', 1, 'renamed', 'Round', 2)});
+	append($dbh, 'Loop-1', ANY, 'Added');
+	append($dbh, 'Loop-2', ANY, 'Round');
+	append($dbh, 'Loop-1', ANY, 'Added');
+	$dbh->do(q{UPDATE event_store.upcaster SET to_schema_version = 1 WHERE event_type = 'About'});
+	my $pid = poll_until(sub { sql_value($dbh, $worker) });
+	create_projection('loop', create_model($dbh, 'loop'), categories => "'{Loop}'",
+		event_types => "'{Added,Round}'", max_attempts => 2);
+	ok(wait_for_state('loop', 'stopped'), 'loop: it stops');
+	my $state = projection($dbh, 'loop');
+	is("$state->{error_sqlstate} $state->{error_message}", 'VE006 the upcasters of event type "Round" form a loop',
+		'loop: the view says why');
+	is($state->{error_position}, $state->{position} + 1, 'loop: and where');
+	is(sql_value($dbh, 'SELECT count(*) FROM loop'), 1, 'loop: what comes before is applied');
+	create_projection('beside', create_model($dbh, 'beside_loop'), event_types => "'{Added}'",
+		categories => "'{Loop}'");
+	caught_up($dbh, 'beside');
+	is(sql_value($dbh, $worker), $pid, 'loop: the worker of the database is the same');
+	$dbh->do(q{DELETE FROM event_store.upcaster WHERE event_type = 'About'});
+	$dbh->do(q{SELECT es_resume_projection('loop')});
+	caught_up($dbh, 'loop');
+	$dbh->do('SELECT es_drop_projection(?)', undef, $_) for qw(loop beside);
 	return;
 }
