@@ -564,21 +564,7 @@ es_projection_worker_main(Datum main_arg)
 
 	es_start_take_signals();
 	memcpy(&args, MyBgworkerEntry->bgw_extra, sizeof(args));
-	BackgroundWorkerInitializeConnectionByOid(args.database, args.owner, ES_BYPASS_ROLE_LOGIN);
-
-	/* a crash undoes the read model together with its checkpoint */
-	SetConfigOption("synchronous_commit", "off", PGC_USERSET, PGC_S_OVERRIDE);
-
-	/* each slice reads all events: in SERIALIZABLE it would make appends fail */
-	SetConfigOption("default_transaction_isolation", "read committed",
-					PGC_USERSET, PGC_S_OVERRIDE);
-
-	/* the owner's settings may contain another role */
-	SetConfigOption("role", "none", PGC_USERSET, PGC_S_OVERRIDE);
-
-	/* projection_timeout ends the slice, not the worker */
-	es_no_transaction_timeout();
-
+	es_start_connect(args.database, args.owner, ES_BYPASS_ROLE_LOGIN);
 	if (!es_worker_claim())
 		proc_exit(0);
 

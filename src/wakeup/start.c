@@ -127,6 +127,46 @@ es_start_describe(BackgroundWorker *worker, const char *function,
 }
 
 /*
+ * Connect a worker to its database.
+ *
+ * Defaults of the server, database and role hold in it as in a session of that
+ * role, but for those with which it could not do its work, or would be in the
+ * way of others.
+ *
+ * role			InvalidOid = the bootstrap superuser
+ * flags		as for BackgroundWorkerInitializeConnectionByOid
+ */
+void
+es_start_connect(Oid database, Oid role, uint32 flags)
+{
+	static const char *const settings[][2] = {
+
+		/*
+		 * A crash takes a read model together with its checkpoint, and a lost
+		 * notification does no harm; to wait for the disk would.
+		 */
+		{"synchronous_commit", "off"},
+
+		/* it looks at all events: in SERIALIZABLE that would make appends fail */
+		{"default_transaction_isolation", "read committed"},
+
+		/* to write is its work */
+		{"default_transaction_read_only", "off"},
+
+		/* it catches errors, and tells of them */
+		{"exit_on_error", "off"},
+
+		/* it is whom it is connected as */
+		{"role", "none"}
+	};
+
+	BackgroundWorkerInitializeConnectionByOid(database, role, flags);
+	for (int i = 0; i < lengthof(settings); i++)
+		SetConfigOption(settings[i][0], settings[i][1], PGC_USERSET, PGC_S_OVERRIDE);
+	es_no_transaction_timeout();
+}
+
+/*
  * The first thing that a worker does: take its signals.
  *
  * Until here it ignored SIGHUP, so a change of the settings since the

@@ -28,6 +28,7 @@ extern bool es_time_is_up(TimestampTz since, TimestampTz now, long ms);
 extern void es_start_describe(BackgroundWorker *worker, const char *function,
 							  const char *type, const char *name);
 extern void es_start_take_signals(void);
+extern void es_start_connect(Oid database, Oid role, uint32 flags);
 extern void es_start_heed_signals(void);
 extern bool es_start_database_worker(Oid database, EsStarted *started);
 

@@ -362,16 +362,10 @@ es_worker_main(Datum main_arg)
 	TimestampTz idle_since = 0;
 
 	es_start_take_signals();
-	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(main_arg), InvalidOid, 0);
+	es_start_connect(DatumGetObjectId(main_arg), InvalidOid, 0);
 
-	/* losing a notification in a crash is harmless, waiting for disk is not */
-	SetConfigOption("synchronous_commit", "off", PGC_USERSET, PGC_S_OVERRIDE);
-
-	/* in SERIALIZABLE its looks would make appends fail; a lock will be free one day */
-	SetConfigOption("default_transaction_isolation", "read committed",
-					PGC_USERSET, PGC_S_OVERRIDE);
+	/* it has no other work: a lock will be free one day */
 	SetConfigOption("lock_timeout", "0", PGC_USERSET, PGC_S_OVERRIDE);
-	es_no_transaction_timeout();
 
 	if (!es_worker_has_extension() || !es_wakeup_claim())
 		proc_exit(0);

@@ -689,6 +689,9 @@ sub full_queue
 			$$ INSERT INTO followed VALUES (e.global_position) $$},
 		q{SELECT es_create_projection('p', 'follow')});
 	run_sql($listener, 'LISTEN event_store', 'LISTEN other', 'BEGIN', 'SELECT 1');
+
+	# for sessions, of which there is none to come
+	$dbh->do('ALTER DATABASE postgres SET exit_on_error = on');
 	if ($is_real)
 	{
 		my $state = '00000';
@@ -762,7 +765,7 @@ sub made_anew
 
 # Defaults for sessions do not concern the worker.  Where all are SERIALIZABLE,
 # its looks are no reason for an append to fail; where all are to be impatient,
-# it still waits for a lock.
+# it still waits for a lock; where all are only to read, it writes.
 sub session_defaults
 {
 	my $node = store_cluster('wakeup_defaults',
@@ -772,12 +775,15 @@ sub session_defaults
 	my $other = connect_store($node);
 	my $listener = connect_store($node);
 	$listener->do('LISTEN event_store');
-	run_sql($other, 'CREATE TABLE followed (position bigint)',
+	run_sql($other, 'ALTER DATABASE postgres SET default_transaction_read_only = on',
+		'CREATE TABLE followed (position bigint)',
 		q{CREATE FUNCTION follow(e es_event) RETURNS void LANGUAGE sql AS
 			$$ INSERT INTO followed VALUES (e.global_position) $$},
 		q{SELECT es_create_projection('p', 'follow')});
 	append($dbh, 'Order-1', 0, 'Placed');
 	ok(next_notification($listener, 20), 'serializable: the worker runs');
+	ok(poll_until(sub { sql_value($other, 'SELECT count(*) FROM followed') == 1 }, 20),
+		'read-only: the workers write');
 
 	$dbh->begin_work;
 	is(sql_value($dbh, q{SELECT count(*) FROM es_read_stream('Order-1')}), 1, 'serializable: one reads');

@@ -360,22 +360,30 @@ sub role_settings
 		q{SELECT es_grant('owner', 'admin')}, 'GRANT CREATE ON SCHEMA public TO owner',
 		'ALTER ROLE owner SET role = stranger',
 		q{ALTER ROLE owner SET default_transaction_isolation = 'repeatable read'},
+		'ALTER ROLE owner SET default_transaction_read_only = on',
+		'ALTER ROLE owner SET exit_on_error = on',
 		q{ALTER ROLE owner SET work_mem = '5MB'},
 		'ALTER ROLE owner SET event_store.upcast = off',
 		q{CREATE FUNCTION gained(data jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ SELECT data $$},
 		q{SELECT es_define_upcaster('Gained', 1, 'gained', 'Added')},
 		'SET SESSION AUTHORIZATION owner',
 		'CREATE TABLE who (name text, work_mem text, type text, position bigint)',
-		q{CREATE FUNCTION on_event(e es_event) RETURNS void LANGUAGE sql AS $$
-			INSERT INTO who VALUES (current_user, current_setting('work_mem'), e.event_type, e.global_position) $$});
-	create_projection('p', 'on_event(es_event)', batch_size => 3, event_types => q{'{Added}'});
+		q{CREATE FUNCTION on_event(e es_event) RETURNS void LANGUAGE plpgsql AS $$
+			BEGIN
+				IF e.data ? 'poison' THEN RAISE 'poison'; END IF;
+				INSERT INTO who VALUES (current_user, current_setting('work_mem'), e.event_type, e.global_position);
+			END $$});
+	create_projection('p', 'on_event(es_event)', batch_size => 3, event_types => q{'{Added}'},
+		max_attempts => 1, policy => q{'skip'});
 	$dbh->do('RESET SESSION AUTHORIZATION');
 	append_batch($dbh, 'Acc-1', ANY, $_ % 2 ? 'Gained' : 'Added', [ undef, undef ]) for 1 .. 20;
+	append($dbh, 'Acc-1', ANY, 'Added', undef, '{"poison": 1}');
 	caught_up($dbh, 'p');
 	is_deeply(
 		$dbh->selectall_arrayref('SELECT name, work_mem, type, count(*) FROM who GROUP BY 1, 2, 3'),
 		[ [ 'owner', '5MB', 'Added', 40 ] ],
 		'settings of the owner: all events, in today\'s shape, as the owner, with his settings');
+	is(projection($dbh, 'p')->{events_skipped}, 1, 'settings of the owner: his worker outlives an error');
 	$dbh->do(q{SELECT es_drop_projection('p')});
 
 	# before 17 a worker cannot connect as a role that may not
