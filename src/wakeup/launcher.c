@@ -71,8 +71,7 @@ es_launcher_databases(MemoryContext context)
 	{
 		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
 
-		if (database->datallowconn && !database->datistemplate &&
-			database->datconnlimit != DATCONNLIMIT_INVALID_DB)
+		if (es_start_can_connect(database) && !database->datistemplate)
 		{
 			MemoryContext old_context = MemoryContextSwitchTo(context);
 
@@ -185,9 +184,14 @@ es_launcher_look(MemoryContext context)
 
 		/* dropped, or maybe open again one day */
 		if (!list_member_oid(databases, database))
+		{
+			es_slot_forget(database);
 			continue;
+		}
 		result = ES_LAUNCHER_LOOK_MS;
-		if (!es_worker_database_is_wanted(database))
+		if (es_worker_database_is_wanted(database))
+			es_slot_forget(database);
+		else
 			es_launcher_start(database);
 	}
 	CommitTransactionCommand();

@@ -198,6 +198,25 @@ es_wakeup_take_over(void)
 }
 
 /*
+ * The entry that a database has already; NULL = none.
+ */
+EsWakeupEntry *
+es_wakeup_find(Oid database)
+{
+	int			used;
+
+	if (es_wakeup_shared == NULL && !es_wakeup_no_memory)
+		es_wakeup_attach();
+	used = es_wakeup_shared != NULL ? es_wakeup_used() : 0;
+	for (int i = 0; i < used; i++)
+	{
+		if (es_wakeup_shared->entries[i].dboid == database)
+			return &es_wakeup_shared->entries[i];
+	}
+	return NULL;
+}
+
+/*
  * This database's entry; NULL when there is none to be had.
  */
 EsWakeupEntry *

@@ -105,6 +105,7 @@ es_wakeup_used(void)
 	return used;
 }
 
+extern EsWakeupEntry *es_wakeup_find(Oid database);
 extern EsWakeupEntry *es_wakeup_get(void);
 extern const char *es_wakeup_obstacle(void);
 extern EsDatabaseCounters *es_wakeup_counters(void);

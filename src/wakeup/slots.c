@@ -14,7 +14,9 @@
  * The first in the queue needs somebody to start its worker: its own sessions
  * do when they append or wait, the launcher does where there is one, and
  * otherwise the workers of other databases, of which the last one stays, unless
- * its own slot is the only one: then the next session comes.
+ * its own slot is the only one: then the next session comes.  Where there can
+ * be no worker (the database or the extension is gone, nobody may connect) or
+ * those that start die, whoever finds that out takes it out of the queue.
  *
  * Two databases may see a different first for a moment.  Then one takes a slot
  * out of turn, no more.
@@ -58,19 +60,6 @@ es_slot_tick(pg_atomic_uint64 *last, int ms)
 
 	return now - before >= ms * UINT64CONST(1000) &&
 		pg_atomic_compare_exchange_u64(last, &before, now);
-}
-
-static EsWakeupEntry *
-es_slot_entry(Oid database)
-{
-	int			used = es_wakeup_used();
-
-	for (int i = 0; i < used; i++)
-	{
-		if (es_wakeup_shared->entries[i].dboid == database)
-			return &es_wakeup_shared->entries[i];
-	}
-	return NULL;
 }
 
 static void
@@ -125,13 +114,27 @@ es_slot_served(void)
 }
 
 /*
+ * A database does not wait any longer although it has no worker that could say
+ * that it is served: none can be had there for now, or those that start die.
+ * A launcher tries again when there can be one.
+ */
+void
+es_slot_forget(Oid database)
+{
+	EsWakeupEntry *entry = es_wakeup_find(database);
+
+	if (entry != NULL && pg_atomic_exchange_u64(&entry->waiting_since, 0) != 0)
+		pg_atomic_write_u32(&entry->wanted, 1);
+}
+
+/*
  * For the launcher: another database waits for a slot.  One that has no entry
  * yet has no place of its own in the queue, but waits with the launcher.
  */
 void
 es_slot_wait_for(Oid database)
 {
-	EsWakeupEntry *entry = es_slot_entry(database);
+	EsWakeupEntry *entry = es_wakeup_find(database);
 	uint64		none = 0;
 
 	if (pg_atomic_compare_exchange_u64(entry != NULL ? &entry->waiting_since :
@@ -223,7 +226,7 @@ es_slot_is_free_for(Oid database)
 		return true;
 
 	/* the launcher may serve those that have no entry to queue up with */
-	return !OidIsValid(first) && es_slot_entry(database) == NULL;
+	return !OidIsValid(first) && es_wakeup_find(database) == NULL;
 }
 
 /*
@@ -302,9 +305,25 @@ es_slot_give_way(void)
 bool
 es_slot_gave_way_since(Oid database, TimestampTz since)
 {
-	EsWakeupEntry *entry = es_wakeup_shared ? es_slot_entry(database) : NULL;
+	EsWakeupEntry *entry = es_wakeup_find(database);
 
 	return entry != NULL && (TimestampTz) pg_atomic_read_u64(&entry->gave_way_at) >= since;
+}
+
+/*
+ * Can anybody connect to a database?
+ */
+static bool
+es_slot_is_open(Oid database)
+{
+	HeapTuple	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
+	bool		result;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	result = es_start_can_connect((Form_pg_database) GETSTRUCT(tuple));
+	ReleaseSysCache(tuple);
+	return result;
 }
 
 /*
@@ -324,10 +343,10 @@ es_slot_help(void)
 		!es_slot_tick(&shared->helped_at, ES_CROWDED_MS))
 		return;
 	first = es_slot_first(&is_empty);
-	if (is_empty || !OidIsValid(first) || (entry = es_slot_entry(first)) == NULL)
+	if (is_empty || !OidIsValid(first) || (entry = es_wakeup_find(first)) == NULL)
 		return;
-	if (!SearchSysCacheExists1(DATABASEOID, ObjectIdGetDatum(first)))
-		pg_atomic_write_u64(&entry->waiting_since, 0);
+	if (!es_slot_is_open(first))
+		es_slot_forget(first);
 	else if (pg_atomic_read_u32(&entry->worker) == 0 &&
 			 es_slot_tick(&entry->attempted_at, ES_CROWDED_MS * 5))
 		es_slot_help_failed = !es_start_database_worker(first, NULL);

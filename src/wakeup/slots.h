@@ -15,6 +15,7 @@
 extern void es_slot_wait(void);
 extern void es_slot_wait_again(void);
 extern void es_slot_served(void);
+extern void es_slot_forget(Oid database);
 extern bool es_slot_is_free_for(Oid database);
 extern bool es_slot_others_wait(void);
 extern bool es_slot_give_way(void);

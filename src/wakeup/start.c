@@ -127,6 +127,15 @@ es_start_describe(BackgroundWorker *worker, const char *function,
 }
 
 /*
+ * Can a worker connect to a database?
+ */
+bool
+es_start_can_connect(Form_pg_database database)
+{
+	return database->datallowconn && database->datconnlimit != DATCONNLIMIT_INVALID_DB;
+}
+
+/*
  * Connect a worker to its database.
  *
  * Defaults of the server, database and role hold in it as in a session of that

@@ -6,6 +6,7 @@
 #ifndef ES_WAKEUP_START_H
 #define ES_WAKEUP_START_H
 
+#include "catalog/pg_database.h"
 #include "datatype/timestamp.h"
 #include "nodes/pg_list.h"
 #include "postmaster/bgworker.h"
@@ -28,6 +29,7 @@ extern bool es_time_is_up(TimestampTz since, TimestampTz now, long ms);
 extern void es_start_describe(BackgroundWorker *worker, const char *function,
 							  const char *type, const char *name);
 extern void es_start_take_signals(void);
+extern bool es_start_can_connect(Form_pg_database database);
 extern void es_start_connect(Oid database, Oid role, uint32 flags);
 extern void es_start_heed_signals(void);
 extern bool es_start_database_worker(Oid database, EsStarted *started);

@@ -660,19 +660,19 @@ es_wakeup_retire(void)
 void
 es_wakeup_resign(void)
 {
-	int			used = es_wakeup_shared != NULL ? es_wakeup_used() : 0;
+	EsWakeupEntry *entry = es_wakeup_find(MyDatabaseId);
 
-	for (int i = 0; i < used; i++)
-	{
-		if (es_wakeup_shared->entries[i].dboid == MyDatabaseId)
-			pg_atomic_write_u32(&es_wakeup_shared->entries[i].wanted, 0);
-	}
+	if (entry != NULL)
+		pg_atomic_write_u32(&entry->wanted, 0);
 }
 
 static void
 es_wakeup_launcher_exit(int code, Datum arg)
 {
 	pg_atomic_write_u32(&es_wakeup_shared->launcher, 0);
+
+	/* the next one finds out for itself what there is to wait for */
+	es_slot_launcher_served(false);
 }
 
 /*

@@ -53,6 +53,7 @@
 #include "log/head.h"
 #include "log/store.h"
 #include "settings.h"
+#include "wakeup/shared.h"
 #include "wakeup/slots.h"
 #include "wakeup/start.h"
 #include "wakeup/wakeup.h"
@@ -183,6 +184,17 @@ es_worker_rest(bool busy, int waiters)
 }
 
 /*
+ * There is no extension: nobody is to start another worker here, nor to make
+ * way for one.
+ */
+static void
+es_worker_not_wanted(void)
+{
+	es_slot_forget(MyDatabaseId);
+	es_wakeup_resign();
+}
+
+/*
  * Look once: publish the settled head and tell about it.
  *
  * head			in: published last; out: now
@@ -210,7 +222,7 @@ es_worker_round(int64 *head, bool *moved, bool *busy, bool *follows)
 	if (es_worker_in_the_way())
 	{
 		if (!OidIsValid(es_store_extension()))
-			es_wakeup_resign();
+			es_worker_not_wanted();
 		PopActiveSnapshot();
 		CommitTransactionCommand();
 		return -1;
@@ -343,9 +355,20 @@ es_worker_has_extension(void)
 	StartTransactionCommand();
 	result = OidIsValid(es_store_extension());
 	if (!result)
-		es_wakeup_resign();
+		es_worker_not_wanted();
 	CommitTransactionCommand();
 	return result;
+}
+
+/*
+ * One that dies, maybe as soon as it starts, is started again after a while,
+ * but nobody is to make way for it until then.
+ */
+static void
+es_worker_exit(int code, Datum arg)
+{
+	if (code != 0)
+		es_slot_forget(DatumGetObjectId(arg));
 }
 
 /*
@@ -362,7 +385,12 @@ es_worker_main(Datum main_arg)
 	TimestampTz idle_since = 0;
 
 	es_start_take_signals();
+
+	/* when it dies it is too late to attach to shared memory */
+	(void) es_wakeup_find(DatumGetObjectId(main_arg));
+	before_shmem_exit(es_worker_exit, main_arg);
 	es_start_connect(DatumGetObjectId(main_arg), InvalidOid, 0);
+	ES_FAULT_POINT("worker_starts");
 
 	/* it has no other work: a lock will be free one day */
 	SetConfigOption("lock_timeout", "0", PGC_USERSET, PGC_S_OVERRIDE);
