@@ -108,7 +108,7 @@ es_launcher_start(Oid database)
 						 es_slot_gave_way_since(database, launched->started_at) ? 0 :
 						 ES_LAUNCHER_HEALTHY_MS,
 						 ES_LAUNCHER_LOOK_MS) ||
-		!es_started_is_due(launched, now))
+		!es_started_is_due(launched, now) || es_wakeup_is_starting(database))
 		return;
 	if (!es_slot_is_free_for(database) || !es_start_database_worker(database, launched))
 		es_slot_wait_for(database);

@@ -106,12 +106,12 @@ es_worker_ensure(void)
 		!pg_atomic_compare_exchange_u64(&entry->attempted_at, &attempted_at, now))
 		return;
 
+	/* the launcher tries again where this comes to nothing, or the worker dies */
+	pg_atomic_write_u32(&entry->wanted, 1);
 	if (!es_slot_is_free_for(MyDatabaseId) || !es_start_database_worker(MyDatabaseId, NULL))
-	{
-		/* the launcher tries again */
-		pg_atomic_write_u32(&entry->wanted, 1);
 		es_slot_wait();
-	}
+	else
+		es_wakeup_launcher_call();
 }
 
 /*
@@ -643,13 +643,14 @@ es_wakeup_called(void)
 bool
 es_wakeup_retire(void)
 {
-	uint32		worker = pg_atomic_exchange_u32(&es_wakeup_get()->worker, 0);
+	uint32		worker;
 
+	/* before: who finds no worker wants another one */
+	es_wakeup_resign();
+	worker = pg_atomic_exchange_u32(&es_wakeup_get()->worker, 0);
 	if (!es_wakeup_called())
-	{
-		es_wakeup_resign();
 		return true;
-	}
+	pg_atomic_write_u32(&es_wakeup_get()->wanted, 1);
 	pg_atomic_write_u32(&es_wakeup_get()->worker, worker);
 	return false;
 }
@@ -704,6 +705,20 @@ es_wakeup_has_worker(Oid database)
 	}
 	LWLockRelease(AddinShmemInitLock);
 	return result;
+}
+
+/*
+ * Has a session of a database started a worker that has not had the time yet
+ * to begin?
+ */
+bool
+es_wakeup_is_starting(Oid database)
+{
+	EsWakeupEntry *entry = es_wakeup_find(database);
+
+	return entry != NULL && pg_atomic_read_u64(&entry->waiting_since) == 0 &&
+		!es_time_is_up((TimestampTz) pg_atomic_read_u64(&entry->attempted_at),
+					   GetCurrentTimestamp(), ES_WORKER_RETRY_MS);
 }
 
 /*

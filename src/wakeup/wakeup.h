@@ -40,6 +40,7 @@ extern void es_wakeup_broadcast(void);
 /* for the launcher */
 extern void es_wakeup_launcher_begin(void);
 extern bool es_wakeup_has_worker(Oid database);
+extern bool es_wakeup_is_starting(Oid database);
 extern List *es_wakeup_orphans(void);
 
 /* start the database's worker unless it runs; never fails, never waits */

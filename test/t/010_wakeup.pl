@@ -20,6 +20,7 @@ starts_on_demand();
 starts_with_the_server();
 many_databases();
 comes_back();
+dies_too_soon();
 listeners();
 waiters_go();
 databases_come_and_go();
@@ -292,6 +293,41 @@ sub comes_back
 	$node->stop;
 	unlike(PostgreSQL::Test::Utils::slurp_file($node->logfile), qr/database \d+ does not exist/,
 		'again: nobody tries to start a worker there');
+	return;
+}
+
+# A worker that an append has started dies before it has begun; the one before
+# has retired, so nobody has said yet that there is to be one.
+sub dies_too_soon
+{
+	my $node = store_cluster('wakeup_soon', conf => "event_store.worker_idle_timeout = 1s\n");
+	create_store($node);
+	use_fault_build($node);
+	my $dbh = connect_store($node);
+	run_sql($dbh, 'CREATE TABLE followed (position bigint)',
+		q{CREATE FUNCTION follow(e es_event) RETURNS void LANGUAGE sql AS
+			$$ INSERT INTO followed VALUES (e.global_position) $$},
+		q{SELECT es_create_projection('p', 'follow')});
+	$dbh->disconnect;
+	$node->append_conf('postgresql.conf', "shared_preload_libraries = '$ENV{ES_FAULTS_LIBDIR}/event_store'\n");
+	$node->restart;
+
+	$dbh = connect_store($node);
+	append($dbh, 'Order-1', 0, 'Placed');
+	ok(poll_until(sub { sql_value($dbh, 'SELECT count(*) FROM followed') == 1 }, 20), 'too soon: the projection follows');
+	ok(poll_until(sub { !sql_value($dbh, q{SELECT count(*) FROM pg_stat_activity
+			WHERE backend_type IN ('event_store worker', 'event_store projections')}) }, 20),
+		'too soon: the workers have retired');
+	$dbh->do(q{ALTER DATABASE postgres SET event_store.fault = 'worker_starts:fatal'});
+	append($dbh, 'Order-1', 1, 'Placed');
+	ok(poll_until(sub {
+		PostgreSQL::Test::Utils::slurp_file($node->logfile) =~ /fault point "worker_starts"/;
+	}, 20), 'too soon: the worker dies');
+	$dbh->do('ALTER DATABASE postgres RESET event_store.fault');
+	ok(poll_until(sub { sql_value($dbh, 'SELECT count(*) FROM followed') == 2 }, 20),
+		'too soon: another one takes its place, without another append');
+	$dbh->disconnect;
+	$node->stop;
 	return;
 }
 
