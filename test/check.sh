@@ -258,7 +258,8 @@ run_gateway() {
 	cd "$work/normal"
 	tap_programs gateway
 	run_tap gateway "${tap_run[@]}" contrib/gateway/test/*_*.js contrib/gateway/test/login.js \
-		contrib/gateway/test/failures.js contrib/gateway/test/kills.js contrib/gateway/test/wire.js
+		contrib/gateway/test/connections.js contrib/gateway/test/failures.js contrib/gateway/test/kills.js \
+		contrib/gateway/test/wire.js
 }
 
 # contrib/feed, with the servers that it feeds; its tests start them.

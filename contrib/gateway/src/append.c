@@ -147,6 +147,12 @@ append_size(const Append *append)
 	return append->size;
 }
 
+size_t
+append_memory(const Append *append)
+{
+	return append->types.size + append->data.size + append->metadata.size + append->ids.size;
+}
+
 bool
 append_too_large(const Append *append)
 {
@@ -477,7 +483,7 @@ append_message(Call *call, const uint8_t *data, size_t len)
 		stream_append_done(call, &result);
 		append_forget(append);
 	}
-	else
+	else if (call_holds(call, append_memory(append)))
 		call_receive(call);
 	if (req)
 		gw__append_req__free_unpacked(req, NULL);

@@ -43,6 +43,8 @@ extern Append *append_new(const void *stream, size_t len, int64_t expected);
 /* false: no UUID or no type; error says which */
 extern bool append_add(Append *append, const Gw__NewEvent *event, const char **error);
 extern size_t append_size(const Append *append);
+/* bytes that it takes here */
+extern size_t append_memory(const Append *append);
 /* more than may be at once */
 extern bool append_too_large(const Append *append);
 extern int	append_count(const Append *append);

@@ -435,6 +435,16 @@ too_large(Session *session)
 	return true;
 }
 
+static bool
+may_hold(Session *session)
+{
+	size_t		size = 0;
+
+	for (int i = 0; i < session->nentries; i++)
+		size += session->entries[i].events.size;
+	return call_holds(session->call, size);
+}
+
 /* --- the methods ----------------------------------------------------------- */
 
 static void
@@ -474,7 +484,7 @@ session_message(Call *call, const uint8_t *data, size_t len)
 			problem = "a request has no records";
 		if (problem)
 			call_finish(call, GRPC_STATUS_INVALID_ARGUMENT, problem);
-		else if (!too_large(session))
+		else if (!too_large(session) && may_hold(session))
 			call_receive(call);
 	}
 	if (req)
@@ -520,7 +530,7 @@ records_message(Call *call, const uint8_t *data, size_t len)
 	}
 	if (problem)
 		call_finish(call, GRPC_STATUS_INVALID_ARGUMENT, problem);
-	else if (!too_large(session))
+	else if (!too_large(session) && may_hold(session))
 		session_run(session);
 	if (req)
 		gw__records_req__free_unpacked(req, NULL);

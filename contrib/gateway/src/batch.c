@@ -35,6 +35,7 @@ typedef struct Part
 	Batch	   *batch;
 	Append	   *append;
 	size_t		size;
+	size_t		memory;
 	bool		running;
 	uint8_t		correlation[16];
 	bool		halves;			/* the client's form of UUIDs */
@@ -48,6 +49,7 @@ struct Batch
 	int			running;
 	int			unfinished;
 	size_t		bytes;			/* of all parts */
+	size_t		memory;			/* that they take */
 	bool		ended;			/* the client sends no more */
 	bool		paused;
 };
@@ -65,7 +67,18 @@ part_free(Part *part)
 		}
 	timer_cancel(&part->deadline);
 	batch->bytes -= part->size;
+	batch->memory -= part->memory;
+	call_holds(batch->call, batch->memory);
 	free(part);
+}
+
+static void
+part_measure(Part *part)
+{
+	size_t		memory = part->append ? append_memory(part->append) : 0;
+
+	part->batch->memory += memory - part->memory;
+	part->memory = memory;
 }
 
 /* --- answers --------------------------------------------------------------- */
@@ -465,6 +478,9 @@ batch_message(Call *call, const uint8_t *data, size_t len)
 			timer_cancel(&part->deadline);
 		}
 	}
+	part_measure(part);
+	if (!call_holds(call, batch->memory))
+		goto done;
 	if (req->is_last)
 	{
 		batch->unfinished--;

@@ -62,6 +62,11 @@ extern bool call_is_over(Call *call);
  * protobuf_c_message_free_unpacked().
  */
 extern void *call_unpack(const ProtobufCMessageDescriptor *form, const uint8_t *data, size_t len);
+/*
+ * So many bytes of what the client has sent the method keeps now.  false: with
+ * what other calls keep it is too much, and the call is finished.
+ */
+extern bool call_holds(Call *call, size_t bytes);
 /* ask for the next message */
 extern void call_receive(Call *call);
 

@@ -115,6 +115,9 @@ static void
 conn_break(Conn *conn)
 {
 	conn->broken = true;
+	/* the number of a socket that libpq has closed may be another connection's by then */
+	if (PQsocket(conn->pg) != conn->watch.fd)
+		loop_unwatch(&conn->watch);
 	pool_reap_now();
 }
 
@@ -345,7 +348,6 @@ static void
 conn_pop(Conn *conn)
 {
 	Query	   *q = conn->head;
-	bool		stale;
 
 	if (q->prepare_alone && !q->failed && q->done)
 	{
@@ -363,12 +365,13 @@ conn_pop(Conn *conn)
 	conn->since = now_ms();
 	if (q->ordered)
 		conn->pool->order[q->bucket].count--;
-	/* the extension was changed under a prepared statement: begin anew */
-	stale = q->failed && (strcmp(q->error.code, "0A000") == 0 || strcmp(q->error.code, "26000") == 0 ||
-						  strcmp(q->error.code, "42883") == 0);
+	/* the extension was changed under a prepared statement: begin anew, behind what is under way */
+	if (q->failed && (strcmp(q->error.code, "0A000") == 0 || strcmp(q->error.code, "26000") == 0 ||
+					  strcmp(q->error.code, "42883") == 0))
+		conn->stale = true;
 	pool_hold(conn->pool);
 	query_end(q);
-	if (conn->state == CONN_READY && stale && conn->head == NULL)
+	if (conn->state == CONN_READY && conn->stale && conn->head == NULL)
 		conn_close(conn, "08006", true, "connection is begun anew");
 	else if (conn->state == CONN_READY)
 		conn_dispatch(conn);
@@ -433,6 +436,13 @@ conn_ready(Watch *watch, uint32_t events)
 
 	if (conn->state == CONN_CONNECTING)
 	{
+		/*
+		 * Where libpq goes on to another host it closes the socket, which takes
+		 * it out of the epoll set, and the next one mostly has its number: it
+		 * has to be added anew each time.  Before the call the number is still
+		 * that of the socket that is watched.
+		 */
+		loop_unwatch(watch);
 		switch (PQconnectPoll(conn->pg))
 		{
 			case PGRES_POLLING_READING:

@@ -59,6 +59,7 @@ typedef struct Conn
 	bool		waiter;
 	bool		exclusive;		/* a query by row runs */
 	bool		broken;			/* found out while sending; told from the loop */
+	bool		stale;			/* gets no more queries, and is closed behind those that it has */
 	int			depth;
 	Query	   *head,
 			  **tail;

@@ -66,7 +66,7 @@ struct Consumer
 	bool		admitted;
 	int64_t		total;
 	int32_t    *times;			/* ms until an event was acknowledged, a ring; NULL: not wanted */
-	int			ntimes;			/* for ever */
+	int64_t		ntimes;			/* for ever */
 	char		name[128];
 };
 
@@ -98,6 +98,8 @@ struct Group
 	int64_t		done_position;	/* everything up to here is done ... */
 	int			done_count;		/* ... as many of which are not acknowledged in the store */
 	int64_t		done_since;
+	int64_t		acking_position;	/* what the ack that is under way says */
+	int64_t		acked;			/* the last one that the store has taken */
 	int64_t		looked;			/* when the store was asked last */
 	int64_t		pause_until;	/* PostgreSQL is away */
 	int64_t		total;

@@ -41,7 +41,7 @@ describe_times(const Consumer *c, Gw__GroupInfo__Consumer *consumer)
 		{"Quintile 4", 600}, {"Quintile 5", 800}, {"90%", 900}, {"95%", 950}, {"99%", 990}, {"99.5%", 995},
 		{"99.9%", 999}, {"Highest", 1000}
 	};
-	int			n = c->ntimes < MEASURED ? c->ntimes : MEASURED;
+	int			n = c->ntimes < MEASURED ? (int) c->ntimes : MEASURED;
 	int32_t    *sorted;
 	int64_t		sum = 0;
 

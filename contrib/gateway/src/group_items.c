@@ -92,7 +92,7 @@ item_new_unwanted(Group *group, int64_t position)
 	list_add(&group->items, item);
 }
 
-/* The lease is lost, or nobody is there: what is not done will come again. */
+/* The lease is lost, the cursor was set back, or nobody is there: what is not done will come again. */
 void
 group_forget_items(Group *group)
 {
@@ -108,5 +108,6 @@ group_forget_items(Group *group)
 			item_free(item);
 	}
 	group->fetched = 0;
+	group->acked = 0;
 	group->done_count = 0;
 }

@@ -110,7 +110,17 @@ fetch_row(void *arg, const PGresult *r, int row)
 	if (group->fetch_cut)
 		return;
 	event_from_row(&event, r, row);
-	/* what is not acknowledged comes again each time */
+
+	/*
+	 * What is not acknowledged comes again each time, which retries, kept here,
+	 * are too.  What the store has taken an ack of does not, unless somebody has
+	 * set the cursor back: then everything from there on is to come once more.
+	 */
+	if (event.position <= group->acked)
+	{
+		log_event(LOG_INFO, "cursor was set back", "subscription=%q", group->subscription);
+		group_forget_items(group);
+	}
 	if (event.position > group->fetched)
 	{
 		group->fetched = event.position;
@@ -144,7 +154,7 @@ fetch(Group *group)
 	static Statement statement = {
 		"SELECT " EVENT_COLUMNS " FROM es_fetch($1, $2, '0', $3)", 3, {TEXTOID, INT4OID, TEXTOID}
 	};
-	int			count = group->items.count + group->done_count + 5 * group->row.read_batch;
+	int64_t		count = (int64_t) group->items.count + group->done_count + INT64_C(5) * group->row.read_batch;
 	Query	   *q = group_query(group, &statement, fetch_done, group);
 
 	query_text(q, group->subscription);
@@ -168,6 +178,8 @@ ack_done(void *arg, const PGresult *r, const DbError *error)
 	group->acking = false;
 	if (went_wrong(group, error) && error->lost)
 		group->done_count++;	/* once more */
+	if (error == NULL)
+		group->acked = group->acking_position;
 	query_over(group);
 }
 
@@ -181,6 +193,7 @@ ack(Group *group)
 	query_int8(q, group->done_position);
 	query_text(q, group->member);
 	group->acking = true;
+	group->acking_position = group->done_position;
 	group->done_count = 0;
 	query_send(group->pool, q);
 }
@@ -422,8 +435,7 @@ group_free_if_unused(Group *group)
 	group_forget_items(group);
 	while (group->replays.first)
 		item_free(group->replays.first);
-	if (group->loaded)
-		group_row_free(&group->row);
+	group_row_free(&group->row);
 	source_free(&group->source);
 	pool_release(group->pool);
 	free(group->subscription);

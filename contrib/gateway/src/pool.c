@@ -20,7 +20,7 @@ static bool shut;
 static bool
 conn_takes(Conn *conn, Query *q, int depth)
 {
-	if (conn->state != CONN_READY || conn->broken || conn->exclusive || conn->waiter != q->waits)
+	if (conn->state != CONN_READY || conn->broken || conn->stale || conn->exclusive || conn->waiter != q->waits)
 		return false;
 	if (q->by_row || q->waits)
 		return conn->depth == 0;

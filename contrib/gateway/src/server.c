@@ -24,6 +24,10 @@
 
 #define ACCEPTS			16		/* calls that can begin at the same time */
 #define MAX_TRAILERS	8
+/* what all calls may hold of what clients sent: as many of the largest appends */
+#define HELD_APPENDS	32
+/* what each may always hold */
+#define HELD_ALWAYS		8192
 
 typedef struct CallTag
 {
@@ -70,12 +74,15 @@ struct Call
 				queue_count,
 				queue_size;
 	size_t		queue_bytes;
+
+	size_t		held;			/* what the client has sent, as far as it is kept */
 };
 
 static grpc_server *server;
 static bool stopping;
 static Call *calls;
 static int	ncalls;
+static size_t held;				/* by all of them */
 static Tag	shutdown_tag;
 static Tag	ignore_tag;
 
@@ -102,6 +109,7 @@ call_release(Call *call)
 	free(call->queue);
 	if (call->only)
 		grpc_byte_buffer_destroy(call->only);
+	held -= call->held;
 	for (int i = 0; i < call->ntrailers; i++)
 	{
 		grpc_slice_unref(call->trailers[i].key);
@@ -391,12 +399,33 @@ receive_done(Tag *tag, bool ok)
 		{
 			call->only = buffer;
 			buffer = NULL;
-			call_receive(call);
+			if (call_holds(call, 0))
+				call_receive(call);
 		}
 	}
 	if (buffer)
 		grpc_byte_buffer_destroy(buffer);
 	call_release(call);
+}
+
+/*
+ * A client shows that it may log in when its call is begun, which it is when all
+ * of it has come: until then anybody could fill the memory, call by call.  A call
+ * that holds little costs as much by itself, and is never refused.
+ */
+bool
+call_holds(Call *call, size_t bytes)
+{
+	size_t		before = call->held;
+
+	if (call->only)
+		bytes += grpc_byte_buffer_length(call->only);
+	held += bytes - before;
+	call->held = bytes;
+	if (bytes <= before || bytes <= HELD_ALWAYS || held <= (size_t) settings.max_append * HELD_APPENDS)
+		return true;
+	call_finish(call, GRPC_STATUS_RESOURCE_EXHAUSTED, "too many appends at the same time");
+	return false;
 }
 
 void

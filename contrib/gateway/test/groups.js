@@ -164,6 +164,33 @@ module.exports = (client_name) => {
     await subscription.unsubscribe();
   });
 
+  test('a subscription that is set back delivers everything again, one that retries does not', async () => {
+    const stream = fresh('Back');
+    // a page of any size may be asked for
+    await client.createPersistentSubscriptionToStream(stream, 'g', streamSettings({ startFrom: K.START, readBatchSize: 500000000 }));
+    await client.appendToStream(stream, events(20));
+    const subscription = client.subscribeToPersistentSubscriptionToStream(stream, 'g');
+    const got = consume(subscription, ({ event: e, retryCount }) => (e.data.n % 5 === 0 && retryCount < 2 ? K.RETRY : undefined));
+    await got.count(28);
+    await until('done', () => lag(stream) === '0');
+    await client.appendToStream(stream, events(5, 20));
+    await got.count(28 + 7);
+    await until('done', () => lag(stream) === '0');
+    assert.equal(got.list.length, 35);
+    for (const [from, to] of [[0, 25], [20, 26]]) {
+      const before = got.list.length;
+      pg.psql(`SELECT es_reset_subscription('${stream}::g',
+        coalesce((SELECT global_position FROM es_read_stream('${stream}') WHERE version = ${from}), 0))`);
+      await client.appendToStream(stream, event(to));
+      const expected = Array.from({ length: to - from + 1 }, (_, i) => from + i).flatMap((n) => (n % 5 === 0 ? [n, n, n] : [n]));
+      await got.count(before + expected.length);
+      await until('done', () => lag(stream) === '0');
+      assert.deepEqual(got.list.slice(before).sort((a, b) => a - b), expected);
+    }
+    assert.equal(got.error, null);
+    await subscription.unsubscribe();
+  });
+
   test('consumers share the work: round robin, one after the other, pinned', async () => {
     const category = `Share${F.scheme}`;
     const strategies = [K.ROUND_ROBIN, K.DISPATCH_TO_SINGLE, K.PINNED];

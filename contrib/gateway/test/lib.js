@@ -87,8 +87,10 @@ async function cleanup() {
 // --- PostgreSQL --------------------------------------------------------------
 
 class Postgres {
-  constructor() {
-    this.dir = path.join(folder, 'pg');
+  constructor(name = 'pg', settings = '') {
+    this.name = name;
+    this.settings = settings;
+    this.dir = path.join(folder, name);
     this.env = { ...process.env, PGHOST: folder, PGPORT: '5432', PGUSER: 'postgres', PGDATABASE: 'postgres' };
   }
 
@@ -103,6 +105,7 @@ port = 5432
 unix_socket_directories = '${folder}'
 max_connections = 60
 fsync = off
+${this.settings}
 `.replace('port = 5432', `port = ${this.port}`));
       this.env.PGPORT = String(this.port);
       fs.writeFileSync(path.join(this.dir, 'pg_hba.conf'), `
@@ -112,7 +115,7 @@ host all all 127.0.0.1/32 scram-sha-256
 `);
       running.add(this);
     }
-    await this.control('-l', path.join(folder, 'pg.log'), 'start');
+    await this.control('-l', path.join(folder, `${this.name}.log`), 'start');
     return this;
   }
 

@@ -15,6 +15,7 @@ const { K } = F;
 const generated = '@kurrent/kurrentdb-client/generated/kurrentdb/protocols';
 const V1 = require(`${generated}/v1/streams_pb`);
 const { Empty, StreamIdentifier, UUID } = require(`${generated}/v1/shared_pb`);
+const { Empty: GoogleEmpty } = require('google-protobuf/google/protobuf/empty_pb');
 const V2 = require(`${generated}/v2/streams/streams_pb`);
 
 const S = '/event_store.client.streams.Streams/';
@@ -175,8 +176,8 @@ async function wire() {
 
 // --- the tests ---------------------------------------------------------------
 
-const http = () => {
-  const client = http2.connect(`http://127.0.0.1:${gateway.port}`);
+const http = (to = gateway) => {
+  const client = http2.connect(`http://127.0.0.1:${to.port}`);
   client.on('error', () => {});
   return client;
 };
@@ -359,6 +360,70 @@ test('a message of millions of parts takes no memory to speak of', async () => {
   clearInterval(watch);
   most = Math.max(most, gateway.memory());
   assert.ok(most - before < 60000, `${most - before} kB`);
+});
+
+test('appends that do not end fill no memory, whoever they are from', async () => {
+  const small = await new Gateway(pg, ['--max-append=65536']).start();
+  const text = JSON.stringify({ text: 'x'.repeat(40000) });
+  const large = (message) => { message.setData(Buffer.from(text)); return message; };
+  const event = () => {
+    const request = V1.AppendReq.deserializeBinary(proposed().subarray(5));
+    large(request.getProposedMessage());
+    return frame(request);
+  };
+  const request = (stream) => {
+    const one = V2.AppendRequest.deserializeBinary(session(stream).subarray(5));
+    large(one.getRecordsList()[0]);
+    return one;
+  };
+  const records = (stream) => {
+    const all = new V2.AppendRecordsRequest();
+    const record = request(stream).getRecordsList()[0];
+    record.setStream(stream);
+    all.setRecordsList([record]);
+    return frame(all);
+  };
+  const part = (stream) => {
+    const all = new V1.BatchAppendReq();
+    const id = new UUID();
+    id.setString(crypto.randomUUID());
+    all.setCorrelationId(id);
+    const options = new V1.BatchAppendReq.Options();
+    const name = new StreamIdentifier();
+    name.setStreamName(Buffer.from(stream).toString('base64'));
+    options.setStreamIdentifier(name);
+    options.setAny(new GoogleEmpty());
+    all.setOptions(options);
+    const message = new V1.BatchAppendReq.ProposedMessage();
+    message.setId(id);
+    message.getMetadataMap().set('type', 'Happened');
+    message.getMetadataMap().set('content-type', 'application/json');
+    all.setProposedMessagesList([large(message)]);
+    return frame(all);
+  };
+  const stream = fresh('Held');
+  for (const [path, body] of [[`${S}Append`, () => Buffer.concat([target(stream), event()])], [`${S}BatchAppend`, () => part(stream)],
+    [`${V}AppendSession`, () => frame(request(stream))], [`${V}AppendRecords`, () => records(stream)]]) {
+    const nobody = { authorization: `Basic ${Buffer.from('nobody:x').toString('base64')}` };
+    const client = http(small);
+    const calls = Array.from({ length: 100 }, () => begin(client, path, body(), nobody));
+    await until(`${path} is refused`, () => calls.some((c) => c.status === 8), 20000);
+    assert.ok(calls.filter((c) => c.status === undefined).length > 10, path);
+    // a small one of somebody else passes
+    const other = http(small);
+    const write = async (payload) => {
+      const call = begin(other, `${S}Append`);
+      call.request.end(payload);
+      return call.over;
+    };
+    assert.equal(await write(Buffer.concat([target(stream), proposed()])), 0, path);
+    assert.equal(await write(Buffer.concat([target(stream), event()])), 8, path);
+    // and any, as soon as they are gone
+    client.destroy();
+    await until('there is room', async () => await write(Buffer.concat([target(stream), event()])) === 0);
+    other.close();
+  }
+  assert.deepEqual(await small.stop(), { code: 0, signal: null });
 });
 
 test('calls that are given up leave nothing behind', async () => {
