@@ -120,13 +120,36 @@ cloudevent_json(Buf *out, const Event *event)
 	buf_char(out, '}');
 }
 
-int64_t
-cloudevent_position(const char *line)
+/* what cloudevent_json() begins with */
+static const char *
+id_in(const char *line)
 {
-	/* before it come only names, and texts whose quotes are escaped */
-	const char *sequence = strstr(line, ",\"sequence\":\"");
+	static const char head[] = "{\"specversion\":\"1.0\",\"id\":\"";
+	const char *id = line + strlen(head);
 
-	return sequence ? strtoll(sequence + 13, NULL, 10) : 0;
+	return strncmp(line, head, strlen(head)) == 0 && strcspn(id, "\"\\") == EVENT_ID_LEN && id[EVENT_ID_LEN] == '"' ?
+		id : NULL;
+}
+
+bool
+cloudevent_is(const char *line, const Event *event)
+{
+	const char *id = id_in(line);
+
+	return id && strncmp(id, event->id, EVENT_ID_LEN) == 0;
+}
+
+int64_t
+cloudevent_seen(const char *line)
+{
+	const char *found = id_in(line);
+	char		id[EVENT_ID_LEN + 1];
+
+	if (found == NULL)
+		return 0;
+	memcpy(id, found, EVENT_ID_LEN);
+	id[EVENT_ID_LEN] = '\0';
+	return seen_key(id);
 }
 
 void

@@ -27,8 +27,12 @@ extern int	cloudevent_attributes(const Event *event, Attribute *attributes);
 /* Structured mode: the whole event as JSON, in one line. */
 extern void cloudevent_json(Buf *out, const Event *event);
 
-/* The position in such a line, 0 if there is none; the line ends with a zero byte. */
-extern int64_t cloudevent_position(const char *line);
+/*
+ * What such a line, ended by a zero byte, says: is it this event's?  And the
+ * seen_key() of its event; 0 if it is nothing that cloudevent_json() has made.
+ */
+extern bool cloudevent_is(const char *line, const Event *event);
+extern int64_t cloudevent_seen(const char *line);
 
 /* For headers: everything but printable ASCII, and space, " and %, as %XX. */
 extern void cloudevent_header(Buf *out, const char *value);

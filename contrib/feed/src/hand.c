@@ -27,10 +27,11 @@ typedef struct Batch
 typedef struct Key
 {
 	char	   *name;
+	bool		stream;			/* of a stream; else it is a tag */
 	int			events;			/* in hand */
 	Event	   *head;			/* one_per_key: first that is not finished, and last */
 	Event	   *tail;
-	int64_t		held_at;		/* position that was refused: leave out what comes after; or 0 */
+	int64_t		held_at;		/* stream: position that was refused, leave out what comes after; or 0 */
 	struct Key *next;
 } Key;
 
@@ -49,8 +50,10 @@ static Event **ready_end = &ready;
 /* --- seen ----------------------------------------------------------------- */
 
 /*
- * An open hash of positions.  It is asked about what is delivered again after
- * a loss, and forgotten when twice as much has come as could have been in hand.
+ * An open hash of keys made of event ids, for a position may be another store's, or
+ * have been given a second time after a restore.  It is asked about what is
+ * delivered again after a loss, and forgotten when twice as much has come as could
+ * have been in hand.
  */
 static int64_t *seen;
 static size_t seen_size;
@@ -66,20 +69,39 @@ static int	seen_left;
 static int64_t recent[RECENT];
 static size_t nrecent;
 
-static size_t
-seen_slot(int64_t position)
+/* FNV-1a */
+static uint64_t
+hash_text(const char *text)
 {
-	size_t		slot = (uint64_t) position * UINT64_C(0x9E3779B97F4A7C15) % seen_size;
+	uint64_t	hash = UINT64_C(14695981039346656037);
 
-	while (seen[slot] != 0 && seen[slot] != position)
+	for (const unsigned char *p = (const unsigned char *) text; *p; p++)
+		hash = (hash ^ *p) * UINT64_C(1099511628211);
+	return hash;
+}
+
+int64_t
+seen_key(const char *id)
+{
+	int64_t		key = hash_text(id) & INT64_MAX;
+
+	return key ? key : 1;
+}
+
+static size_t
+seen_slot(int64_t key)
+{
+	size_t		slot = (uint64_t) key * UINT64_C(0x9E3779B97F4A7C15) % seen_size;
+
+	while (seen[slot] != 0 && seen[slot] != key)
 		slot = (slot + 1) % seen_size;
 	return slot;
 }
 
 void
-seen_add(int64_t position)
+seen_add(int64_t key)
 {
-	if (position <= 0)
+	if (key <= 0)
 		return;
 	if (nseen * 2 >= seen_size)
 	{
@@ -93,9 +115,9 @@ seen_add(int64_t position)
 				seen[seen_slot(old[i])] = old[i];
 		free(old);
 	}
-	if (seen[seen_slot(position)] == 0)
+	if (seen[seen_slot(key)] == 0)
 		nseen++;
-	seen[seen_slot(position)] = position;
+	seen[seen_slot(key)] = key;
 	seen_left = 4 * SOURCE_WINDOW + 2 * nseen;
 }
 
@@ -107,12 +129,12 @@ seen_recent(void)
 }
 
 static bool
-is_seen(int64_t position)
+is_seen(const Event *event)
 {
 	if (nseen == 0)
 		return false;
 	if (seen_left-- > 0)
-		return seen[seen_slot(position)] != 0;
+		return seen[seen_slot(seen_key(event->id))] != 0;
 	memset(seen, 0, seen_size * sizeof(int64_t));
 	nseen = 0;
 	return false;
@@ -121,28 +143,25 @@ is_seen(int64_t position)
 /* --- keys ----------------------------------------------------------------- */
 
 static Key **
-key_place(const char *name)
+key_place(const char *name, bool stream)
 {
-	uint64_t	hash = UINT64_C(14695981039346656037);
-	Key		  **place;
+	Key		  **place = &keys[hash_text(name) % BUCKETS];
 
-	for (const unsigned char *p = (const unsigned char *) name; *p; p++)
-		hash = (hash ^ *p) * UINT64_C(1099511628211);
-	place = &keys[hash % BUCKETS];
-	while (*place && strcmp((*place)->name, name) != 0)
+	while (*place && ((*place)->stream != stream || strcmp((*place)->name, name) != 0))
 		place = &(*place)->next;
 	return place;
 }
 
 static Key *
-key_get(const char *name)
+key_get(const char *name, bool stream)
 {
-	Key		  **place = key_place(name);
+	Key		  **place = key_place(name, stream);
 
 	if (*place == NULL)
 	{
 		*place = xcalloc(sizeof(Key));
 		(*place)->name = xstrdup(name);
+		(*place)->stream = stream;
 	}
 	return *place;
 }
@@ -154,7 +173,7 @@ key_leave(Key *key)
 
 	if (--key->events > 0)
 		return;
-	place = key_place(key->name);
+	place = key_place(key->name, key->stream);
 	*place = key->next;
 	free(key->name);
 	free(key);
@@ -300,10 +319,10 @@ hand_add(PGresult *rows)
 		event->batch = batch;
 		if (event->key)
 		{
-			event->in_key = key_get(event->key);
+			event->in_key = key_get(event->key, event->stream != NULL);
 			event->in_key->events++;
 		}
-		if (is_seen(event->position))
+		if (is_seen(event))
 		{
 			event->state = EVENT_DONE;
 			metrics.suppressed++;
@@ -319,7 +338,7 @@ hand_look_at_seen(void)
 	for (Batch *batch = batches; nseen > 0 && batch; batch = batch->next)
 		for (int i = 0; i < batch->n; i++)
 			if (batch->events[i].batch && batch->events[i].state == EVENT_WAITING &&
-				seen[seen_slot(batch->events[i].position)] != 0)
+				seen[seen_slot(seen_key(batch->events[i].id))] != 0)
 			{
 				batch->events[i].state = EVENT_DONE;
 				metrics.suppressed++;
@@ -358,6 +377,12 @@ event_refused(Event *event, bool retry, const char *reason)
 	metrics.refused++;
 	if (event->in_key == NULL)
 		return;
+	/* the server holds up a stream, an event without one by itself: what comes after it may go */
+	if (event->stream == NULL)
+	{
+		next_in_line(event);
+		return;
+	}
 	event->in_key->held_at = event->position;
 	event->in_key->head = NULL;
 	for (Batch *batch = event->batch; batch; batch = batch->next)
@@ -406,7 +431,7 @@ hand_told(Event *event)
 {
 	event->state = EVENT_LEFT_OUT;
 	hand_refused--;
-	if (event->in_key)
+	if (event->in_key && event->stream)
 		event->in_key->held_at = 0;
 }
 
@@ -482,7 +507,7 @@ hand_acknowledge(int64_t position)
 			if (batch->events[i].batch && batch->events[i].position <= position)
 			{
 				if (batch->events[i].state == EVENT_DONE)
-					recent[nrecent++ % RECENT] = batch->events[i].position;
+					recent[nrecent++ % RECENT] = seen_key(batch->events[i].id);
 				event_leave(&batch->events[i]);
 			}
 	remove_empty();
@@ -493,10 +518,12 @@ hand_positions(Buf *out, int64_t above)
 {
 	const char *comma = "";
 
+	/* what was left out and is handed out again is not what is in hand */
 	buf_char(out, '{');
 	for (Batch *batch = batches; batch; batch = batch->next)
 		for (int i = 0; i < batch->n; i++)
-			if (batch->events[i].batch && batch->events[i].position > above)
+			if (batch->events[i].batch && batch->events[i].state != EVENT_LEFT_OUT &&
+				batch->events[i].position > above)
 			{
 				buf_printf(out, "%s%ld", comma, (long) batch->events[i].position);
 				comma = ",";
@@ -514,7 +541,7 @@ hand_forget(void)
 				if (batch->events[i].state == EVENT_REFUSED)
 					hand_refused--;
 				if (batch->events[i].state == EVENT_DONE)
-					seen_add(batch->events[i].position);
+					seen_add(seen_key(batch->events[i].id));
 				event_leave(&batch->events[i]);
 			}
 	ready = NULL;

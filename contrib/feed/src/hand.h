@@ -8,9 +8,11 @@
  * are finished; other sinks keep what they are given in order, or lose all that
  * follows what they lost.
  *
- * The key is the stream, or the first tag of an event without a stream.  A key
- * of which an event was refused is held up: what comes after that event is left
- * out, because the server will deliver it again behind the refused one.
+ * The key is the stream, or the first tag of an event without a stream; the two
+ * are never the same.  A stream of which an event was refused is held up: what
+ * comes after that event is left out, because the server will deliver it again
+ * behind the refused one.  An event without a stream the server holds up by itself,
+ * so others with its tag go on.
  *-------------------------------------------------------------------------
  */
 #ifndef FEED_HAND_H
@@ -31,6 +33,8 @@ typedef enum EventState
 	EVENT_LEFT_OUT				/* the server has been told, or will deliver it again */
 } EventState;
 
+#define EVENT_ID_LEN 36
+
 typedef struct Event
 {
 	/* what es_event has; texts end with a zero byte */
@@ -45,7 +49,7 @@ typedef struct Event
 	size_t		data_len;
 	const char *metadata;		/* JSON object */
 	size_t		metadata_len;
-	char		id[37];
+	char		id[EVENT_ID_LEN + 1];
 
 	EventState	state;
 	bool		retry;			/* refused, but may be tried again */
@@ -77,8 +81,9 @@ extern void event_refused(Event *event, bool retry, const char *reason);
 /* The sink has lost what was in flight, or may have: it all waits again. */
 extern void hand_in_flight_lost(void);
 
-/* Positions that are in the sink already, although they may be fetched again. */
-extern void seen_add(int64_t position);
+/* Events that are in the sink already, although they may be fetched again; by keys made of their ids. */
+extern int64_t seen_key(const char *id);	/* never 0 */
+extern void seen_add(int64_t key);	/* 0: none */
 extern void seen_recent(void);	/* what was acknowledged last */
 extern void hand_look_at_seen(void);
 
@@ -91,7 +96,7 @@ extern int64_t hand_acknowledgeable(void);
 extern int	hand_count_above(int64_t position);
 extern void hand_acknowledge(int64_t position);
 
-/* Positions in hand above one, as the text of a bigint[]. */
+/* Positions in hand above one, as the text of a bigint[]; without those that were left out. */
 extern void hand_positions(Buf *out, int64_t above);
 
 /*

@@ -144,6 +144,8 @@ put(Event *event)
 	if (own_header)
 		request->headers = curl_slist_append(request->headers, own_header);
 	curl_easy_setopt(request->easy, CURLOPT_URL, url.data);
+	/* a stream may be called ".." */
+	curl_easy_setopt(request->easy, CURLOPT_PATH_AS_IS, 1L);
 	curl_easy_setopt(request->easy, CURLOPT_POST, 1L);
 	curl_easy_setopt(request->easy, CURLOPT_POSTFIELDS, request->body.data);
 	curl_easy_setopt(request->easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t) request->body.len);

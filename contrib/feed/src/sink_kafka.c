@@ -131,22 +131,26 @@ close_producer(void)
 	closing = lost = false;
 }
 
+/* Others may write into the topic whatever they like: headers and messages of no value, too. */
 static int64_t
-position_of(rd_kafka_message_t *msg)
+key_of(rd_kafka_message_t *msg)
 {
 	rd_kafka_headers_t *headers;
 	const void *value;
 	size_t		len;
-	int64_t		position;
-	char	   *text;
+	int64_t		key = 0;
+	char	   *text = NULL;
 
 	if (rd_kafka_message_headers(msg, &headers) == RD_KAFKA_RESP_ERR_NO_ERROR &&
-		rd_kafka_header_get_last(headers, "ce_sequence", &value, &len) == RD_KAFKA_RESP_ERR_NO_ERROR)
-		return strtoll(value, NULL, 10);	/* a zero byte follows */
-	text = xstrndup(msg->payload, msg->len);
-	position = cloudevent_position(text);
+		rd_kafka_header_get_last(headers, "ce_id", &value, &len) == RD_KAFKA_RESP_ERR_NO_ERROR)
+	{
+		if (value)
+			key = seen_key(text = xstrndup(value, len));
+	}
+	else if (msg->payload)
+		key = cloudevent_seen(text = xstrndup(msg->payload, msg->len));
 	free(text);
-	return position;
+	return key;
 }
 
 /* Reads the newest messages of a partition: as many as may have been in hand. */
@@ -177,7 +181,7 @@ read_partition(rd_kafka_t *consumer, int partition)
 		if (msg == NULL)
 			continue;
 		if (msg->err == RD_KAFKA_RESP_ERR_NO_ERROR)
-			seen_add(position_of(msg));
+			seen_add(key_of(msg));
 		done = msg->err == RD_KAFKA_RESP_ERR__PARTITION_EOF || (!msg->err && msg->offset >= high - 1);
 		rd_kafka_message_destroy(msg);
 	}

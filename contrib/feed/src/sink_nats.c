@@ -208,17 +208,6 @@ connect_server(void)
 	return status;
 }
 
-/* The position in a message that this program has published, or 0. */
-static int64_t
-position_of(natsMsg *msg)
-{
-	const char *sequence;
-
-	if (natsMsgHeader_Get(msg, "ce-sequence", &sequence) == NATS_OK)
-		return strtoll(sequence, NULL, 10);
-	return natsMsg_GetData(msg) ? cloudevent_position(natsMsg_GetData(msg)) : 0;
-}
-
 /* What is the stream's last message, and does the server still know its id? */
 static bool
 read_end(void)
@@ -255,7 +244,8 @@ read_end(void)
 			natsMsg_Destroy(msg);
 			break;
 		}
-		seen_add(position_of(msg));
+		if (natsMsgHeader_Get(msg, MESSAGE_ID, &id) == NATS_OK)
+			seen_add(seen_key(id));
 		natsMsg_Destroy(msg);
 	}
 	jsStreamInfo_Destroy(info);

@@ -55,6 +55,12 @@ class Kafka {
     return out.split('\n').slice(0, -1);
   }
 
+  write(value, ...headers) {
+    return new Promise((resolve, reject) => {
+      execFile(tool, ['write', this.servers, 'events', value, ...headers], (error) => (error ? reject(error) : resolve()));
+    });
+  }
+
   async count() {
     return (await this.lines()).length;
   }

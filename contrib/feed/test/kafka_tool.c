@@ -5,6 +5,8 @@
  *	  kafka_tool mock BROKERS		librdkafka's mock cluster; prints its bootstrap
  *									servers, takes "down" and "up" as commands, and
  *									ends with its standard input
+ *	  kafka_tool write SERVERS TOPIC VALUE [NAME[=VALUE]]...
+ *									a message of somebody else, with these headers
  *	  kafka_tool read SERVERS TOPIC	prints every message, and ends at the end
  *
  * Messages are printed as lines: partition, offset, key, number of headers, then
@@ -139,6 +141,26 @@ read_all(const char *servers, const char *topic)
 	_Exit(0);
 }
 
+static int
+write_one(const char *servers, const char *topic, const char *value, char **headers, int n)
+{
+	rd_kafka_t *rk = client(RD_KAFKA_PRODUCER, servers);
+	rd_kafka_headers_t *list = rd_kafka_headers_new(n);
+
+	for (int i = 0; i < n; i++)
+	{
+		char	   *equals = strchr(headers[i], '=');
+
+		/* without a value it is null, which is not the same as empty */
+		rd_kafka_header_add(list, headers[i], equals ? equals - headers[i] : -1, equals ? equals + 1 : NULL,
+							equals ? -1 : 0);
+	}
+	if (rd_kafka_producev(rk, RD_KAFKA_V_TOPIC(topic), RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY),
+						  RD_KAFKA_V_VALUE((void *) value, strlen(value)), RD_KAFKA_V_HEADERS(list), RD_KAFKA_V_END))
+		return 1;
+	return rd_kafka_flush(rk, 60000) != RD_KAFKA_RESP_ERR_NO_ERROR;
+}
+
 int
 main(int argc, char **argv)
 {
@@ -146,6 +168,8 @@ main(int argc, char **argv)
 		mock(atoi(argv[2]));
 	else if (argc == 4 && strcmp(argv[1], "read") == 0)
 		return read_all(argv[2], argv[3]);
+	else if (argc >= 5 && strcmp(argv[1], "write") == 0)
+		return write_one(argv[2], argv[3], argv[4], argv + 5, argc - 5);
 	else
 		return 2;
 	return 0;

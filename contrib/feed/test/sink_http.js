@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 'use strict';
-const { assert, Feed, from_headers, judge, LIMIT, stored, test, until } = require('./lib');
+const { assert, Feed, freePort, from_headers, judge, LIMIT, stored, test, until } = require('./lib');
 const { common } = require('./common');
 const http = require('node:http');
 
@@ -19,12 +19,12 @@ class Receiver {
       const parts = [];
       request.on('data', (part) => parts.push(part));
       request.on('error', () => {});
-      request.on('end', () => {
+      request.on('end', async () => {
         const body = Buffer.concat(parts).toString();
         const { headers } = request;
         const m = headers['content-type'].startsWith('application/cloudevents+json') ? JSON.parse(body) : from_headers(headers, 'ce-', body);
         this.request = { url: request.url, method: request.method, headers };
-        const status = this.answer(m, request);
+        const status = await this.answer(m, request);
         if (status < 300) this.got.push(m);
         response.writeHead(status, status === 503 ? { 'retry-after': '1' } : {}).end();
       });
@@ -68,6 +68,9 @@ common(sink, ({ pg, nothing_in_hand, all_there }) => {
     assert.equal(sink.request.method, 'POST');
     assert.equal(sink.request.headers.authorization, 'Bearer x');
     assert.equal(sink.request.headers['content-type'], 'application/cloudevents+json; charset=UTF-8');
+    pg.psql(`SELECT es_append('..', 0, 'T', '1')`);
+    await all_there();
+    assert.equal(sink.request.url, '/in/../..?type=T');
     await nothing_in_hand();
     await feed.end();
   }, LIMIT);
@@ -101,5 +104,65 @@ common(sink, ({ pg, nothing_in_hand, all_there }) => {
     sink.answer = () => 200;
     await nothing_in_hand();
     await feed.end();
+  }, LIMIT);
+
+  test('an event without a stream that is refused holds up no other of its tag, nor a stream of that name', async () => {
+    let mended = false;
+    sink.answer = (m) => (!mended && (m.data === 'bad' || m.data === 'bad 2') ? 422 : 200);
+    const free = (...data) => pg.psql(`SELECT count(*) FROM es_append_if('${JSON.stringify(data.map((d) => (
+      { event_type: 'T', data: d, tags: ['acct:1'] })))}', '{"items": [{"event_types": ["None"]}]}')`);
+    free('first', 'bad', 'second');
+    pg.psql(`SELECT count(*) FROM es_append_batch('acct:1', 0, ARRAY['T', 'T'], ARRAY['"bad"', '"stream"']::jsonb[])`);
+    free('third', 'bad 2', 'fourth');
+    pg.psql(`SELECT es_append('acct:1', 2, 'T', '"stream"')`);
+    const feed = new Feed(pg, [...sink.args(), '--target=' + `http://127.0.0.1:${sink.port}/`], 'feed-free');
+    await feed.start();
+    await until('three are parked', () => pg.psql(`SELECT count(*) FROM event_store.parked_events WHERE state = 'parked'`) === '3', LIMIT);
+    await nothing_in_hand();
+    const got = async () => (await sink.read()).map((m) => m.data);
+    for (const data of ['first', 'second', 'third', 'fourth']) {
+      await until(`${data} is there`, async () => (await got()).includes(data), 20000);
+    }
+    assert.ok(!(await got()).includes('stream'));
+    mended = true;
+    pg.psql(`SELECT es_retry_parked('feed')`);
+    await all_there();
+    assert.equal(judge(stored(pg), await sink.read()).misplaced, 0);
+    sink.answer = () => 200;
+    await nothing_in_hand();
+    await feed.end();
+  }, LIMIT);
+
+  test('what was left out comes again while others before it are under way', async () => {
+    pg.psql(`SELECT es_create_subscription('again', ARRAY['Again'], retry_delay => '1 ms')`);
+    const port = await freePort();
+    const feed = new Feed(pg, [...sink.args(), '--subscription=again', '--batch=20', `--metrics=127.0.0.1:${port}`], 'feed-again');
+    const fetched = async () => Number(/^event_store_feed_fetched_events_total{.*} (\d+)$/m.exec(
+      await (await fetch(`http://127.0.0.1:${port}/metrics`)).text())[1]);
+    const refused = new Set();
+    const answered = new Set();
+    let tries = 0;
+    // Two batches are in hand, 60 events.  13 streams are held up, so the 60th event, of the first one's stream, is
+    // left out.  A batch of retries follows when all are done but the 59th and the 60th, and then one in which the first
+    // stream is no longer held up.
+    sink.answer = async (m) => {
+      if (m.data <= 13 && !refused.has(m.data)) {
+        refused.add(m.data);
+        return 500;
+      }
+      if (m.data === 14) await until('the others are done', () => answered.size === 44 && feed.said().split('"event given back"').length === 14, LIMIT);
+      if (m.data === 59) await until('two batches more', async () => await fetched() > 83 || tries++ > 100, LIMIT);
+      if (m.data > 14 && m.data < 59) answered.add(m.data);
+      return 200;
+    };
+    pg.psql(`SELECT es_append('Again-' || CASE WHEN i IN (1, 60) THEN 0 ELSE i END, es_any(), 'T', to_jsonb(i)) FROM generate_series(1, 150) AS i`);
+    await feed.start();
+    const events = stored(pg, "e.stream_id LIKE 'Again-%'");
+    await until('all is acknowledged', () => pg.psql(`SELECT lag_events = 0 FROM event_store.subscriptions WHERE name = 'again'`) === 't', LIMIT);
+    assert.deepEqual(judge(events, (await sink.read()).filter((m) => m.subject && m.subject.startsWith('Again-'))), { lost: 0, strange: 0, misplaced: 0, repeated: 0 });
+    assert.ok(tries <= 100);
+    sink.answer = () => 200;
+    await feed.end();
+    pg.psql(`SELECT es_drop_subscription('again')`);
   }, LIMIT);
 });

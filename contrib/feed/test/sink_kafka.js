@@ -4,7 +4,24 @@ const { assert, Feed, judge, LIMIT, stored, test, until } = require('./lib');
 const { common } = require('./common');
 const sink = new (require('./kafka').Kafka)();
 
-common(sink, ({ pg, nothing_in_hand }) => {
+common(sink, ({ pg, nothing_in_hand, feed, all_there }) => {
+  test('messages of others, whatever their headers and numbers, suppress nothing', async () => {
+    const head = Number(pg.psql('SELECT es_head()'));
+    for (let i = 1; i <= 6; i++) {
+      const sequence = String(head + i).padStart(19, '0');
+      const id = `0000000${i}-0000-4000-8000-000000000000`;
+      await (i % 2 ? sink.write('1', 'content-type=application/json', `ce_id=${id}`, `ce_sequence=${sequence}`)
+        : sink.write(`{"specversion":"1.0","id":"${id}","sequence":"${sequence}"}`, 'content-type=application/cloudevents+json'));
+    }
+    await sink.write('2', 'content-type=application/json', 'ce_id', 'ce_sequence');
+    pg.psql(`SELECT es_append('Others-1', es_any(), 'T', '1') FROM generate_series(1, 6)`);
+    feed.args = sink.args();
+    await feed.start();
+    await nothing_in_hand();
+    await all_there();
+    await feed.end();
+  }, LIMIT);
+
   test('what Kafka will never take is parked, its stream waits, others go on; then it goes on, too', async () => {
     pg.psql(`SELECT es_create_subscription('small', ARRAY['Small'])`);
     const feed = new Feed(pg, [...sink.args(), '--subscription=small', '--option=message.max.bytes=2000'], 'feed-small');

@@ -36,6 +36,32 @@ common(sink, ({ pg, nothing_in_hand }) => {
     // the other feed's subscription has them, too
   }, LIMIT);
 
+  test('messages of others suppress nothing, whatever their numbers', async () => {
+    await sink.create('foreign', { duplicate_window: 100000000 });
+    pg.psql(`SELECT es_create_subscription('foreign', ARRAY['Foreign'])`);
+    const head = Number(pg.psql('SELECT es_head()'));
+    for (let i = 1; i <= 6; i++) await sink.client.request('foreign.other', { specversion: '1.0', sequence: String(head + i).padStart(19, '0') });
+    const written = Date.now();
+    pg.psql(`SELECT es_append('Foreign-1', es_any(), 'T', '1') FROM generate_series(1, 6)`);
+    const feed = new Feed(pg, [...sink.args(), '--subscription=foreign', '--target=foreign.{type}', '--option=stream=foreign'], 'feed-foreign');
+    await until('the window is over', () => Date.now() - written > 200, LIMIT);
+    await feed.start();
+    await nothing_in_hand('foreign');
+    assert.deepEqual(judge(stored(pg, "e.stream_id = 'Foreign-1'"), (await sink.read('foreign')).filter((m) => m.id)),
+      { lost: 0, strange: 0, misplaced: 0, repeated: 0 });
+
+    // its own it knows, older than the window
+    const last = Date.now();
+    await feed.end();
+    pg.psql(`SELECT es_reset_subscription('foreign')`);
+    await until('the window is over', () => Date.now() - last > 200, LIMIT);
+    await feed.start();
+    await nothing_in_hand('foreign');
+    await feed.end();
+    assert.equal((await sink.read('foreign')).filter((m) => m.id).length, 6);
+    pg.psql(`SELECT es_drop_subscription('foreign')`);
+  }, LIMIT);
+
   test('a stream into which others publish, too', async () => {
     await sink.create('shared', {});
     pg.psql(`SELECT es_create_subscription('shared', ARRAY['Shared'])`);
