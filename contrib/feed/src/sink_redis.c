@@ -5,12 +5,16 @@
  * The id of an entry is the event's global position, "4711-0".  Redis takes only
  * ids above the last one of a stream, so it keeps out what it has already.  What
  * it refuses for that reason and does not have comes late: a retry of a parked
- * event, or one of another member of a group.  Such an entry goes to the end, with
- * the next id that is free.
+ * event, one of another member of a group, or one whose position another store's
+ * event has, or had before a restore.  Such an entry goes to the end, with the next
+ * id that is free.
  *
  * What is at hand goes in one MULTI ... EXEC: a server that has no memory left
- * takes all of it or nothing, so nothing can overtake.  The loop waits for the
- * answer; PostgreSQL meanwhile works on the next batch.
+ * takes all of it or nothing, so nothing can overtake.  What comes late would be
+ * overtaken there by what does not: so it is asked first which id is the last,
+ * and the transaction ends before an event that is late.  Other members may write
+ * after that question; so a member has one event of a key at a time in it.  The loop
+ * waits for the answer; PostgreSQL meanwhile works on the next batch.
  *-------------------------------------------------------------------------
  */
 #include <hiredis/hiredis.h>
@@ -32,6 +36,19 @@ static redisContext *conn;
 static const char *maxlen;
 static Event *burst[BURST];
 static int	nburst;
+
+/* keys of the burst, found by a hash; and which of them an event of it has */
+#define SLOTS (2 * BURST)
+
+static struct
+{
+	char	   *name;
+	int			events;			/* in the burst */
+	int64_t		last;			/* first half of the last id; -1: none, or not asked for */
+}			keys[BURST];
+static int	nkeys;
+static int	slots[SLOTS];		/* 0: free; or a key's index and 1 */
+static int	places[BURST];
 
 static void
 init(void)
@@ -128,6 +145,7 @@ open_connection(void)
 		look_at_durability();
 	else
 		close_connection();
+	hand_one_per_key = settings.member != NULL;
 	return ok;
 }
 
@@ -198,6 +216,41 @@ key_of(const Event *event)
 	return key.data;
 }
 
+/* Is it this event that an answer of XRANGE shows?  What else has the id says nothing of it. */
+static bool
+shows(const redisReply *reply, const Event *event)
+{
+	const redisReply *fields;
+
+	if (reply->type != REDIS_REPLY_ARRAY || reply->elements == 0 || reply->element[0]->elements != 2)
+		return false;
+	fields = reply->element[0]->element[1];
+	for (size_t i = 0; i + 1 < fields->elements; i += 2)
+	{
+		const char *name = fields->element[i]->str;
+		const char *value = fields->element[i + 1]->str;
+
+		if (strcmp(name, "ce_id") == 0 ? strcmp(value, event->id) == 0 :
+			strcmp(name, "event") == 0 && cloudevent_is(value, event))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * The last id of a key by what XINFO says, or NULL.  The last entry need not have it:
+ * that may have been deleted.
+ */
+static const char *
+last_id(const redisReply *reply)
+{
+	if (reply->type == REDIS_REPLY_ARRAY)
+		for (size_t i = 0; i + 1 < reply->elements; i += 2)
+			if (strcmp(reply->element[i]->str, "last-generated-id") == 0)
+				return reply->element[i + 1]->str;
+	return NULL;
+}
+
 /* Redis has an id above this one.  Is the event there?  If not, to the end with it. */
 static bool
 late(Event *event)
@@ -214,17 +267,18 @@ late(Event *event)
 
 		if (reply == NULL)
 			return false;
-		if (reply->elements > 0)
+		if (shows(reply, event))
 		{
 			freeReplyObject(reply);
 			event_done(event, true);
 			return true;
 		}
 		freeReplyObject(reply);
-		reply = good(redisCommand(conn, "XREVRANGE %s + - COUNT 1", key));
-		if (reply == NULL)
-			return false;
-		snprintf(id, sizeof(id), "%s", reply->elements > 0 ? reply->element[0]->element[0]->str : "0-0");
+		/* an error if the key has been deleted */
+		reply = redisCommand(conn, "XINFO STREAM %s", key);
+		if (reply == NULL || (reply->type == REDIS_REPLY_ERROR && strstr(reply->str, "no such key") == NULL))
+			return good(reply) != NULL;
+		snprintf(id, sizeof(id), "%s", last_id(reply) ? last_id(reply) : "0-0");
 		freeReplyObject(reply);
 		dash = strchr(id, '-');
 		snprintf(dash + 1, sizeof(id) - (dash + 1 - id), "%" PRIu64, (uint64_t) strtoull(dash + 1, NULL, 10) + 1);
@@ -245,23 +299,72 @@ late(Event *event)
 	}
 }
 
-/* Sends the burst and takes the answers. */
+/* Which of the keys of the burst this is; it is one from now on. */
+static int
+place_of(const char *key)
+{
+	size_t		slot = seen_key(key) % SLOTS;
+
+	while (slots[slot] > 0 && strcmp(keys[slots[slot] - 1].name, key) != 0)
+		slot = (slot + 1) % SLOTS;
+	if (slots[slot] == 0)
+	{
+		keys[nkeys].name = xstrdup(key);
+		keys[nkeys].events = 0;
+		keys[nkeys].last = -1;
+		slots[slot] = ++nkeys;
+	}
+	return slots[slot] - 1;
+}
+
+static void
+forget_keys(void)
+{
+	while (nkeys > 0)
+		free(keys[--nkeys].name);
+	memset(slots, 0, sizeof(slots));
+}
+
+/* Asks for the last id of every key that has several events in the burst. */
 static bool
-transact(void)
+ask_last(void)
+{
+	for (int i = 0; i < nburst; i++)
+		keys[places[i] = place_of(key_of(burst[i]))].events++;
+	for (int i = 0; i < nkeys; i++)
+		if (keys[i].events > 1)
+			redisAppendCommand(conn, "XINFO STREAM %s", keys[i].name);
+	for (int i = 0; i < nkeys; i++)
+	{
+		void	   *answer = NULL;
+		const char *id;
+
+		if (keys[i].events <= 1)
+			continue;
+		if (redisGetReply(conn, &answer) != REDIS_OK)
+			return sink_failed("%s", conn->errstr);
+		/* if anything is wrong with this key, the events will be told */
+		if ((id = last_id(answer)) != NULL)
+			keys[i].last = strtoll(id, NULL, 10);
+		freeReplyObject(answer);
+	}
+	return true;
+}
+
+/* Sends some events and takes the answers. */
+static bool
+transact(Event **events, int n)
 {
 	redisReply *exec = NULL;
 	bool		ok = true;
-	int			n = nburst;
 
-	if (n == 0)
-		return true;
 	redisAppendCommand(conn, "MULTI");
 	for (int i = 0; i < n; i++)
 	{
 		char		id[32];
 
-		snprintf(id, sizeof(id), "%" PRId64 "-0", burst[i]->position);
-		append_xadd(burst[i], key_of(burst[i]), id);
+		snprintf(id, sizeof(id), "%" PRId64 "-0", events[i]->position);
+		append_xadd(events[i], key_of(events[i]), id);
 	}
 	redisAppendCommand(conn, "EXEC");
 
@@ -290,18 +393,48 @@ transact(void)
 		redisReply *reply = exec->element[i];
 
 		if (reply->type != REDIS_REPLY_ERROR)
-			event_done(burst[i], false);
+			event_done(events[i], false);
 		else if (strstr(reply->str, "equal or smaller"))
-			ok = late(burst[i]);
+			ok = late(events[i]);
 		else
-			event_refused(burst[i], false, reply->str);
+			event_refused(events[i], false, reply->str);
 	}
 	freeReplyObject(exec);
+	return ok;
+}
+
+/* Sends the burst. */
+static bool
+send_burst(void)
+{
+	/* where no key is there twice, none can get out of order */
+	bool		ask = nburst > 1 && !hand_one_per_key;
+	bool		ok = !ask || ask_last();
+
+	for (int from = 0, to = 0; ok && from < nburst; from = to)
+	{
+		bool		is_late = false;
+
+		for (; to < nburst && !is_late; to += !is_late)
+			if (ask)
+			{
+				int64_t    *last = &keys[places[to]].last;
+
+				is_late = burst[to]->position <= *last;
+				if (!is_late)
+					*last = burst[to]->position;
+			}
+		if (to > from)
+			ok = transact(&burst[from], to - from);
+		if (ok && is_late)
+			ok = late(burst[to++]);
+	}
+	forget_keys();
 	nburst = 0;
 	return ok;
 }
 
 Sink		sink_redis = {
-	.name = "redis", .init = init, .open = open_connection, .put = put, .poll = transact, .close = close_connection,
+	.name = "redis", .init = init, .open = open_connection, .put = put, .poll = send_burst, .close = close_connection,
 	.fd = -1,
 };

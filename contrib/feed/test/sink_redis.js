@@ -105,6 +105,50 @@ common(sink, ({ pg }) => {
     pg.psql(`SELECT es_drop_subscription('late')`);
   }, LIMIT);
 
+  test('an entry of that id that is another event\'s is no duplicate; ids of deleted entries are not free', async () => {
+    pg.psql(`SELECT es_create_subscription('other', ARRAY['Other'])`);
+    pg.psql(`SELECT es_append('Other-1', es_any(), 'T', '1') FROM generate_series(1, 6)`);
+    const events = stored(pg, "e.stream_id = 'Other-1'");
+    const strange = (e, i) => (i % 2 ? ['event', JSON.stringify({ specversion: '1.0', id: e.id.replace(/^......../, '00000000'), subject: e.id })]
+      : ['ce_specversion', '1.0', 'ce_id', e.id.replace(/^......../, '00000000'), 'ce_subject', e.id, 'content-type', 'application/json', 'data', '1']);
+    for (const [i, e] of events.slice(0, 4).entries()) await sink.cli('XADD', 'other', `${e.position}-0`, ...strange(e, i));
+    const feed = new Feed(pg, [...sink.args(), '--subscription=other', '--target=other'], 'feed-other');
+    const acknowledged = () => until('all is acknowledged', () => pg.psql(`SELECT lag_events = 0 FROM event_store.subscriptions WHERE name = 'other'`) === 't', LIMIT);
+    const ours = async () => (await sink.read('other')).filter((m) => !m.id.startsWith('00000000'));
+    await feed.start();
+    await acknowledged();
+    assert.deepEqual(judge(events, await ours()), { lost: 0, strange: 0, misplaced: 0, repeated: 0 });
+    await feed.end();
+
+    // the consumer has deleted all, and all comes again
+    for (const [id] of await sink.entries('other')) await sink.cli('XDEL', 'other', id);
+    assert.equal(await sink.count('other'), 0);
+    pg.psql(`SELECT es_reset_subscription('other')`);
+    feed.args.push('--mode=binary');
+    await feed.start();
+    await acknowledged();
+    assert.deepEqual(judge(events, await ours()), { lost: 0, strange: 0, misplaced: 0, repeated: 0 });
+    await feed.end();
+    pg.psql(`SELECT es_drop_subscription('other')`);
+  }, LIMIT);
+
+  for (const member of [[], ['--member=a']]) {
+    test(`what comes late is not overtaken ${member}`, async () => {
+      const name = `order${member.length}`;
+      pg.psql(`SELECT es_create_subscription('${name}', ARRAY['${name}'] ${member.length ? ', slots => 8' : ''})`);
+      for (const stream of [`${name}-1`, 'Between-1', `${name}-2`, `${name}-1`]) pg.psql(`SELECT es_append('${stream}', es_any(), 'T', '1')`);
+      const between = stored(pg, "e.stream_id = 'Between-1'").at(-1);
+      await sink.cli('XADD', name, `${between.position}-0`, 'event', '{"id": "between"}');
+      const feed = new Feed(pg, [...sink.args(), `--subscription=${name}`, `--target=${name}`, ...member], `feed-${name}`);
+      await feed.start();
+      await until('all are there', async () => await sink.count(name) === 4, LIMIT);
+      const verdict = judge(stored(pg, `e.stream_id LIKE '${name}-%'`), (await sink.read(name)).slice(1));
+      assert.deepEqual(verdict, { lost: 0, strange: 0, misplaced: 0, repeated: 0 });
+      await feed.end();
+      pg.psql(`SELECT es_drop_subscription('${name}')`);
+    }, LIMIT);
+  }
+
   test('a server without memory makes the feed wait', async () => {
     pg.psql(`SELECT es_create_subscription('full', ARRAY['Full'])`);
     await sink.cli('CONFIG', 'SET', 'maxmemory', '1');
