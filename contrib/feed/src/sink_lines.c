@@ -52,6 +52,24 @@ close_file(void)
 	nwaiting = 0;
 }
 
+/* A file that is new outlives a power failure when its name does. */
+static bool
+sync_folder(void)
+{
+	const char *slash = strrchr(settings.target, '/');
+	char	   *name = slash ? xstrndup(settings.target, slash - settings.target + 1) : xstrdup(".");
+	int			folder = open(name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	bool		ok;
+
+	free(name);
+	/* who may not list it, or has a file system that cannot, goes without */
+	if (folder < 0)
+		return true;
+	ok = fsync(folder) == 0 || errno == EINVAL || errno == EBADF;
+	close(folder);
+	return ok;
+}
+
 /* Cuts off half a line, and reads which events are in the newest lines. */
 static bool
 read_end(void)
@@ -65,6 +83,9 @@ read_end(void)
 	if (fstat(out, &st) != 0)
 		return sink_failed("%s", strerror(errno));
 	is_file = S_ISREG(st.st_mode);
+	/* what is taken for published below may have been written by one that was killed before it could sync */
+	if (is_file && (fdatasync(out) != 0 || !sync_folder()))
+		return sink_failed("%s", strerror(errno));
 	if (!is_file || st.st_size == 0)
 		return true;
 	/* as many bytes as the lines could take that were written and not acknowledged */
@@ -101,7 +122,7 @@ read_end(void)
 		if (stop == NULL)
 			break;
 		*stop = '\0';
-		seen_add(cloudevent_position(line));
+		seen_add(cloudevent_seen(line));
 		*stop = '\n';
 	}
 	buf_free(&end);

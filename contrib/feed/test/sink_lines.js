@@ -4,6 +4,7 @@ const { assert, Feed, freePort, judge, LIMIT, stored, test, until } = require('.
 const { common } = require('./common');
 const { Lines } = require('./lines');
 const fs = require('node:fs');
+const path = require('node:path');
 const sink = new Lines();
 
 common(sink, ({ pg }) => {
@@ -61,6 +62,44 @@ common(sink, ({ pg }) => {
       }
     }
     await members[1].end();
+  }, LIMIT);
+
+  test('lines of another store, or of positions that were given away again, suppress nothing', async () => {
+    pg.psql(`SELECT es_create_subscription('reused', ARRAY['Reused'])`);
+    const file = `${sink.file}.reused`;
+    const feed = new Feed(pg, ['--subscription=reused', `--target=${file}`], 'feed-reused');
+    pg.psql(`SELECT es_append('Reused-1', es_any(), 'T', to_jsonb(i)) FROM generate_series(1, 20) AS i`);
+    await feed.start();
+    const lines = () => (fs.existsSync(file) ? fs.readFileSync(file).toString().split('\n').slice(0, -1).map((line) => JSON.parse(line)) : []);
+    await until('they are written', () => lines().length === 20, LIMIT);
+    await feed.end();
+    fs.writeFileSync(file, fs.readFileSync(file).toString().replace(/"id":"......../g, '"id":"00000000'));
+    pg.psql(`SELECT es_reset_subscription('reused')`);
+    await feed.start();
+    await until('all is acknowledged', () => pg.psql(`SELECT lag_events = 0 FROM event_store.subscriptions WHERE name = 'reused'`) === 't', LIMIT);
+    await feed.end();
+    assert.deepEqual(judge(stored(pg, "e.stream_id = 'Reused-1'"), lines().filter((m) => !m.id.startsWith('00000000'))),
+      { lost: 0, strange: 0, misplaced: 0, repeated: 0 });
+  }, LIMIT);
+
+  test('what is found in the file is on disk before it counts, and so is the name of the file', async () => {
+    pg.psql(`SELECT es_create_subscription('sync', ARRAY['Sync'])`);
+    const file = `${sink.file}.sync`;
+    const syncs = `${sink.file}.syncs`;
+    const feed = new Feed(pg, ['--subscription=sync', `--target=${file}`], 'feed-sync');
+    feed.env = { ...feed.env, LD_PRELOAD: path.join(__dirname, '..', 'build', 'syncs.so'), FEED_SYNCS: syncs };
+    const said = () => (fs.existsSync(syncs) ? fs.readFileSync(syncs).toString().split('\n').slice(0, -1) : []);
+    pg.psql(`SELECT es_append('Sync-1', 0, 'T', '1')`);
+    await feed.start();
+    await until('it is written', () => fs.existsSync(file) && fs.statSync(file).size > 0 && said().length >= 3, LIMIT);
+    await feed.end('SIGKILL');
+    const { size } = fs.statSync(file);
+    assert.deepEqual(said(), ['file 0', 'folder', `file ${size}`]);
+
+    fs.rmSync(syncs);
+    await feed.start('"sink connected"');
+    await feed.end();
+    assert.deepEqual(said().slice(0, 1), [`file ${size}`]);
   }, LIMIT);
 
   test('a torn line is cut off, and what is in the file is not written again', async () => {
