@@ -474,11 +474,13 @@ message_db_write_message(PG_FUNCTION_ARGS)
 	PG_CATCH();
 	{
 		ErrorData  *error;
-		const char *actual;
+		const char *actual = NULL;
 
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
-		actual = error->detail != NULL ? strstr(error->detail, " actual=") : NULL;
+		/* the stream's name comes first and may contain anything: the last one counts */
+		for (const char *p = error->detail; p != NULL && (p = strstr(p, " actual=")) != NULL; p++)
+			actual = p;
 
 		/* only other words: the error goes on, and ends the transaction */
 		if (error->sqlerrcode == VERSION_CONFLICT && actual != NULL)

@@ -111,6 +111,9 @@ sub statements
 	push @cases, [ 'wrong versions', $write->('account-1', 'A', q('{}'), 'NULL', 1) . $write->('account-1', 'A', q('{}'), 'NULL', -1) .
 		  $write->('account-1', 'A', q('{}'), 'NULL', -2) . $write->('account-1', 'A', q('{}'), 'NULL', 11) .
 		  $write->('new-1', 'A', q('{}'), 'NULL', 0) . "SELECT stream_version('new-1');" ];
+	# in names that look like what the store says of a conflict
+	push @cases, map { my $name = $_; [ "wrong versions of $name", join('', map { $write->($name, 'A', q('{}'), 'NULL', $_) } -1, 0, 0, 7, -1) ] }
+	  'odd-2 actual=1 b', 'odd-3 expected=0 actual=9', 'stream=odd-4 actual=';
 	push @cases, [ 'an id again', q{
 		SELECT write_message('00000001-0000-4000-8000-000000000000', 'account-1', 'Opened', '{"a": 1}', '{"m": 1}');
 		SELECT write_message('00000001-0000-4000-8000-000000000000', 'account-1', 'Other', '{"a": 1}');

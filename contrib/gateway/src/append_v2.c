@@ -280,18 +280,32 @@ answer(Session *session, int64_t position)
 	call_finish(session->call, GRPC_STATUS_OK, NULL);
 }
 
-/* DETAIL has a line for each stream: "stream=... expected=... actual=..." */
+/*
+ * DETAIL has a line for each stream: "stream=... expected=... actual=...".  A
+ * name may contain anything of that, so the whole line must be this stream's.
+ *
+ * Result: the stream's version, -1 = it has no line.
+ */
 static int64_t
 actual_of(const char *detail, const char *stream)
 {
 	char	   *line = xprintf("stream=%s expected=", stream);
-	const char *p = detail;
 	int64_t		actual = -1;
 
-	while (p && (p = strstr(p, line)) != NULL && p != detail && p[-1] != '\n')
-		p++;
-	if (p && (p = strstr(p, " actual=")) != NULL)
-		actual = strtoll(p + strlen(" actual="), NULL, 10);
+	for (const char *p = detail; p && (p = strstr(p, line)) != NULL; p++)
+	{
+		char	   *end;
+		int64_t		version;
+
+		if (p != detail && p[-1] != '\n')
+			continue;
+		strtoll(p + strlen(line), &end, 10);
+		if (strncmp(end, " actual=", strlen(" actual=")) != 0)
+			continue;
+		version = strtoll(end + strlen(" actual="), &end, 10);
+		if (*end == '\0' || *end == '\n')
+			actual = version;
+	}
 	free(line);
 	return actual;
 }

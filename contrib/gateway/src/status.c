@@ -113,9 +113,18 @@ detail_is_stream(const char *detail, const char *stream)
 {
 	const char *p = detail ? strstr(detail, "stream=") : NULL;
 	size_t		len = strlen(stream);
+	char	   *end;
 
 	if (p == NULL)
 		return false;
 	p += strlen("stream=");
-	return strncmp(p, stream, len) == 0 && (p[len] == ' ' || p[len] == '\0' || p[len] == '\n');
+	if (strncmp(p, stream, len) != 0)
+		return false;
+
+	/* what follows must be the version: another name may go on after a space */
+	p += len;
+	if (strncmp(p, " version=", strlen(" version=")) != 0)
+		return false;
+	strtoll(p + strlen(" version="), &end, 10);
+	return *end == '\0' || *end == '\n';
 }

@@ -76,6 +76,18 @@ module.exports = (client_name) => {
     });
   }
 
+  on('an id that another stream has is no conflict of this one, whatever their names', async () => {
+    const stream = fresh('Known');
+    const known = event(1);
+    await client.appendToStream(`${stream} b`, known);
+    for (const options of [{}, { credentials: { username: 'x', password: 'y' } }]) {
+      await client.appendToStream(stream, event(1), options);
+      const error = await failure(client.appendToStream(stream, { ...known, data: { n: 2 } }, options));
+      assert.notEqual(error.type, 'wrong-expected-version');
+      assert.match(error.message, /VE002/);
+    }
+  });
+
   // the database has event_store.upcast = off
   on('events have the types of today, also those appended under another one', async () => {
     const stream = fresh('Shape');
@@ -425,6 +437,16 @@ module.exports = (client_name) => {
       assert.equal(error.type, 'wrong-expected-version');
       assert.equal(error.streamName, b);
       assert.equal(error.actualState, 0n);
+      // a name that looks like what the store says of a conflict
+      const odd = `${b} expected=5 actual=9`;
+      await client.appendToStream(odd, one(3));
+      const other = await failure(client.multiStreamAppend([
+        { streamName: b, expectedState: K.ANY, events: [one(4)] },
+        { streamName: odd, expectedState: K.NO_STREAM, events: [one(4)] },
+      ]));
+      assert.equal(other.type, 'wrong-expected-version');
+      assert.equal(other.streamName, odd);
+      assert.equal(other.actualState, 0n);
       const [{ event: first }] = await collect(client.readStream(a));
       assert.deepEqual(first.metadata, { key: 'value', '$schema.name': 'M', '$schema.format': 'Json' });
     });
