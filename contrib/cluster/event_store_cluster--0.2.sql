@@ -136,8 +136,9 @@ REVOKE ALL ON FUNCTION event_store_cluster.one_part(jsonb) FROM PUBLIC;
 
 -- Returns if the call should be tried again, after a short while.  PL/Proxy
 -- puts words before what the shard says, which are taken away; its own errors
--- are of connections.
-CREATE FUNCTION event_store_cluster.failed(state text, message text, detail text, hint text) RETURNS void
+-- are of connections.  The statement may have run for long before the call that
+-- has failed: only that one's time counts; since -infinity nothing is tried again.
+CREATE FUNCTION event_store_cluster.failed(state text, message text, detail text, hint text, since timestamptz) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
     AS $$
@@ -147,7 +148,7 @@ BEGIN
             RAISE serialization_failure USING
                 MESSAGE = 'could not serialize access: a stream has moved to another shard';
         END IF;
-        IF clock_timestamp() < statement_timestamp() + interval '30 s' THEN
+        IF clock_timestamp() < since + interval '30 s' THEN
             PERFORM pg_sleep(0.002);
             RETURN;
         END IF;
@@ -174,9 +175,9 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION event_store_cluster.failed(text, text, text, text) IS
-    'raises what a shard has raised, in its words; returns after a moment if the shard said that it no longer has the stream';
-REVOKE ALL ON FUNCTION event_store_cluster.failed(text, text, text, text) FROM PUBLIC;
+COMMENT ON FUNCTION event_store_cluster.failed(text, text, text, text, timestamptz) IS
+    'raises what a shard has raised, in its words; returns after a moment if the shard said that it no longer has the stream, up to 30 s since the time given';
+REVOKE ALL ON FUNCTION event_store_cluster.failed(text, text, text, text, timestamptz) FROM PUBLIC;
 
 --
 -- Functions of one stream.  For each the call on a shard, without rights for
@@ -279,6 +280,7 @@ DECLARE
     message text;
     detail text;
     hint text;
+    since timestamptz := pg_catalog.clock_timestamp();
 BEGIN
     LOOP
         BEGIN
@@ -286,7 +288,7 @@ BEGIN
             RETURN;
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-            PERFORM event_store_cluster.failed(SQLSTATE, message, detail, hint);
+            PERFORM event_store_cluster.failed(SQLSTATE, message, detail, hint, since);
         END;
     END LOOP;
 END
@@ -351,6 +353,7 @@ DECLARE
     message text;
     detail text;
     hint text;
+    since timestamptz := pg_catalog.clock_timestamp();
 BEGIN
     -- PL/Proxy keeps an answer in memory, so a long stream comes in pages; what
     -- is appended only grows at its end
@@ -368,13 +371,14 @@ BEGIN
             IF found OPERATOR(pg_catalog.<) 1000 OR missing OPERATOR(pg_catalog.=) 0 THEN
                 RETURN;
             END IF;
+            since := pg_catalog.clock_timestamp();
             next_version := event.version OPERATOR(pg_catalog.+) CASE WHEN backward THEN -1 ELSE 1 END;
             IF next_version OPERATOR(pg_catalog.<) 1 THEN
                 RETURN;
             END IF;
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-            PERFORM event_store_cluster.failed(SQLSTATE, message, detail, hint);
+            PERFORM event_store_cluster.failed(SQLSTATE, message, detail, hint, since);
         END;
     END LOOP;
 END
@@ -506,6 +510,7 @@ DECLARE
     message text;
     detail text;
     hint text;
+    since timestamptz := pg_catalog.clock_timestamp();
 BEGIN
     LOOP
         BEGIN
@@ -514,7 +519,7 @@ BEGIN
                                                (event).event_id, (event).stream_id);
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-            PERFORM event_store_cluster.failed(SQLSTATE, message, detail, hint);
+            PERFORM event_store_cluster.failed(SQLSTATE, message, detail, hint, since);
         END;
     END LOOP;
 END
@@ -665,7 +670,7 @@ BEGIN
             END IF;
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-            PERFORM event_store_cluster.failed(SQLSTATE, message, detail, hint);
+            PERFORM event_store_cluster.failed(SQLSTATE, message, detail, hint, '-infinity');
         END;
         IF done IS NULL THEN
             positions := ARRAY(SELECT coalesce(after_positions[s.shard], CASE WHEN backward THEN s.head + 1 ELSE 0 END)
@@ -858,7 +863,7 @@ BEGIN
     RETURN QUERY SELECT * FROM event_store_cluster.execute($1);
 EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-    PERFORM event_store_cluster.failed(SQLSTATE, message, detail, hint);
+    PERFORM event_store_cluster.failed(SQLSTATE, message, detail, hint, '-infinity');
 END
 $$;
 COMMENT ON FUNCTION @extschema@.es_on_shards(text) IS
@@ -937,6 +942,18 @@ CREATE FUNCTION event_store_cluster.accept(part int, slots int[])
 COMMENT ON FUNCTION event_store_cluster.accept(int, int[]) IS 'event_store_shard.accept on a shard';
 REVOKE ALL ON FUNCTION event_store_cluster.accept(int, int[]) FROM PUBLIC;
 
+CREATE FUNCTION event_store_cluster.owners(slots int[])
+    RETURNS TABLE (shard int, slot int)
+    LANGUAGE plproxy VOLATILE PARALLEL UNSAFE
+    SET client_min_messages = warning
+    AS $$
+    CLUSTER 'event_store_cluster';
+    RUN ON ALL;
+    SELECT i.shard, s.slot FROM event_store_shard.identity i, event_store_shard.slot s WHERE s.slot = ANY ($1);
+    $$;
+COMMENT ON FUNCTION event_store_cluster.owners(int[]) IS 'the shards that have the slots, by their own word';
+REVOKE ALL ON FUNCTION event_store_cluster.owners(int[]) FROM PUBLIC;
+
 CREATE FUNCTION @extschema@.es_add_shard(connection text) RETURNS int
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
@@ -985,6 +1002,25 @@ COMMENT ON FUNCTION @extschema@.es_add_shard(text) IS
     'makes a database with event_store_shard a shard; its number. The first one has all slots, the others none before es_move_slots or es_balance';
 REVOKE ALL ON FUNCTION @extschema@.es_add_shard(text) FROM PUBLIC;
 
+-- What is read after this, of the router and of the shards, stays as it is.  A
+-- snapshot from before would have the map as it was before the move that was
+-- waited for.
+CREATE FUNCTION event_store_cluster.lock_moves() RETURNS void
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE feature_not_supported USING
+            MESSAGE = 'slots are moved in READ COMMITTED only',
+            HINT = 'Set default_transaction_isolation to "read committed".';
+    END IF;
+    LOCK TABLE event_store_cluster.move IN EXCLUSIVE MODE;
+END
+$$;
+COMMENT ON FUNCTION event_store_cluster.lock_moves() IS 'one move at a time: waits for others, and keeps them out to the end of the transaction';
+REVOKE ALL ON FUNCTION event_store_cluster.lock_moves() FROM PUBLIC;
+
 CREATE FUNCTION event_store_cluster.move_slots(moving int[], source int, target int) RETURNS bigint
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
@@ -996,9 +1032,20 @@ DECLARE
     upto bigint;
     end_position bigint;
     copied bigint := 0;
+    elsewhere text;
 BEGIN
-    -- one move at a time
-    LOCK TABLE event_store_cluster.move IN EXCLUSIVE MODE;
+    PERFORM event_store_cluster.lock_moves();
+    -- the shards' word counts: what a third one has must not be copied from
+    -- where it was before
+    SELECT string_agg(format('slot=%s shard=%s', o.slot, o.shard), E'\n' ORDER BY o.slot, o.shard) INTO elsewhere
+      FROM (SELECT w.*, count(*) OVER (PARTITION BY w.slot) AS n FROM event_store_cluster.owners(moving) w) o
+     WHERE o.n > 1 OR o.shard NOT IN (source, target);
+    IF elsewhere IS NOT NULL THEN
+        RAISE object_not_in_prerequisite_state USING
+            MESSAGE = 'slots belong to another shard than the router''s table says',
+            DETAIL = elsewhere,
+            HINT = 'A move there has ended early, or another router has moved them. CALL es_move_slots to that shard first.';
+    END IF;
     SELECT * INTO begun FROM event_store_cluster.begin_copy(target - 1, moving, source);
     missing := ARRAY(SELECT unnest(moving) EXCEPT SELECT unnest(begun.here));
     upto := begun.copied_upto;
@@ -1046,6 +1093,7 @@ CREATE PROCEDURE @extschema@.es_move_slots(slots int[], to_shard int)
     AS $$
 DECLARE
     source record;
+    lost int[];
     copied bigint;
 BEGIN
     -- fails in a transaction block, where the map would not be seen in time
@@ -1056,12 +1104,26 @@ BEGIN
     IF NOT EXISTS (SELECT FROM event_store_cluster.es_head() h WHERE h.shard OPERATOR(pg_catalog.=) to_shard) THEN
         RAISE invalid_parameter_value USING MESSAGE = pg_catalog.format('there is no shard %s', to_shard);
     END IF;
-    FOR source IN
-        SELECT s.shard, pg_catalog.array_agg(s.slot ORDER BY s.slot) AS slots
+    PERFORM event_store_cluster.lock_moves();
+    -- what should be there, was given away and has come to nobody: it is whole
+    -- where it was
+    lost := ARRAY(SELECT s.slot
+                    FROM event_store_cluster.slot s
+                   WHERE s.slot OPERATOR(pg_catalog.=) ANY (es_move_slots.slots) AND s.shard OPERATOR(pg_catalog.=) to_shard
+                  EXCEPT
+                  SELECT o.slot FROM event_store_cluster.owners(es_move_slots.slots) o);
+    IF pg_catalog.cardinality(lost) OPERATOR(pg_catalog.>) 0 THEN
+        PERFORM event_store_cluster.accept(to_shard OPERATOR(pg_catalog.-) 1, lost);
+        RAISE NOTICE 'shard % has taken % slots back', to_shard, pg_catalog.cardinality(lost);
+    END IF;
+    LOOP
+        -- under the lock: another mover may have moved them meanwhile
+        PERFORM event_store_cluster.lock_moves();
+        SELECT s.shard, pg_catalog.array_agg(s.slot ORDER BY s.slot) AS slots INTO source
           FROM event_store_cluster.slot s
          WHERE s.slot OPERATOR(pg_catalog.=) ANY (es_move_slots.slots) AND s.shard OPERATOR(pg_catalog.<>) to_shard
-         GROUP BY s.shard ORDER BY s.shard
-    LOOP
+         GROUP BY s.shard ORDER BY s.shard LIMIT 1;
+        EXIT WHEN NOT FOUND;
         copied := event_store_cluster.move_slots(source.slots, source.shard, to_shard);
         COMMIT;
         RAISE NOTICE 'moved % slots from shard % to shard %, % events', pg_catalog.cardinality(source.slots), source.shard, to_shard, copied;

@@ -41,6 +41,7 @@
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
+#include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
 PG_MODULE_MAGIC;
@@ -52,7 +53,8 @@ typedef struct SlotMap
 {
 	const char *schema;
 	Oid			table;
-	bool		is_valid;
+	bool		is_valid;		/* nothing has changed since it was read ... */
+	bool		is_read;		/* ... to its end */
 	int32		shard[SLOTS];	/* number of the shard, or 1 for a shard's own
 								 * slots; 0: none */
 } SlotMap;
@@ -94,11 +96,14 @@ _PG_init(void)
 	CacheRegisterRelcacheCallback(forget_slots, (Datum) 0);
 }
 
-/* Reads a table of slots; an invalidation that comes meanwhile makes it read again. */
+/*
+ * Reads a table of slots.  An invalidation that comes meanwhile makes it read
+ * again, and so does an error, which leaves half of it: the next call reads.
+ */
 static void
 read_slots(SlotMap *map)
 {
-	while (!map->is_valid)
+	while (!map->is_valid || !map->is_read)
 	{
 		Relation	table;
 		Snapshot	snapshot;
@@ -108,6 +113,7 @@ read_slots(SlotMap *map)
 		map->table = get_relname_relid("slot", get_namespace_oid(map->schema, false));
 		table = table_open(map->table, AccessShareLock);
 		map->is_valid = true;
+		map->is_read = false;
 		memset(map->shard, 0, sizeof(map->shard));
 		snapshot = RegisterSnapshot(GetLatestSnapshot());
 		scan = table_beginscan(table, snapshot, 0, NULL);
@@ -124,6 +130,7 @@ read_slots(SlotMap *map)
 		table_endscan(scan);
 		UnregisterSnapshot(snapshot);
 		table_close(table, AccessShareLock);
+		map->is_read = true;
 	}
 }
 
@@ -245,7 +252,8 @@ get_remote(FunctionCallInfo fcinfo)
 							proc->pronargs + 1, types, false);
 	fmgr_info_cxt(remote, &routed->remote, flinfo->fn_mcxt);
 	types[0] = types[1] = types[2] = types[3] = TEXTOID;
-	routed->failed = LookupFuncName(list_make2(makeString("event_store_cluster"), makeString("failed")), 4, types, false);
+	types[4] = TIMESTAMPTZOID;
+	routed->failed = LookupFuncName(list_make2(makeString("event_store_cluster"), makeString("failed")), 5, types, false);
 	routed->is_set = proc->proretset;
 	if (routed->is_set)
 	{
@@ -361,6 +369,7 @@ event_store_cluster_routed(PG_FUNCTION_ARGS)
 	Routed	   *routed = get_remote(fcinfo);
 	ReturnSetInfo *info = (ReturnSetInfo *) fcinfo->resultinfo;
 	MemoryContext context = CurrentMemoryContext;
+	TimestampTz since = GetCurrentTimestamp();
 	Tuplestorestate *rows = NULL;
 	ReturnSetInfo remote_info;
 	Datum		result = (Datum) 0;
@@ -396,10 +405,10 @@ event_store_cluster_routed(PG_FUNCTION_ARGS)
 		/* a cancel, and what the server itself ends for, are not the shard's */
 		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED || error->sqlerrcode == ERRCODE_ASSERT_FAILURE)
 			ReThrowError(error);
-		OidFunctionCall4(routed->failed, CStringGetTextDatum(unpack_sql_state(error->sqlerrcode)),
+		OidFunctionCall5(routed->failed, CStringGetTextDatum(unpack_sql_state(error->sqlerrcode)),
 						 CStringGetTextDatum(error->message ? error->message : ""),
 						 CStringGetTextDatum(error->detail ? error->detail : ""),
-						 CStringGetTextDatum(error->hint ? error->hint : ""));
+						 CStringGetTextDatum(error->hint ? error->hint : ""), TimestampTzGetDatum(since));
 		FreeErrorData(error);
 	}
 

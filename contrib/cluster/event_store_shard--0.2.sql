@@ -195,12 +195,10 @@ DECLARE
     missing int[] := ARRAY(SELECT unnest(slots) EXCEPT SELECT s.slot FROM event_store_shard.slot s);
 BEGIN
     here := ARRAY(SELECT unnest(slots) EXCEPT SELECT unnest(missing));
-    IF EXISTS (SELECT FROM event_store_shard.copy c
-                WHERE c.slot = ANY (missing) AND c.upto_position IS NULL
-                  AND c.from_shard <> begin_copy.from_shard) THEN
-        RAISE object_not_in_prerequisite_state USING
-            MESSAGE = 'a slot is on its way here from another shard';
-    END IF;
+    -- a move from another shard that ended early: what it has brought are copies
+    UPDATE event_store_shard.copy c
+       SET upto_position = (SELECT coalesce(max(e.global_position), 0) FROM event_store.event e)
+     WHERE c.slot = ANY (missing) AND c.upto_position IS NULL AND c.from_shard <> begin_copy.from_shard;
     -- what a slot has here from an earlier stay was committed before it went
     INSERT INTO event_store_shard.copy (slot, from_shard, after_position)
     SELECT s, begin_copy.from_shard, (SELECT coalesce(max(e.global_position), 0) FROM event_store.event e)
@@ -298,6 +296,12 @@ CREATE FUNCTION event_store_shard.release(slots int[]) RETURNS bigint
     SET lock_timeout = '500ms'
     AS $$
 BEGIN
+    -- a snapshot from before the wait has not what was waited for
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE feature_not_supported USING
+            MESSAGE = 'a shard gives slots away in READ COMMITTED only',
+            HINT = 'Set default_transaction_isolation of the shard''s database to "read committed".';
+    END IF;
     PERFORM pg_advisory_xact_lock(event_store_shard.lock_key(), 0);
     DELETE FROM event_store_shard.slot s WHERE s.slot = ANY (slots);
     RETURN (SELECT coalesce(max(e.global_position), 0) FROM event_store.event e);

@@ -16,13 +16,19 @@ my $node = store_cluster('cluster', preload => 'event_store');
 my @environment = (PGHOST => $node->host, PGPORT => $node->port);
 
 set_up();
+my $late = late_begins();
 same_answers();
 routed();
 under_load();
 ended_early();
+two_movers();
+left_behind();
+isolation();
+half_read();
 unsettled();
 read_models();
 permissions();
+late_ends($late);
 dumped();
 $node->stop;
 memory_ends() unless setting('ES_SANITIZER', 0);
@@ -424,6 +430,177 @@ sub ended_early
 	$dbh->begin_work;
 	is(sqlstate($dbh, qq{CALL es_move_slots('{$slot}', $to)}), '2D000', 'not in a transaction block');
 	$dbh->rollback;
+	$dbh->disconnect;
+	return;
+}
+
+# the shards that have a slot
+sub owners
+{
+	my ($dbh, $slot) = @_;
+	return sql_value($dbh, qq{SELECT string_agg(shard::text, ',' ORDER BY shard)
+		FROM es_on_shards('SELECT FROM event_store_shard.slot WHERE slot = $slot')});
+}
+
+# A stream with one event: its slot, its shard and the two others.
+sub one_event
+{
+	my ($dbh, $stream) = @_;
+
+	append($dbh, $stream, 0, 'Made');
+	my ($slot, $from) = $dbh->selectrow_array('SELECT event_store_cluster.slot_of($1), event_store_cluster.shard_of($1)', undef, $stream);
+	return ($slot, $from, $from % 3 + 1, ($from + 1) % 3 + 1);
+}
+
+# Who moves a slot while somebody else does takes it from where that one has
+# brought it.
+sub two_movers
+{
+	my $dbh = connect_store($node, db => 'router');
+	my ($slot, $from, $to, $next) = one_event($dbh, 'Twice-1');
+
+	$dbh->begin_work;
+	$dbh->do("SELECT event_store_cluster.move_slots('{$slot}', $from, $to)");
+	append($dbh, 'Twice-1', 1, 'Made');
+	new_flags();
+	start_client('mover', sub {
+			my $own = connect_store($node, db => 'router', app => 'mover');
+			return { state => sqlstate($own, qq{CALL es_move_slots('{$slot}', $next)}) };
+	});
+	my $other = connect_store($node, db => 'router');
+	ok(poll_until(sub { sql_value($other, q{SELECT count(*) FROM pg_stat_activity WHERE application_name = 'mover' AND wait_event_type = 'Lock'}) }),
+		'a second mover waits for the first');
+	$other->disconnect;
+	$dbh->commit;
+	is(wait_clients(test => 'and goes on')->{mover}{state}, '00000', 'and moves the slot');
+	is(owners($dbh, $slot), $next, 'to where it should be, and it is there alone');
+	is(sql_value($dbh, q{SELECT string_agg(version::text, ',') FROM es_read_stream('Twice-1')}), '1,2', 'with what was appended in between');
+	$dbh->disconnect;
+	return;
+}
+
+# What moves leave that ended early, when the slot then goes elsewhere.
+sub left_behind
+{
+	my $dbh = connect_store($node, db => 'router');
+	my ($slot, $from, $to, $next) = one_event($dbh, 'Left-1');
+	my $version = 1;
+	my $moves = sub {
+		my ($shard, $name) = @_;
+		is(sqlstate($dbh, qq{CALL es_move_slots('{$slot}', $shard)}), '00000', $name);
+		is(owners($dbh, $slot), $shard, 'the slot is there, and there alone');
+		is(append($dbh, 'Left-1', $version, 'Made')->{version}, $version + 1, 'and takes an append');
+		$version++;
+	};
+
+	# the shard has the slot, the router has not heard
+	$node->safe_psql('router', "BEGIN; SELECT event_store_cluster.move_slots('{$slot}', $from, $to); ROLLBACK;");
+	my $refused = run_sql_file('router', "CALL es_move_slots('{$slot}', $next)");
+	like($refused, qr/^ERROR:  55000: slots belong to another shard than the router's table says\nDETAIL:  slot=$slot shard=$to\nHINT:  /m,
+		'what a third shard has already does not move from where the router thinks it is');
+	$moves->($to, 'the move that ended early is ended first');
+	$moves->($next, 'then it moves on');
+	$moves->($to, 'and back');
+
+	# the copy has begun
+	$node->safe_psql('router', "SELECT event_store_cluster.begin_copy($from - 1, '{$slot}', $to)");
+	$moves->($next, 'a move that ended while it copied leaves the slot free to go elsewhere');
+	$moves->($from, 'and from there to where it was to go');
+
+	# nobody has the slot
+	$node->safe_psql('router', "SELECT event_store_cluster.release($from - 1, '{$slot}')");
+	$moves->($from, 'a slot that was given away, and that nobody has taken, is taken back');
+
+	my $versions = join(',', 1 .. $version);
+	is(sql_value($dbh, q{SELECT string_agg(version::text, ',') FROM es_read_stream('Left-1')}), $versions, 'the stream is whole');
+	is(sql_value($dbh, q{SELECT string_agg(version::text, ',') FROM es_read_category('Left')}), $versions, 'and read once, in order');
+	is(sql_value($dbh, q{SELECT string_agg(version::text, ',') FROM es_read_category('Left', NULL, 1000, true)}),
+		join(',', reverse 1 .. $version), 'backward, too');
+	$dbh->disconnect;
+	return;
+}
+
+# A snapshot from before the wait for appends that are under way does not have
+# them.
+sub isolation
+{
+	my $dbh = connect_store($node, db => 'router');
+	my ($slot, $from, $to) = one_event($dbh, 'Isolated-1');
+	my $shard = connect_store($node, db => "shard$from");
+
+	foreach my $level ('REPEATABLE READ', 'SERIALIZABLE')
+	{
+		$shard->begin_work;
+		$shard->do("SET TRANSACTION ISOLATION LEVEL $level");
+		is(sqlstate($shard, "SELECT event_store_shard.release('{$slot}')"), '0A000', "no shard gives a slot away in $level");
+		$shard->rollback;
+		$dbh->do(sprintf q{SET default_transaction_isolation = '%s'}, lc $level);
+		is(sqlstate($dbh, "CALL es_move_slots('{$slot}', $_)"), '0A000', "nor does the router move it, $level") foreach $to, $from;
+		is(sqlstate($dbh, "SELECT event_store_cluster.move_slots('{$slot}', $from, $to)"), '0A000', 'in any way');
+		$dbh->do('RESET default_transaction_isolation');
+	}
+	is(owners($dbh, $slot), $from, 'it is where it was');
+	$_->disconnect foreach $dbh, $shard;
+	return;
+}
+
+# A read of the table of slots that was cancelled is no read.
+sub half_read
+{
+	my $router = connect_store($node, db => 'router');
+	my (undef, $from) = one_event($router, 'Half-1');
+	my $shard = connect_store($node, db => "shard$from");
+
+	foreach my $case (
+		[ $router, 'event_store_cluster', 'shard = shard', 'event_store_cluster.part_of', q{SELECT es_stream_version('Half-1')} ],
+		[ $shard, 'event_store_shard', 'slot = slot', 'event_store_shard.writing', q{SELECT event_store_shard.writing('Half-1')} ])
+	{
+		my ($dbh, $schema, $set, $function, $call) = @$case;
+		$dbh->do("UPDATE $schema.slot SET $set");
+		is(sqlstate($dbh, "SELECT pg_cancel_backend(pg_backend_pid()), $function('Half-1')"), '57014', "$schema: a cancel while the slots are read");
+		is(sqlstate($dbh, $call), '00000', 'they are read again');
+	}
+	$_->disconnect foreach $router, $shard;
+	return;
+}
+
+# A statement that had been running for 31 s when its stream went to another
+# shard.  The other tests are the time.
+sub late_begins
+{
+	my %late = (dbh => connect_store($node, db => 'router'), out => '');
+
+	$late{dbh}->do('SELECT pg_advisory_lock(31)');
+	my @sql = (q{SET application_name = 'late'}, q{DO $$BEGIN
+			PERFORM pg_advisory_lock(31);
+			PERFORM pg_advisory_unlock(31);
+			PERFORM es_append('Late-1', 0, 'Made', '1');
+			PERFORM es_append_streams('[{"stream_id": "Late-1", "expected_version": 1, "events": [{"event_type": "Made", "data": 1}]}]');
+		END$$}, q{SELECT 'done'});
+	local %ENV = (%ENV, @environment);
+	$late{run} = IPC::Run::start([ 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d', 'router', map { ('-c', $_) } @sql ],
+		'>', \$late{out}, '2>&1');
+	return \%late;
+}
+
+sub late_ends
+{
+	my ($late) = @_;
+	my $dbh = $late->{dbh};
+	my $state = q{SELECT %s FROM pg_stat_activity WHERE application_name = 'late'};
+
+	ok(poll_until(sub { sql_value($dbh, sprintf $state, q{clock_timestamp() > query_start + '31 s'}) }), 'a statement has run for 31 s');
+	my ($slot, $from) = $dbh->selectrow_array(q{SELECT event_store_cluster.slot_of('Late-1'), event_store_cluster.shard_of('Late-1')});
+	my $to = $from % 3 + 1;
+	$node->safe_psql('router', qq{
+		SELECT event_store_cluster.begin_copy($to - 1, '{$slot}', $from);
+		SELECT event_store_cluster.release($from - 1, '{$slot}');});
+	$dbh->do('SELECT pg_advisory_unlock(31)');
+	ok(poll_until(sub { $late->{run}->pump_nb; !$late->{run}->pumpable || sql_value($dbh, sprintf $state, q{bool_or(wait_event = 'PgSleep')}) }),
+		'its stream is on its way to another shard');
+	is(sqlstate($dbh, qq{CALL es_move_slots('{$slot}', $to)}), '00000', 'the stream arrives');
+	$late->{run}->finish;
+	is($late->{out}, "done\n", 'and the statement goes on');
 	$dbh->disconnect;
 	return;
 }
