@@ -387,21 +387,25 @@ sub role_settings
 	$dbh->do(q{SELECT es_drop_projection('p')});
 
 	# before 17 a worker cannot connect as a role that may not
-	run_sql($dbh, 'ALTER ROLE owner NOLOGIN', 'SET ROLE owner');
+	run_sql($dbh, 'ALTER ROLE owner NOLOGIN');
+	if ($dbh->{pg_server_version} < 170000)
+	{
+		$dbh->do(q{SELECT pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
+			WHERE backend_type = 'event_store projections' AND datname = current_database()});
+		ok(poll_until(sub { !worker_pid($dbh) }), 'no login: nobody runs it');
+	}
+	$dbh->do('SET ROLE owner');
 	my @said;
 	{
 		local $dbh->{PrintWarn} = 1;
 		local $SIG{__WARN__} = sub { push @said, @_ };
-		create_projection('p', 'on_event(es_event)');
+		create_projection('p', 'on_event(es_event)', after_position => sql_value($dbh, 'SELECT es_head()'));
 	}
 	is(scalar(grep { /no worker will run projections of role "owner"/ } @said), $dbh->{pg_server_version} < 170000 ? 1 : 0,
 		'settings of the owner: who may not log in is told what that means');
 	$dbh->do('RESET ROLE');
 	if ($dbh->{pg_server_version} < 170000)
 	{
-		$dbh->do(q{SELECT pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
-			WHERE backend_type = 'event_store projections' AND datname = current_database()});
-		ok(poll_until(sub { !worker_pid($dbh) }), 'no login: nobody runs it');
 		append($dbh, 'Acc-1', ANY, 'Added');
 		my $state = projection($dbh, 'p');
 		is(join(' ', map { $_ // '' } @$state{qw(state error_sqlstate error_message reason)}),
