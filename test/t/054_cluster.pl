@@ -83,6 +83,7 @@ sub create_definitions
 			AS $$SELECT to_jsonb((state #>> '{}')::numeric + (event.data ->> 'amount')::numeric)$$;
 		SELECT es_define_aggregate('Account', 'add(jsonb, es_event)', '0', 3);
 		CREATE FUNCTION up(data jsonb) RETURNS jsonb IMMUTABLE LANGUAGE sql AS $$SELECT data || '{"up": true}'$$;
+		CREATE FUNCTION internal() RETURNS void LANGUAGE plpgsql AS $$BEGIN RAISE 'not found' USING ERRCODE = 'XX000'; END$$;
 		SELECT es_define_upcaster('Raised', 1, 'up(jsonb)');});
 	return;
 }
@@ -232,7 +233,9 @@ sub routed
 		[ q{es_read_all(NULL, -1)}, '22023' ],
 		[ q{es_read_query(NULL)}, '22023' ],
 		[ q{es_read_category('$ce-Route')}, '22023' ],
-		[ q{es_on_shards('SELECT 1/0')}, '22012' ])
+		[ q{es_on_shards('SELECT 1/0')}, '22012' ],
+		[ q{es_on_shards('SELECT internal()')}, 'XX000' ],
+		[ q{es_on_shards($$SELECT event_store_shard.reading('Route-1')$$)}, '55000' ])
 	{
 		is(sqlstate($dbh, "SELECT * FROM $case->[0]"), $case->[1], "$case->[1]: " . substr($case->[0], 0, 40));
 	}
