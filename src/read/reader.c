@@ -158,6 +158,10 @@ es_reader_walk(EsReader *reader, int64 first, int64 last)
 	}
 	else
 	{
+		ScanDirection direction = forward ? ForwardScanDirection : BackwardScanDirection;
+		int64		after = forward ? first - 1 : last + 1;
+		int64		upto = forward ? last : first;
+
 		if (reader->scan != NULL)
 			es_scan_end(reader->scan);
 		reader->scan = NULL;
@@ -172,19 +176,14 @@ es_reader_walk(EsReader *reader, int64 first, int64 last)
 				MemoryContextReset(reader->lists);
 			old_context = MemoryContextSwitchTo(reader->lists);
 			reader->scan = es_query_scan(reader->query, reader->event, reader->store,
-										 reader->snapshot, ES_SCAN_VISIBLE,
-										 forward ? ForwardScanDirection : BackwardScanDirection,
-										 forward ? first - 1 : last + 1,
-										 forward ? last : first, reader->max_count);
+										 reader->snapshot, ES_SCAN_VISIBLE, direction,
+										 after, upto, reader->max_count);
 			MemoryContextSwitchTo(old_context);
 		}
 		else
 			reader->scan = es_scan_begin(reader->event, reader->store, reader->snapshot,
-									 ES_SCAN_VISIBLE,
-									 forward ? ForwardScanDirection : BackwardScanDirection,
-									 forward ? first - 1 : last + 1,
-									 forward ? last : first,
-									 reader->type_nos, reader->ntypes, reader->max_count);
+										 ES_SCAN_VISIBLE, direction, after, upto,
+										 reader->type_nos, reader->ntypes, reader->max_count);
 	}
 }
 

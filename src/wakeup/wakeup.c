@@ -692,19 +692,9 @@ es_wakeup_launcher_begin(void)
 bool
 es_wakeup_has_worker(Oid database)
 {
-	int			used = es_wakeup_used();
-	bool		result = false;
+	EsWakeupEntry *entry = es_wakeup_find(database);
 
-	LWLockAcquire(AddinShmemInitLock, LW_SHARED);
-	for (int i = 0; i < used; i++)
-	{
-		EsWakeupEntry *entry = &es_wakeup_shared->entries[i];
-
-		if (entry->dboid == database && pg_atomic_read_u32(&entry->worker) != 0)
-			result = true;
-	}
-	LWLockRelease(AddinShmemInitLock);
-	return result;
+	return entry != NULL && pg_atomic_read_u32(&entry->worker) != 0;
 }
 
 /*

@@ -413,8 +413,7 @@ sub role_settings
 		cmp_ok(sql_value($dbh, q{SELECT es_run_projection('p')}), '>', 0, 'no login: a session can run it');
 		is(projection($dbh, 'p')->{error_sqlstate}, undef, 'no login: nothing to do, nothing in the way');
 	}
-	run_sql($dbh, 'RESET ROLE', q{SELECT es_drop_projection('p')});
-	run_sql($dbh, q{SELECT es_revoke('owner', 'admin')}, 'DROP OWNED BY owner CASCADE',
+	run_sql($dbh, q{SELECT es_drop_projection('p')}, q{SELECT es_revoke('owner', 'admin')}, 'DROP OWNED BY owner CASCADE',
 		'DROP ROLE owner, stranger');
 	return;
 }

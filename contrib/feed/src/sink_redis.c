@@ -403,6 +403,18 @@ transact(Event **events, int n)
 	return ok;
 }
 
+/* Is this event of the burst above its key's last id?  Then that is its own from now on. */
+static bool
+in_time(int i)
+{
+	int64_t    *last = &keys[places[i]].last;
+
+	if (burst[i]->position <= *last)
+		return false;
+	*last = burst[i]->position;
+	return true;
+}
+
 /* Sends the burst. */
 static bool
 send_burst(void)
@@ -413,20 +425,11 @@ send_burst(void)
 
 	for (int from = 0, to = 0; ok && from < nburst; from = to)
 	{
-		bool		is_late = false;
-
-		for (; to < nburst && !is_late; to += !is_late)
-			if (ask)
-			{
-				int64_t    *last = &keys[places[to]].last;
-
-				is_late = burst[to]->position <= *last;
-				if (!is_late)
-					*last = burst[to]->position;
-			}
+		while (to < nburst && (!ask || in_time(to)))
+			to++;
 		if (to > from)
 			ok = transact(&burst[from], to - from);
-		if (ok && is_late)
+		if (ok && to < nburst)
 			ok = late(burst[to++]);
 	}
 	forget_keys();
